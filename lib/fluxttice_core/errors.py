@@ -1,0 +1,13 @@
+"""The one exception a user's mistake raises."""
+
+
+class InputError(ValueError):
+    """Bad input: its message is one sentence that says what, where, and what would be right.
+
+    Notebooks show the sentence alone (`_render_traceback_` is IPython's hook for that) and the
+    command line prints it and exits with 1, so that no one has to read a traceback to learn of
+    a typing mistake.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"InputError: {self}"]

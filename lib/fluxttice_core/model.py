@@ -1,0 +1,186 @@
+"""The network: VAE-A, VAE-B and StateNet, named and shaped as in v5.5.
+
+Shape letters: B batch, D latent (16), T trits (9), C classes (3). A state dict of the original
+system loads strictly; 168,770 parameters.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .operations import C, T, check_operations
+from .streams import generator
+
+D = 16
+VAES = ("A", "B")
+HOW = ("argmax", "categorical", "expectation")
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mu, diag exp(logvar)): both (B, D)."""
+
+    mu: Tensor
+    logvar: Tensor
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(T, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 64),
+            nn.ReLU(),
+        )  # fmt: skip
+        self.fc_mu = nn.Linear(64, D)
+        self.fc_logvar = nn.Linear(64, D)
+
+    def forward(self, x: Tensor) -> Posterior:  # (B, T)
+        h = self.encoder(x)  # (B, 64)
+        return Posterior(self.fc_mu(h), self.fc_logvar(h))
+
+
+class DecoderA(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = nn.Sequential(
+            nn.Linear(D, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, T * C)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:  # (B, D)
+        return self.decoder(z).view(-1, T, C)
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.block(h)
+
+
+class DecoderB(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc_in = nn.Linear(D, 128)
+        self.residual1 = Residual(128)
+        self.residual2 = Residual(128)
+        self.fc_out = nn.Linear(128, T * C)
+
+    def forward(self, z: Tensor) -> Tensor:  # (B, D)
+        h = self.residual1(self.fc_in(z).relu()).relu()  # (B, 128)
+        return self.fc_out(self.residual2(h)).view(-1, T, C)
+
+
+class StateNet(nn.Module):
+    """(9 numbers of training state) → 4 corrections in [-1, 1]: of lr, λ1, λ2, λ3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(9, 32), nn.LayerNorm(32), nn.Tanh(), nn.Linear(32, 8))
+        self.decoder = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4), nn.Tanh())
+
+    def forward(self, state: Tensor) -> Tensor:  # (9,)
+        return self.decoder(self.encoder(state))
+
+
+class DualVAE(nn.Module):
+    """Two VAEs over the same operations and a controller. No layer depends on train/eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("grad_norm_A_ema", torch.tensor(1.0))
+        self.register_buffer("grad_norm_B_ema", torch.tensor(1.0))
+        self.encoder_A, self.encoder_B = Encoder(), Encoder()
+        self.decoder_A, self.decoder_B = DecoderA(), DecoderB()
+        self.state_net = StateNet()
+
+    @classmethod
+    def fresh(cls, seed: int) -> "DualVAE":
+        """PyTorch's default initialisation from `seed`; the global random stream is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, "init").initial_seed())
+            return cls()
+
+    @property
+    def device(self) -> torch.device:
+        return self.grad_norm_A_ema.device
+
+    def encoder(self, vae: str) -> Encoder:
+        return getattr(self, f"encoder_{_known(vae)}")
+
+    def decoder(self, vae: str) -> DecoderA | DecoderB:
+        return getattr(self, f"decoder_{_known(vae)}")
+
+    @torch.no_grad()
+    def encode(self, ops: object, vae: str) -> Tensor:
+        """Posterior means of `ops`, by one VAE alone (its own encoder, no cross-injection).
+
+        Args:
+            ops: (n, T), values in {-1, 0, 1}; a tensor, an array or nested lists.
+            vae: "A" or "B".
+
+        Returns:
+            (n, D) float32.
+
+        Raises:
+            InputError: wrong shape, another value, or an unknown VAE.
+        """
+        return self.encoder(vae)(check_operations(ops).to(self.device)).mu
+
+    @torch.no_grad()
+    def decode(
+        self, z: object, vae: str, how: str = "argmax", rng: torch.Generator | None = None
+    ) -> Tensor:
+        """Operations (n, T), int64 in {-1, 0, 1}, from latents `z` (n, D), finite.
+
+        `how` is one of HOW (see `read_out`); "categorical" needs `rng`.
+        """
+        latents = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        if latents.ndim != 2 or latents.shape[1] != D:
+            raise InputError(f"z has shape {tuple(latents.shape)}, but must be (n, {D}).")
+        if not latents.isfinite().all():
+            raise InputError("z holds a value that is not finite: a latent is a real vector.")
+        return read_out(self.decoder(vae)(latents), how, rng) - 1
+
+    def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
+        """`n` operations (n, T), int64 in {-1, 0, 1}, from latents of the prior N(0, I)."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InputError(f"n is {n!r}, but must be a whole number of operations, 1 or more.")
+        return self.decode(prior(n, rng).to(self.device), vae, how, rng)
+
+
+def prior(n: int, rng: torch.Generator) -> Tensor:
+    """n latents (n, D) of N(0, I), float32."""
+    return torch.randn(n, D, generator=rng, device=rng.device)
+
+
+def read_out(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Tensor:
+    """Classes 0, 1, 2 (for -1, 0, +1), int64 (B, T), from logits (B, T, C), by name:
+
+    - "argmax": the likeliest class of each trit (the first of equals): what the latent decides.
+    - "categorical": one draw of `torch.distributions.Categorical(logits=logits)`, made by
+      inverting its distribution function, because its own `sample` takes no generator.
+    - "expectation": round(Σ_c value_c·p_c), the broken reading of the original system, kept
+      only so that old numbers can be compared.
+    """
+    if how == "argmax":
+        low, mid, high = logits.unbind(-1)
+        # Three comparisons, several times faster than argmax over an axis of length 3.
+        return ((mid > low) & (mid >= high)) + 2 * ((high > low) & (high > mid)).long()
+    if how not in HOW:
+        raise InputError(f"how is {how!r}, but must be one of {', '.join(HOW)}.")
+    p = torch.distributions.Categorical(logits=logits, validate_args=False).probs  # (B, T, C)
+    if how == "expectation":
+        return (p[..., 2] - p[..., 0]).round().long() + 1
+    if rng is None:
+        raise InputError("categorical decoding draws at random: give it a seed.")
+    u = torch.rand(logits.shape[:-1], generator=rng, device=rng.device).to(logits.device)
+    return (u >= p[..., 0]).long() + (u >= p[..., 0] + p[..., 1]).long()
+
+
+def _known(vae: str) -> str:
+    if vae not in VAES:
+        raise InputError(f"vae is {vae!r}, but must be 'A' or 'B'.")
+    return vae

@@ -1,0 +1,127 @@
+"""The data: all two-input ternary operations, their indices, their split.
+
+Shape letters: M operations (19,683), T trits of a truth table (9), C classes -1, 0, +1 (3).
+Entry t of a table is the output for the inputs (a, b) with t = 3·(a + 1) + (b + 1).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .streams import generator
+
+T, C = 9, 3
+M = C**T  # 19,683
+SPLIT_SIZES = {"train": 15_746, "val": 1_968, "test": 1_969}
+
+
+@cache
+def all_operations() -> Tensor:
+    """Every operation once: (M, T), int64 in {-1, 0, 1}; row i is i in base 3, least trit first."""
+    powers = C ** torch.arange(T)
+    return torch.arange(M)[:, None] // powers % C - 1
+
+
+def index_of(ops: Tensor) -> Tensor:
+    """Row number in `all_operations` of each table: (..., T) in {-1, 0, 1} → (...), int64."""
+    powers = C ** torch.arange(T, device=ops.device)
+    return ((ops.long() + 1) * powers).sum(-1)
+
+
+def check_operations(ops: object) -> Tensor:
+    """`ops` as a float32 tensor (n, T), or an InputError that says what is wrong with it."""
+    try:
+        tensor = torch.as_tensor(ops)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"ops must be an array of numbers of shape (n, {T}): {error}.") from None
+    if tensor.ndim != 2 or tensor.shape[1] != T:
+        raise InputError(
+            f"ops has shape {tuple(tensor.shape)}, but must be (n, {T}): one truth table a row."
+        )
+    if tensor.is_complex() or not ((tensor == -1) | (tensor == 0) | (tensor == 1)).all():
+        raise InputError("ops holds a value outside {-1, 0, 1}: a truth table has no others.")
+    return tensor.float()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into `all_operations` of the three disjoint parts, which together are everything."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+    def __iter__(self):
+        yield from (("train", self.train), ("val", self.val), ("test", self.test))
+
+
+def split(seed: int = 42) -> Split:
+    """The 80/10/10 split (15,746 / 1,968 / 1,969) that `torch.utils.data.random_split` makes.
+
+    It has its own seed, apart from the training seed, so that another training run leaves the
+    test operations untouched.
+    """
+    order = torch.randperm(M, generator=torch.Generator().manual_seed(seed))
+    return Split(*order.split(list(SPLIT_SIZES.values())))
+
+
+def _table(function) -> int:
+    values = [function(t // 3 - 1, t % 3 - 1) for t in range(T)]
+    return int(index_of(torch.tensor(values)))
+
+
+def _wrap(value: int) -> int:
+    """Addition modulo 3 on the balanced trits -1, 0, 1."""
+    return (value + 1) % 3 - 1
+
+
+@cache
+def names() -> dict[int, str]:
+    """Index → name of the two-input ternary operations that have one."""
+    named = {
+        "AND (min)": min,
+        "OR (max)": max,
+        "NAND (-min)": lambda a, b: -min(a, b),
+        "NOR (-max)": lambda a, b: -max(a, b),
+        "XOR (-a·b)": lambda a, b: -a * b,
+        "product (a·b)": lambda a, b: a * b,
+        "sum mod 3": lambda a, b: _wrap(a + b),
+        "difference mod 3": lambda a, b: _wrap(a - b),
+        "negated sum mod 3": lambda a, b: _wrap(-a - b),
+        "clipped sum": lambda a, b: max(-1, min(1, a + b)),
+        "clipped difference": lambda a, b: max(-1, min(1, a - b)),
+        "consensus": lambda a, b: a if a == b else 0,
+        "comparison (sign a-b)": lambda a, b: (a > b) - (a < b),
+        "equality": lambda a, b: 1 if a == b else -1,
+        "inequality": lambda a, b: -1 if a == b else 1,
+        "Kleene implication": lambda a, b: max(-a, b),
+        "Łukasiewicz implication": lambda a, b: min(1, 1 - a + b),
+        "first input": lambda a, b: a,
+        "second input": lambda a, b: b,
+        "NOT first": lambda a, b: -a,
+        "NOT second": lambda a, b: -b,
+        "constant -1": lambda a, b: -1,
+        "constant 0": lambda a, b: 0,
+        "constant +1": lambda a, b: 1,
+    }
+    return {_table(function): name for name, function in named.items()}
+
+
+def describe(index: int) -> str:
+    """The operation's name where it has one, else its index and its table as nine of `-0+`."""
+    if index in names():
+        return names()[index]
+    signs = "".join("-0+"[int(v) + 1] for v in all_operations()[index])
+    return f"#{index} [{signs[:3]} {signs[3:6]} {signs[6:]}]"
+
+
+def noisy(ops: Tensor, flips: int, seed: int) -> Tensor:
+    """`ops` (n, T) with exactly `flips` entries a row changed to one of their two other values."""
+    rng = generator(seed, "noisy", flips)
+    where = torch.rand(ops.shape, generator=rng).argsort(1)[:, :flips]
+    shift = torch.randint(1, C, where.shape, generator=rng)
+    classes = ops.long() + 1
+    return classes.scatter(1, where, (classes.gather(1, where) + shift) % C) - 1
