@@ -78,7 +78,9 @@ class StateNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(9, 32), nn.LayerNorm(32), nn.Tanh(), nn.Linear(32, 8))
+        self.encoder = nn.Sequential(
+            nn.Linear(9, 32), nn.LayerNorm(32), nn.Tanh(), nn.Linear(32, 8)
+        )
         self.decoder = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4), nn.Tanh())
 
     def forward(self, state: Tensor) -> Tensor:  # (9,)
@@ -160,24 +162,26 @@ def read_out(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Te
     """Classes 0, 1, 2 (for -1, 0, +1), int64 (B, T), from logits (B, T, C), by name:
 
     - "argmax": the likeliest class of each trit (the first of equals): what the latent decides.
-    - "categorical": one draw of `torch.distributions.Categorical(logits=logits)`, made by
-      inverting its distribution function, because its own `sample` takes no generator.
+    - "categorical": one draw from `torch.distributions.Categorical(logits=logits)`, made here by
+      inverting its distribution function (float32), because its `sample` takes no generator.
     - "expectation": round(Σ_c value_c·p_c), the broken reading of the original system, kept
       only so that old numbers can be compared.
     """
-    if how == "argmax":
-        low, mid, high = logits.unbind(-1)
-        # Three comparisons, several times faster than argmax over an axis of length 3.
-        return ((mid > low) & (mid >= high)) + 2 * ((high > low) & (high > mid)).long()
     if how not in HOW:
         raise InputError(f"how is {how!r}, but must be one of {', '.join(HOW)}.")
-    p = torch.distributions.Categorical(logits=logits, validate_args=False).probs  # (B, T, C)
+    # Class-major and elementwise: several times faster than reductions over an axis of length 3.
+    low, mid, high = logits.permute(2, 0, 1).contiguous()
+    if how == "argmax":
+        return ((mid > low) & (mid >= high)) + 2 * ((high > low) & (high > mid)).long()
+    top = torch.maximum(torch.maximum(low, mid), high)
+    e_low, e_mid, e_high = (low - top).exp(), (mid - top).exp(), (high - top).exp()
+    total = e_low + e_mid + e_high
     if how == "expectation":
-        return (p[..., 2] - p[..., 0]).round().long() + 1
+        return ((e_high - e_low) / total).round().long() + 1
     if rng is None:
         raise InputError("categorical decoding draws at random: give it a seed.")
-    u = torch.rand(logits.shape[:-1], generator=rng, device=rng.device).to(logits.device)
-    return (u >= p[..., 0]).long() + (u >= p[..., 0] + p[..., 1]).long()
+    u = torch.rand(low.shape, generator=rng, device=rng.device).to(low.device) * total
+    return (u >= e_low).long() + (u >= e_low + e_mid).long()
 
 
 def _known(vae: str) -> str:

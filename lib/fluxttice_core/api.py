@@ -1,0 +1,100 @@
+"""The package's face for programs: a loaded checkpoint as an object with four verbs."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from . import checkpoint
+from .coverage import coverage
+from .errors import InputError
+from .model import HOW, VAES, DualVAE
+from .streams import generator
+
+NS = (10_000, 50_000, 195_000)
+
+
+class TernaryVAE:
+    """Both VAEs of a checkpoint. Each verb takes `vae="A"` or `"B"`, and B where none is named."""
+
+    def __init__(self, loaded: checkpoint.Checkpoint) -> None:
+        self.checkpoint = loaded
+
+    def __repr__(self) -> str:
+        c = self.checkpoint
+        return f"TernaryVAE({c.path!r}, epoch={c.epoch}, sha256={c.sha256[:12]}…)"
+
+    @property
+    def model(self) -> DualVAE:
+        return self.checkpoint.model
+
+    def encode(self, ops: object, vae: str = "B") -> Tensor:
+        """Posterior means (n, 16), float32, of operations (n, 9) with values in {-1, 0, 1}.
+
+        Raises InputError for another shape, another value or an unknown VAE.
+        """
+        return self.model.encode(ops, vae)
+
+    def decode(
+        self, z: object, how: str = "argmax", vae: str = "B", seed: int | None = None
+    ) -> Tensor:
+        """Operations (n, 9), int64 in {-1, 0, 1}, from latents (n, 16).
+
+        `how`: "argmax", "categorical" (draws: needs a `seed`) or "expectation" (legacy).
+        Raises InputError for another shape, values that are not finite, an unknown `how` or VAE.
+        """
+        rng = None if seed is None else generator(seed, "decode")
+        return self.model.decode(z, vae, how, rng)
+
+    def sample(self, n: int, how: str = "argmax", vae: str = "B", *, seed: int) -> Tensor:
+        """`n` operations (n, 9), int64, from latents of N(0, I); the same seed, the same draw."""
+        return self.model.sample(n, vae, how, rng=generator(seed, "sample", vae))
+
+    def coverage_report(
+        self,
+        ns: Iterable[int] = NS,
+        how: Iterable[str] = HOW,
+        *,
+        trials: int = 5,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Distinct operations among N prior draws, for both VAEs, beside an untrained network.
+
+        Returns:
+            One row for each VAE, mode and N: `vae, decode, n, trials, unique, share, of_ceiling,
+            ci95_low, ci95_high` (counts, Student t over trials), `untrained_unique` (the same
+            measurement on fresh weights) and `above_untrained` (whole interval above the
+            control's). Where that is False the number is one that noise can win.
+
+        Raises:
+            InputError: an n below 1, fewer than 2 trials, or an unknown mode.
+        """
+        ns, how = list(ns), list(how)
+        unknown = [mode for mode in how if mode not in HOW]
+        if unknown:
+            raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
+        fresh, rows = DualVAE.fresh(seed), []
+        for vae in VAES:
+            options = {"how": how, "trials": trials, "seed": seed, "stream": vae}
+            ours = coverage(self.model.decoder(vae), ns, **options)
+            control = coverage(fresh.decoder(vae), ns, **options)
+            rows += [_beside(vae, *pair) for pair in zip(ours, control, strict=True)]
+        return pd.DataFrame(rows)
+
+
+def _beside(vae: str, row: dict, control: dict) -> dict:
+    low, high = row["ci95"]
+    return {
+        "vae": vae,
+        **{key: value for key, value in row.items() if key != "ci95"},
+        "ci95_low": low,
+        "ci95_high": high,
+        "untrained_unique": control["unique"],
+        "above_untrained": low > control["ci95"][1],
+    }
+
+
+def load(path: str | Path, expected_sha256: str = "") -> TernaryVAE:
+    """A checkpoint (a folder of ours or a v5.5 `.pt`) ready for use; see `checkpoint.load`."""
+    return TernaryVAE(checkpoint.load(path, expected_sha256))

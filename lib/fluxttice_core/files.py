@@ -1,0 +1,142 @@
+"""Paths, hashes and writes: where the project is, where a run's folder goes, nothing half-written."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import InputError
+
+LIBRARIES = ("torch", "numpy", "safetensors", "pydantic", "pandas", "papermill")
+
+
+def root() -> Path:
+    """The repository: the folder above this package's, else the nearest one above the caller's."""
+    here = Path(__file__).resolve().parents[2]
+    candidates = [here, Path.cwd(), *Path.cwd().parents]
+    return next(
+        (c for c in candidates if (c / "notebooks" / "1_train.ipynb").is_file()), Path.cwd()
+    )
+
+
+def find(path: str | Path) -> Path:
+    """`path` as the caller means it: from the working directory, else from the repository."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() or path.exists() else root() / path
+
+
+def shown(path: str | Path) -> str:
+    """`path` for a record: relative to the repository where it lies inside, with forward slashes.
+
+    Elsewhere only its last two parts are kept: a published record names no one's home folder.
+    """
+    path = Path(path).resolve()
+    if path.is_relative_to(root().resolve()):
+        return path.relative_to(root().resolve()).as_posix()
+    return Path(*path.parts[-2:]).as_posix()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def reports_folder() -> Path:
+    """reports/ of the repository, or the folder that FLUXTTICE_REPORTS names."""
+    return Path(os.environ.get("FLUXTTICE_REPORTS") or root() / "reports")
+
+
+def run_folder(run_dir: str, name: str) -> Path:
+    """`run_dir` (made if need be), or where it is empty a new reports/<UTC date>/<HHMMSS>-<name>/.
+
+    A new folder never meets an earlier one: a second run of the same second gets a -2.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    now = utc_now()
+    day = reports_folder() / now.strftime("%Y-%m-%d")
+    try:
+        if run_dir:
+            folder = Path(run_dir).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            day.mkdir(parents=True, exist_ok=True)
+            folder = _fresh(day, f"{now:%H%M%S}-{name}")
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError as error:
+        place = run_dir or day
+        raise InputError(
+            f"Cannot write a report in {place} ({error.strerror}): give a writable run_dir, "
+            "or set FLUXTTICE_REPORTS to a writable folder."
+        ) from None
+
+
+def _fresh(day: Path, name: str) -> Path:
+    attempt = 1
+    while True:
+        folder = day / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            attempt += 1
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Atomic: the file is the old one or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON (no NaN), indented, keys in the order given, newline at the end; atomic."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def git_commit() -> dict[str, Any]:
+    """`{commit, clean}` of the repository; both None where there is no git to ask."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "clean": not _git("status", "--porcelain")}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "clean": None}
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root()), *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """What a rerun would need to be the same: versions, platform, threads."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
