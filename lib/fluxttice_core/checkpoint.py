@@ -26,9 +26,13 @@ WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 SCHEMA = "fluxttice/manifest/1"
 MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
 
-V55_KEYS = frozenset(
-    ["epoch", "model", "optimizer", "best_val_loss", "H_A_history", "H_B_history", "coverage_A_history", "coverage_B_history", "lambda1", "lambda2", "lambda3", "rho", "phase", "grad_balance_achieved", "grad_norm_A_ema", "grad_norm_B_ema", "grad_ema_momentum", "statenet_enabled", "statenet_corrections"]
-)
+# Everything a v5.5 file holds apart from the weights and the optimiser's state.
+V55_HISTORY = (
+    "epoch", "best_val_loss", "H_A_history", "H_B_history", "coverage_A_history",
+    "coverage_B_history", "lambda1", "lambda2", "lambda3", "rho", "phase",
+    "grad_balance_achieved", "grad_norm_A_ema", "grad_norm_B_ema", "grad_ema_momentum",
+    "statenet_enabled", "statenet_corrections",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,7 @@ def read_v5_5(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise InputError(f"{name} is not a v5.5 checkpoint: it has no state dict under 'model'.")
     state = {str(k).removeprefix("_orig_mod."): v for k, v in content["model"].items()}
-    history = {
-        k: _plain(content[k]) for k in sorted(V55_KEYS & content.keys() - {"model", "optimizer"})
-    }
+    history = {key: _plain(content[key]) for key in V55_HISTORY if key in content}
     epoch = history.get("epoch")
     return state, {
         "format": "v5.5 .pt",
@@ -172,7 +174,7 @@ def _model(state: dict[str, Any], name: str) -> DualVAE:
     first = state.get("state_net.encoder.0.weight")
     if isinstance(first, Tensor) and tuple(first.shape) == (32, 12):
         raise InputError(
-            f"{name} is a v5.6 checkpoint (StateNet reads 12 numbers): only v5.5, with 9, is supported."
+            f"{name} is a v5.6 checkpoint: its StateNet reads 12 numbers, and v5.5's reads 9."
         )
     for key in [*reference, *state]:
         problem = _difference(key, state.get(key), reference.get(key))

@@ -1,4 +1,4 @@
-"""Paths, hashes and writes: where the project is, where a run's folder goes, nothing half-written."""
+"""Paths, hashes and writes: where the project is, where a run goes, nothing half-written."""
 
 import hashlib
 import json

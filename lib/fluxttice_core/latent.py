@@ -3,7 +3,13 @@
 import math
 
 import torch
+from scipy import stats
 from torch import Tensor
+
+from .intervals import student_t
+from .model import Posterior
+from .operations import M, all_operations
+from .streams import generator
 
 BINS, RANGE = 50, 3.0
 MAX_ENTROPY_NATS = math.log(BINS)
@@ -16,7 +22,7 @@ def entropy_nats(codes: Tensor) -> float:
     50 equal bins on [-3, 3]; 0 … ln 50 = 3.912 nats. Codes outside are dropped silently by the
     original's histogram; `share_outside` says how many that are. `codes`: (n, D), finite.
     """
-    n, d = codes.shape
+    d = codes.shape[1]
     bins = ((codes + RANGE) * (BINS / (2 * RANGE))).floor().long()
     bins = bins.where(codes != RANGE, BINS - 1)  # the last bin is closed, as in torch.histc
     inside = codes.abs() <= RANGE
@@ -45,3 +51,58 @@ def kl_nats(mu: Tensor, logvar: Tensor) -> Tensor:
     ½(σ² + μ² - 1 - ln σ²), the closed form for Gaussians (Kingma & Welling 2014, appendix B).
     """
     return 0.5 * (logvar.exp() + mu.square() - 1 - logvar)
+
+
+def aggregate_kl(q: Posterior, seed: int, stream: str, n: int = 2_000) -> dict[str, object]:
+    """KL(q(z) ‖ N(0, I)) of the aggregate posterior q(z) = mean_x q(z|x), nats, ≥ 0.
+
+    E_q[ln q(z) - ln p(z)] over `n` draws of q(z), with the mixture over all operations evaluated
+    exactly, so the mean is unbiased; `{value, ci95}`, Student t. It is the part of the ELBO's KL
+    that costs coverage (Hoffman & Johnson 2016, ELBO surgery, eq. 3).
+    """
+    rng = generator(seed, "aggregate", stream, device=q.mu.device)
+    mu, logvar = q.mu.double(), q.logvar.double()
+    pick = torch.randint(len(mu), (n,), generator=rng, device=mu.device)
+    eps = torch.randn(n, mu.shape[1], generator=rng, device=mu.device, dtype=torch.float64)
+    z = mu[pick] + (logvar[pick] / 2).exp() * eps
+    ratio = torch.cat([_log_mixture(part, mu, logvar) for part in z.split(250)])
+    ratio += 0.5 * z.square().sum(1)  # the constants of q and p cancel
+    low, high = student_t(ratio.cpu().numpy())
+    return {"value": max(0.0, float(ratio.mean())), "ci95": [max(0.0, low), max(0.0, high)]}
+
+
+def _log_mixture(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """ln mean_x N(z; mu_x, σ²_x) + D/2·ln 2π for z (n, D), as three matrix products: (n,)."""
+    precision = (-logvar).exp()  # (M, D)
+    square = z.square() @ precision.T - 2 * z @ (mu * precision).T
+    square += (mu.square() * precision + logvar).sum(1)
+    return torch.logsumexp(-0.5 * square, 1) - math.log(len(mu))
+
+
+def hamming_correlation(codes: Tensor, seed: int, stream: str, pairs: int = 20_000) -> dict:
+    """Spearman correlation of Hamming distance and code distance over random pairs: -1 … 1.
+
+    `{value, ci95}`; the interval is Fisher's z with the variance of Bonett & Wright (2000).
+    """
+    rng = generator(seed, "pairs", stream)
+    i, j = torch.randint(M, (2, pairs), generator=rng)
+    ops = all_operations()
+    hamming = (ops[i] != ops[j]).sum(1).numpy()
+    distance = (codes[i] - codes[j]).norm(dim=1).cpu().numpy()
+    if distance.std() == 0:  # a constant encoder has no correlation with anything
+        return {"value": 0.0, "ci95": [0.0, 0.0]}
+    r = float(stats.spearmanr(hamming, distance).statistic)
+    half = stats.norm.ppf(0.975) * math.sqrt((1 + r * r / 2) / (pairs - 3))
+    return {"value": r, "ci95": [math.tanh(math.atanh(r) + sign * half) for sign in (-1, 1)]}
+
+
+def plane(codes: Tensor, seed: int, n: int = 1_500) -> list[list[float]]:
+    """`n` operations' codes on their first two principal axes, with the sum of their outputs.
+
+    Rows [x, y, Σ of the nine trits (-9 … 9)]; the axes are those of all M codes.
+    """
+    centred = (codes - codes.mean(0)).double().cpu()
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, [-1, -2]]
+    pick = torch.randperm(M, generator=generator(seed, "plane"))[:n]
+    rows = torch.cat([centred[pick] @ axes, all_operations()[pick].sum(1, keepdim=True)], 1)
+    return [[round(v, 3) for v in row] for row in rows.tolist()]

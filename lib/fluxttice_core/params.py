@@ -41,6 +41,7 @@ def _not_null(value: Any) -> Any:
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(ge=1)]
+Latents = Annotated[Whole, Field(ge=205_280, multiple_of=20)]  # unbiased coverage up to N = 195,000
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
@@ -143,22 +144,27 @@ class Benchmark(Params):
     checkpoint: Text
     expected_sha256: Text
     split_seed: Seed
-    ns: list[Count]
+    k: Latents
+    ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
     trials: Annotated[Whole, Field(ge=5)]
     untrained_seed: Seed
     speed_repeats: Annotated[Whole, Field(ge=3)]
 
 
 class Certify(Params):
-    """Bounds are parameters too: exact match is a share, coverage a share of M = 19,683."""
+    """Bounds are parameters too. Shares: of the test operations, of 9·ln 3, of M or of C(N)."""
 
     checkpoint: Text
     expected_sha256: Text
     split_seed: Seed
-    coverage_n: Count
-    trials: Annotated[Whole, Field(ge=5)]
+    k: Latents
+    untrained_seed: Seed
     min_exact_match_test: Share
-    min_coverage_share: Share
+    min_exact_match_test_sampled: Share
+    min_coverage_50000: Share
+    min_coverage_50000_of_ceiling: Share
+    min_coverage_195000_of_ceiling: Share
+    min_information_share: Share
 
 
 RECIPES: dict[str, type[Params]] = {"v5_5": TrainV55}

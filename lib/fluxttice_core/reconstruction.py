@@ -1,21 +1,35 @@
-"""Reconstruction: which operations come back whole, each VAE alone."""
+"""Reconstruction: which operations come back, each VAE alone (no cross-injection, ever).
+
+Shape letters: M operations, D latent, T trits.
+"""
 
 import torch
 from torch import Tensor
 
 from .intervals import clopper_pearson
-from .model import DualVAE, read_out
+from .model import DualVAE, Posterior, read_out
 from .operations import Split, all_operations
+from .streams import generator
+
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 
 
 @torch.no_grad()
-def matches(model: DualVAE, vae: str, ops: Tensor) -> Tensor:
-    """(n,) bool: does argmax decoding of the posterior mean return all nine trits of `ops` (n, T)?
+def posterior(model: DualVAE, vae: str) -> Posterior:
+    """q(z|x) of every operation by the VAE's own encoder: mu and logvar, (M, D) each."""
+    return model.encoder(vae)(all_operations().float().to(model.device))
 
-    No cross-injection, and no other encoder: what this VAE does on its own.
-    """
-    logits = model.decoder(vae)(model.encode(ops, vae))
-    return (read_out(logits, "argmax") - 1 == ops.to(logits.device)).all(1)
+
+@torch.no_grad()
+def right_trits(model: DualVAE, vae: str, codes: Tensor) -> Tensor:
+    """(M, T) bool: which trits argmax decoding of `codes` (M, D), one an operation, returns."""
+    classes = read_out(model.decoder(vae)(codes), "argmax")
+    return classes - 1 == all_operations().to(model.device)
+
+
+def matches(model: DualVAE, vae: str) -> Tensor:
+    """(M,) bool: does the posterior mean of each operation decode to all nine of its trits?"""
+    return right_trits(model, vae, posterior(model, vae).mu).all(1)
 
 
 def share(hits: Tensor) -> dict:
@@ -24,7 +38,30 @@ def share(hits: Tensor) -> dict:
     return {"share": successes / n, "n": n, "ci95": list(clopper_pearson(successes, n))}
 
 
-def exact_match(model: DualVAE, vae: str, split: Split) -> dict[str, dict]:
-    """`share` of `matches` on each part of the split; "test" holds operations never trained on."""
-    hits = matches(model, vae, all_operations().to(model.device))
-    return {part: share(hits[index]) for part, index in split}
+def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
+    """One code an operation, mu + scale·sigma·eps: (M, D). Scale 0 is the posterior mean."""
+    eps = torch.randn(q.mu.shape, generator=rng, device=rng.device)
+    return q.mu + scale * (q.logvar / 2).exp() * eps.to(q.mu.device)
+
+
+def by_split(right: Tensor, split: Split) -> dict[str, dict]:
+    """For each part: exact match `{share, n, ci95}` and `per_trit`, its mean over single trits."""
+    return {
+        part: {**share(right[index].all(1)), "per_trit": float(right[index].double().mean())}
+        for part, index in split
+    }
+
+
+def robustness(model: DualVAE, vae: str, q: Posterior, seed: int) -> list[dict[str, float]]:
+    """Exact match on all operations as q's standard deviation is scaled 0 … 3.
+
+    `{scale, exact_match}`; one draw an operation and scale, so M binomial trials each.
+    """
+    rng = generator(seed, "robustness", vae, device=model.device)
+    return [
+        {"scale": s, "exact_match": float(_exact(model, vae, drawn(q, s, rng)))} for s in SCALES
+    ]
+
+
+def _exact(model: DualVAE, vae: str, codes: Tensor) -> Tensor:
+    return right_trits(model, vae, codes).all(1).double().mean()

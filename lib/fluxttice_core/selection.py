@@ -8,7 +8,7 @@ from typing import Any
 from .checkpoint import save, split_record
 from .coverage import ceiling, distinct
 from .model import VAES, DualVAE
-from .operations import all_operations, split
+from .operations import split
 from .reconstruction import matches
 from .streams import generator
 
@@ -43,12 +43,12 @@ def honest_measures(
     draw of `coverage_n` latents, so the maximum over epochs is biased upwards: it selects, and
     the benchmark measures the selected epoch again with other draws.
     """
-    val = all_operations()[split(split_seed).val].to(model.device)
+    val = split(split_seed).val
     measures = {}
     for vae in VAES:
         rng = generator(seed, "epoch coverage", vae, epoch, device=model.device)
         found = distinct(model.decoder(vae), [coverage_n], ["argmax"], rng)
-        measures[f"val_exact_{vae}"] = float(matches(model, vae, val).double().mean())
+        measures[f"val_exact_{vae}"] = float(matches(model, vae)[val].double().mean())
         measures[f"coverage_{vae}"] = found["argmax", coverage_n] / float(ceiling(coverage_n))
     return measures
 

@@ -1,0 +1,78 @@
+"""Gates: the bounds a checkpoint must meet, and the verdict where an interval straddles one."""
+
+from collections.abc import Callable
+
+from . import marginal
+from .coverage import ceiling
+from .measure import essentials
+from .model import VAES, DualVAE
+from .operations import M, split
+from .params import Certify
+
+NS = [50_000, 195_000]
+
+
+def judge(low: float, high: float, bound: float) -> str:
+    """PASS: the whole interval at or above the bound. FAIL: the whole of it below. Else ABSTAIN."""
+    if low >= bound:
+        return "PASS"
+    return "FAIL" if high < bound else "ABSTAIN"
+
+
+def verdict(rows: list[dict]) -> str:
+    """PASS only if every gate is; FAIL if any is; otherwise ABSTAIN, which is never PASS."""
+    found = {row["verdict"] for row in rows}
+    return "FAIL" if "FAIL" in found else "ABSTAIN" if "ABSTAIN" in found or not rows else "PASS"
+
+
+def gates(model: DualVAE, p: Certify, report: Callable[[str], None] = print) -> list[dict]:
+    """Both VAEs, each alone, against every bound: `{gate, vae, bound, value, ci95, verdict}`.
+
+    Exact match from the posterior mean is a census of the 1,969 test operations: nothing is
+    drawn, so its interval is a point. The others carry 95 % intervals: Clopper-Pearson for the
+    posterior sample, jackknife over groups of `p.k` latents for coverage and information.
+    """
+    rows = []
+    for vae in VAES:
+        report(f"measuring the gates of {vae}: {p.k:,} latents")
+        m = marginal.marginal(model.decoder(vae), p.k, p.seed, f"gates {vae}", model.device)
+        found = essentials(model, vae, m, split(p.split_seed), p.seed, NS)
+        for gate, bound, (value, low, high) in _measured(found, p):
+            row = {"gate": gate, "vae": vae, "bound": bound, "value": value, "ci95": [low, high]}
+            rows.append({**row, "verdict": judge(low, high, bound)})
+    return rows
+
+
+def _measured(found: dict, p: Certify) -> list[tuple[str, float, tuple[float, float, float]]]:
+    exact = found["exact_match"]["test"]
+    sampled = found["reconstruction"]["sample"]["test"]
+    argmax = {row["n"]: row for row in found["expected_coverage"] if row["decode"] == "argmax"}
+    at = {n: (argmax[n]["value"], *argmax[n]["ci95"]) for n in NS}
+    nats = found["information_nats"]
+    information = (nats["value"], *nats["ci95"])
+    sampled = (sampled["share"], *sampled["ci95"])
+    return [
+        ("exact match on test, posterior mean", p.min_exact_match_test, (exact, exact, exact)),
+        ("exact match on test, posterior sample", p.min_exact_match_test_sampled, sampled),
+        ("argmax coverage at 50,000, of M", p.min_coverage_50000, _share(at[50_000], M)),
+        (
+            "argmax coverage at 50,000, of ceiling",
+            p.min_coverage_50000_of_ceiling,
+            _share(at[50_000], float(ceiling(50_000))),
+        ),
+        (
+            "argmax coverage at 195,000, of ceiling",
+            p.min_coverage_195000_of_ceiling,
+            _share(at[195_000], float(ceiling(195_000))),
+        ),
+        (
+            "generative information, of 9·ln 3",
+            p.min_information_share,
+            _share(information, marginal.LIMIT_NATS),
+        ),
+    ]
+
+
+def _share(estimate: tuple[float, float, float], whole: float) -> tuple[float, float, float]:
+    value, low, high = estimate
+    return value / whole, low / whole, high / whole

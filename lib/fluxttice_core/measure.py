@@ -1,0 +1,203 @@
+"""The whole measurement of a model, its controls beside it, as JSON-ready rows.
+
+Nothing is drawn or printed here; tables and figures come from the file these rows are stored in.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from . import controls, latent, marginal, reconstruction
+from .coverage import ceiling, coverage
+from .marginal import GROUPS, Marginal
+from .model import HOW, VAES, DualVAE
+from .operations import Split, split
+from .params import Benchmark
+from .streams import generator
+
+CURVE = [int(n) for n in np.unique(np.logspace(0, 7, 57).round())]
+UNTRAINED_SEEDS = 5
+
+
+def measure(model: DualVAE, p: Benchmark, report: Callable[[str], None] = print) -> dict:
+    """Measure both VAEs, an untrained network beside them, and all controls.
+
+    Returns:
+        `{A, B, untrained_A, untrained_B}` (see `vae_results`), `controls` (see `control_rows`),
+        `comparison` (see `compare`), `diversity` and `perfect`. `report` is told of each step.
+    """
+    parts, results, marginals = split(p.split_seed), {}, {}
+    fresh = controls.untrained(p.untrained_seed)
+    for prefix, network in (("", model), ("untrained_", fresh)):
+        for vae in VAES:
+            report(f"measuring {prefix}{vae}: {p.k:,} latents, {p.trials} × {max(p.ns):,} draws")
+            m = marginal.marginal(network.decoder(vae), p.k, p.seed, vae, network.device)
+            results[prefix + vae] = {
+                **essentials(network, vae, m, parts, p.seed, p.ns),
+                **details(network, vae, m, p),
+            }
+            marginals[prefix + vae] = m
+    report("measuring the controls")
+    rows = control_rows(parts, p)
+    return {
+        **results,
+        "controls": rows,
+        "comparison": compare({vae: results[vae] for vae in VAES}, rows),
+        "diversity": diversity(marginals["A"], marginals["B"], p.ns),
+        "perfect": {"min_p_times_m": marginal.noise_floor(p.k, p.seed)},
+    }
+
+
+def essentials(
+    model: DualVAE, vae: str, m: Marginal, parts: Split, seed: int, ns: list[int]
+) -> dict:
+    """The rows that every control has too: from the marginal, and from encoded operations."""
+    q = reconstruction.posterior(model, vae)
+    rng = generator(seed, "posterior sample", vae, device=model.device)
+    mean = reconstruction.by_split(reconstruction.right_trits(model, vae, q.mu), parts)
+    codes = reconstruction.drawn(q, 1.0, rng)
+    sampled = reconstruction.by_split(reconstruction.right_trits(model, vae, codes), parts)
+    return {
+        "k": m.k,
+        "information_nats": marginal.information(m),
+        "expected_coverage": [
+            marginal.coverage_at(m, n, how) for how in ("argmax", "categorical") for n in ns
+        ],
+        "exact_match": {part: row["share"] for part, row in mean.items()},
+        "reconstruction": {"mean": mean, "sample": sampled},
+        "latent_entropy_nats": latent.entropy_nats(q.mu),
+        "active_units": latent.active_units(q.mu),
+        "hamming_correlation": latent.hamming_correlation(q.mu, seed, vae),
+    }
+
+
+def details(model: DualVAE, vae: str, m: Marginal, p: Benchmark) -> dict:
+    """The remaining rows: sampled coverage, the shape of the marginal, the latent space."""
+    q = reconstruction.posterior(model, vae)
+    options = {"trials": p.trials, "seed": p.seed, "stream": vae, "device": model.device}
+    return {
+        "coverage": coverage(model.decoder(vae), p.ns, how=HOW, **options),
+        "argmax_entropy_nats": marginal.argmax_entropy(m),
+        "kl_uniform_nats": marginal.kl_uniform(m),
+        "hardest": {how: marginal.hardest(m, how) for how in ("argmax", "categorical")},
+        "curve": curve(m),
+        "robustness": reconstruction.robustness(model, vae, q, p.seed),
+        "latent_share_outside": latent.share_outside(q.mu),
+        "kl_nats_by_dimension": latent.kl_nats(*q).mean(0).tolist(),
+        "aggregate_kl_nats": latent.aggregate_kl(q, p.seed, vae),
+        "plane": latent.plane(q.mu, p.seed),
+    }
+
+
+def control_rows(parts: Split, p: Benchmark) -> list[dict]:
+    """`{control, seed, vae, …essentials}` for five untrained networks, a collapsed one, uniform.
+
+    Their marginals use just enough latents for unbiased coverage at the largest N.
+    """
+    k = math.ceil(max(p.ns) / (1 - 1 / GROUPS) / GROUPS) * GROUPS
+    seeds = range(p.untrained_seed, p.untrained_seed + UNTRAINED_SEEDS)
+    networks = [("untrained", seed, controls.untrained(seed)) for seed in seeds]
+    networks += [("collapsed", p.seed, controls.collapsed(p.seed))]
+    networks += [("uniform", p.seed, controls.uniform(p.seed))]
+    rows = []
+    for control, seed, network in networks:
+        for vae in VAES:
+            m = marginal.marginal(network.decoder(vae), k, p.seed, f"{control} {seed} {vae}")
+            row = essentials(network, vae, m, parts, p.seed, p.ns)
+            rows.append({"control": control, "seed": seed, "vae": vae, **row})
+    return rows
+
+
+def compare(ours: dict[str, dict], rows: list[dict]) -> list[dict]:
+    """One row a metric and VAE: `{metric, vae, value, ci95, <control>…, discriminates}`.
+
+    A control's entry is the `[low, high]` hull of its intervals over seeds. A metric
+    discriminates when the model's whole interval lies above every control's; one that does not
+    is a number that noise can win, and decides nothing.
+    """
+    table = []
+    for vae, result in ours.items():
+        values = headline(result)
+        beside = [(row["control"], headline(row)) for row in rows if row["vae"] == vae]
+        for metric, (value, low, high) in values.items():
+            hulls: dict[str, list[float]] = {}
+            for control, theirs in beside:
+                _, c_low, c_high = theirs[metric]
+                hull = hulls.setdefault(control, [c_low, c_high])
+                hulls[control] = [min(hull[0], c_low), max(hull[1], c_high)]
+            better = all(low > hull[1] for hull in hulls.values())
+            row = {"metric": metric, "vae": vae, "value": value, "ci95": [low, high]}
+            table.append({**row, **hulls, "discriminates": better})
+    return table
+
+
+def headline(result: dict) -> dict[str, tuple[float, float, float]]:
+    """Metric name → (value, low, high) of a result's `essentials`; shares where there is a limit.
+
+    Latent entropy and active units are properties of the weights: their intervals are points.
+    """
+    i = result["information_nats"]
+    values = {"information, share of 9·ln 3": _of(i, marginal.LIMIT_NATS)}
+    for row in result["expected_coverage"]:
+        name = f"{row['decode']} coverage at N = {row['n']:,}, of ceiling"
+        values[name] = _of(row, float(ceiling(row["n"])))
+    for code in ("mean", "sample"):
+        test = result["reconstruction"][code]["test"]
+        values[f"exact match on test, posterior {code}"] = (test["share"], *test["ci95"])
+    entropy, active = result["latent_entropy_nats"], float(result["active_units"])
+    values["latent entropy, nats"] = (entropy, entropy, entropy)
+    values["active units"] = (active, active, active)
+    values["Hamming correlation of codes"] = _of(result["hamming_correlation"], 1.0)
+    return values
+
+
+def _of(estimate: dict, limit: float) -> tuple[float, float, float]:
+    low, high = estimate["ci95"]
+    return estimate["value"] / limit, low / limit, high / limit
+
+
+def curve(m: Marginal) -> list[dict]:
+    """Expected distinct operations for N = 1 … 10^7: rows `{n, ceiling, argmax, categorical}`.
+
+    Point values. Categorical is the plug-in of P; argmax is rarefaction up to k, and beyond it
+    the operations seen in all k draws, a lower bound.
+    """
+    return [
+        {
+            "n": n,
+            "ceiling": float(ceiling(n)),
+            "argmax": marginal.rarefied(m.counts, min(n, m.k)),
+            "categorical": marginal.expected_distinct(m.P, n),
+        }
+        for n in CURVE
+    ]
+
+
+def diversity(a: Marginal, b: Marginal, ns: list[int]) -> list[dict]:
+    """What A and B reach by argmax: `{n, only_a, only_b, both, union}`, expected counts.
+
+    n draws of each, independent, so the product of the two reach probabilities is unbiased.
+    """
+    rows = []
+    for n in ns:
+        reach_a, reach_b = (marginal.reach(m.counts, n) for m in (a, b))
+        both = float((reach_a * reach_b).sum())
+        only_a, only_b = float(reach_a.sum()) - both, float(reach_b.sum()) - both
+        union = only_a + only_b + both
+        rows.append({"n": n, "only_a": only_a, "only_b": only_b, "both": both, "union": union})
+    return rows
+
+
+def speed(model: DualVAE, vae: str, repeats: int, seed: int, n: int = 195_000) -> dict:
+    """Operations a second of argmax sampling, memory bounded: `{n, repeats, median, low, high}`."""
+    rng, rates = generator(seed, "speed", vae), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for size in [n // 13] * 13:
+            model.sample(size, vae, "argmax", rng=rng)
+        rates.append(n / (time.perf_counter() - start))
+    median = statistics.median(rates)
+    return {"n": n, "repeats": repeats, "median": median, "low": min(rates), "high": max(rates)}
