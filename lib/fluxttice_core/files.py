@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from .errors import InputError
 
@@ -114,6 +115,18 @@ def write_json(path: Path, value: Any) -> None:
     """Strict JSON (no NaN), indented, keys in the order given, newline at the end; atomic."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def record_params(folder: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun.
+
+    Returns:
+        `{path, sha256, values}`, the hash being over the file's bytes as read back.
+    """
+    values = {key: value for key, value in values.items() if key != "run_dir"}
+    path = folder / f"{name}.params.yaml"
+    write_bytes(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+    return {"path": shown(path), "sha256": sha256(path.read_bytes()), "values": values}
 
 
 def git_commit() -> dict[str, Any]:

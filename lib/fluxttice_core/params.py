@@ -67,6 +67,7 @@ class TrainV55(Params):
     patience: Count
     keep_every: Count
     coverage_n: Count
+    min_score: Share
     batch_size: Annotated[Whole, Field(ge=2)]
     weight_decay: NonNegative
     grad_clip: Positive

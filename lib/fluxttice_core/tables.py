@@ -73,3 +73,23 @@ def number(value: float) -> str:
 def interval(bounds: list[float]) -> str:
     low, high = (number(bound) for bound in bounds)
     return low if low == high else f"{low} … {high}"
+
+
+def generalization(measured: dict[str, dict[str, dict]]) -> Styler:
+    """One row a question and VAE: what was measured, its interval, over how many cases."""
+    rows = []
+    for vae, found in measured.items():
+        for name, row in found.items():
+            quantity = next(key for key in ("share", "ratio", "sigmas", "active") if key in row)
+            value = row[quantity]
+            rows.append(
+                {
+                    "question": name.replace("_", " "),
+                    "VAE": vae,
+                    "measure": quantity,
+                    "value": "refused" if value is None else number(value),
+                    "95 % interval": interval(row["ci95"]) if row["ci95"] else "exact",
+                    "cases": f"{row['n']:,}",
+                }
+            )
+    return pd.DataFrame(rows).style.hide(axis="index").set_properties(**{"text-align": "left"})

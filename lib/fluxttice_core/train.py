@@ -1,0 +1,14 @@
+"""Training by recipe: parameters in, one `Epoch` after another out."""
+
+from collections.abc import Iterator
+
+from . import train_v5_5
+from .params import Params
+from .selection import Epoch
+
+RECIPES = {"v5_5": train_v5_5.fit}
+
+
+def fit(p: Params) -> Iterator[Epoch]:
+    """Run the recipe that `p.recipe` names; see its module."""
+    return RECIPES[p.recipe](p)

@@ -1,0 +1,230 @@
+import pytest
+import torch
+from torch.distributions import Categorical
+
+from fluxttice_core.errors import InputError
+from fluxttice_core.model import HOW, VAES, D, DualVAE, prior, read_out
+from fluxttice_core.operations import C, T
+from fluxttice_core.streams import generator
+
+SHAPES = {  # name → shape of the weight; of a bias it is the first number (v5.5's own table)
+    **{f"encoder_{vae}.encoder.0": (256, 9) for vae in VAES},
+    **{f"encoder_{vae}.encoder.2": (128, 256) for vae in VAES},
+    **{f"encoder_{vae}.encoder.4": (64, 128) for vae in VAES},
+    **{f"encoder_{vae}.fc_mu": (16, 64) for vae in VAES},
+    **{f"encoder_{vae}.fc_logvar": (16, 64) for vae in VAES},
+    "decoder_A.decoder.0": (32, 16),
+    "decoder_A.decoder.2": (64, 32),
+    "decoder_A.decoder.4": (27, 64),
+    "decoder_B.fc_in": (128, 16),
+    "decoder_B.residual1.block.0": (128, 128),
+    "decoder_B.residual1.block.2": (128, 128),
+    "decoder_B.residual2.block.0": (128, 128),
+    "decoder_B.residual2.block.2": (128, 128),
+    "decoder_B.fc_out": (27, 128),
+    "state_net.encoder.0": (32, 9),
+    "state_net.encoder.1": (32,),
+    "state_net.encoder.3": (8, 32),
+    "state_net.decoder.0": (32, 8),
+    "state_net.decoder.2": (4, 32),
+}
+TIES = torch.tensor([-1.0, 0.0, 2.0])
+ALL_TIES = torch.cartesian_prod(TIES, TIES, TIES).view(-1, 1, C)  # every order and every tie
+MANY = torch.randn(1000, 1, C, generator=generator(0, "logits"))
+
+
+def test_names_shapes_and_types_are_those_of_v5_5(untrained):
+    expected = {"grad_norm_A_ema": (), "grad_norm_B_ema": ()}
+    for name, shape in SHAPES.items():
+        expected[f"{name}.weight"] = shape
+        expected[f"{name}.bias"] = shape[:1]
+    state = untrained.state_dict()
+    assert {name: tuple(value.shape) for name, value in state.items()} == expected
+    assert list(state)[:2] == ["grad_norm_A_ema", "grad_norm_B_ema"]  # buffers come first
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert len(list(untrained.parameters())) == 48
+    assert len(list(untrained.buffers())) == 2
+
+
+@pytest.mark.parametrize(
+    "part, count", [("_A", 50_203), ("_B", 117_499), ("state_net", 1_068), ("", 168_770)]
+)
+def test_parameter_counts(untrained, part, count):
+    assert sum(v.numel() for k, v in untrained.named_parameters() if part in k) == count
+
+
+def layer(state, name, x):
+    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+
+def test_the_forward_passes_are_those_of_v5_5(untrained):
+    """Recomputed from the bare weights: where the ReLUs, the skips, the norm and the Tanh are."""
+    w = untrained.state_dict()
+    rng = generator(0, "inputs")
+    x, z, s = (torch.randn(*shape, generator=rng) for shape in ((5, T), (5, D), (9,)))
+    for vae in VAES:
+        h = x
+        for i in (0, 2, 4):
+            h = layer(w, f"encoder_{vae}.encoder.{i}", h).relu()
+        mu, logvar = untrained.encoder(vae)(x)
+        torch.testing.assert_close(mu, layer(w, f"encoder_{vae}.fc_mu", h))
+        torch.testing.assert_close(logvar, layer(w, f"encoder_{vae}.fc_logvar", h))
+    h = layer(w, "decoder_A.decoder.0", z).relu()
+    h = layer(w, "decoder_A.decoder.4", layer(w, "decoder_A.decoder.2", h).relu())
+    torch.testing.assert_close(untrained.decoder_A(z), h.view(5, T, C))
+    h = layer(w, "decoder_B.fc_in", z).relu()
+    for i in (1, 2):
+        block = f"decoder_B.residual{i}.block"
+        h = h + layer(w, f"{block}.2", layer(w, f"{block}.0", h).relu())
+        h = h.relu() if i == 1 else h
+    torch.testing.assert_close(untrained.decoder_B(z), layer(w, "decoder_B.fc_out", h).view(5, T, C))
+    h = layer(w, "state_net.encoder.0", s)
+    h = (h - h.mean()) / (h.var(unbiased=False) + 1e-5).sqrt()
+    h = layer(w, "state_net.encoder.3", h.tanh())
+    h = layer(w, "state_net.decoder.2", layer(w, "state_net.decoder.0", h).relu()).tanh()
+    torch.testing.assert_close(untrained.state_net(s), h)
+
+
+def test_argmax_is_the_first_of_the_largest():
+    logits = torch.cat([ALL_TIES, MANY]).expand(-1, T, C)
+    assert torch.equal(read_out(logits, "argmax"), logits.argmax(-1))
+
+
+def test_categorical_draws_with_the_probabilities_of_torchs_categorical():
+    """Each class's count is binomial: within 5 standard deviations of what torch says."""
+    n = 40_000
+    logits = torch.randn(T, C, generator=generator(0, "logits")) * 2
+    p = Categorical(logits=logits.double()).probs
+    classes = read_out(logits.expand(n, T, C), "categorical", generator(1, "test"))
+    counts = torch.stack([(classes == c).sum(0) for c in range(C)], -1)
+    assert classes.dtype == torch.int64
+    assert ((counts - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt()).all()
+
+
+def test_categorical_draws_trits_independently():
+    """Chi-squared over the 9 pairs of two trits' classes: mean 8, standard deviation 4."""
+    n = 90_000
+    classes = read_out(torch.zeros(n, T, C), "categorical", generator(2, "test"))
+    for other in range(1, T):
+        counts = torch.bincount(3 * classes[:, 0] + classes[:, other], minlength=9)
+        assert ((counts - n / 9) ** 2 / (n / 9)).sum() < 8 + 5 * 4
+
+
+@pytest.mark.parametrize("certain", range(C))
+def test_categorical_never_draws_what_has_no_probability(certain):
+    logits = torch.full((20_000, T, C), -torch.inf)
+    logits[..., certain] = -1e30
+    assert (read_out(logits, "categorical", generator(3, "test")) == certain).all()
+    logits = torch.zeros(20_000, T, C)
+    logits[..., certain] = -torch.inf
+    assert (read_out(logits, "categorical", generator(4, "test")) != certain).all()
+
+
+def test_expectation_is_the_rounded_mean_value():
+    logits = torch.cat([ALL_TIES, 3 * MANY]).expand(-1, T, C)
+    mean = (logits.softmax(-1) * torch.tensor([-1.0, 0.0, 1.0])).sum(-1)
+    assert torch.equal(read_out(logits, "expectation"), mean.round().long() + 1)
+
+
+def test_expectation_is_not_argmax():
+    """The broken reading: between the extremes it answers 0, which is the least likely."""
+    logits = torch.tensor([0.5, 0.01, 0.49]).log().expand(1, T, C)
+    assert (read_out(logits, "expectation") == 1).all()
+    assert (read_out(logits, "argmax") == 0).all()
+
+
+@pytest.mark.parametrize("vae", VAES)
+@pytest.mark.parametrize("how", HOW)
+def test_the_same_seed_gives_the_same_sample(perfect_model, vae, how):
+    one, same, other = (
+        perfect_model.sample(200, vae, how, rng=generator(seed, "s")) for seed in (1, 1, 2)
+    )
+    assert one.dtype == torch.int64 and one.shape == (200, T) and one.abs().max() <= 1
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_a_vae_samples_through_its_own_decoder(untrained):
+    z = prior(100, generator(1, "s"))
+    for vae in VAES:
+        expected = untrained.decoder(vae)(z).argmax(-1) - 1
+        assert torch.equal(untrained.sample(100, vae, rng=generator(1, "s")), expected)
+    a, b = (untrained.decode(z, vae) for vae in VAES)
+    assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_verbs_leave_mode_gradients_and_global_stream_as_they_were(untrained, training):
+    untrained.train(training)
+    before = torch.get_rng_state()
+    ops = untrained.sample(10, "A", "categorical", rng=generator(1, "s"))
+    codes = untrained.encode(ops, "B")
+    assert {m.training for m in untrained.modules()} == {training}
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not codes.requires_grad
+    assert all(v.requires_grad and v.grad is None for v in untrained.parameters())
+
+
+def test_the_mode_changes_no_number(untrained):
+    ops = untrained.train().sample(50, "B", rng=generator(1, "s"))
+    codes = untrained.encode(ops, "A")
+    assert torch.equal(untrained.eval().sample(50, "B", rng=generator(1, "s")), ops)
+    assert torch.equal(untrained.encode(ops, "A"), codes)
+
+
+def test_fresh_depends_on_its_seed_alone_and_leaves_the_global_stream():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = DualVAE.fresh(5).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    same, other = DualVAE.fresh(5).state_dict(), DualVAE.fresh(6).state_dict()
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not torch.equal(one["encoder_A.fc_mu.weight"], other["encoder_A.fc_mu.weight"])
+
+
+def test_prior_is_standard_normal():
+    z = prior(20_000, generator(1, "z"))
+    assert z.shape == (20_000, D) and z.dtype == torch.float32
+    assert (z.mean(0).abs() < 5 / 20_000**0.5).all()
+    assert ((z.var(0) - 1).abs() < 5 * (2 / 20_000) ** 0.5).all()
+
+
+def test_the_perfect_model_is_an_identity(perfect_model):
+    ops = torch.tensor([[-1, 0, 1] * 3, [0] * 9, [1] * 9])
+    for vae in VAES:
+        codes = perfect_model.encode(ops, vae)
+        assert torch.equal(codes[:, :T], ops.float()) and (codes[:, T:] == 0).all()
+        assert torch.equal(perfect_model.decode(codes, vae), ops)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda m: m.encode(torch.zeros(1, 9), "C"), "vae is 'C'"),
+        (lambda m: m.encode(torch.zeros(1, 9), "a"), "vae is 'a'"),
+        (lambda m: m.encode(torch.zeros(1, 8), "A"), "shape (1, 8)"),
+        (lambda m: m.encode(torch.full((1, 9), 2), "A"), "outside"),
+        (lambda m: m.decode(torch.zeros(1, D), None), "vae is None"),
+        (lambda m: m.decode(torch.zeros(D), "A"), "shape (16,)"),
+        (lambda m: m.decode(torch.zeros(1, 15), "A"), "shape (1, 15)"),
+        (lambda m: m.decode(torch.full((1, D), torch.nan), "A"), "not finite"),
+        (lambda m: m.decode(torch.full((1, D), torch.inf), "A"), "not finite"),
+        (lambda m: m.decode([[1e39] * D], "A"), "not finite"),
+        (lambda m: m.decode("zero", "A"), "z "),
+        (lambda m: m.decode(None, "A"), "z "),
+        (lambda m: m.decode([[0.0] * D, [0.0]], "A"), "z "),
+        (lambda m: m.decode(torch.zeros(1, D), "A", "best"), "how is 'best'"),
+        (lambda m: m.decode(torch.zeros(1, D), "A", "categorical"), "seed"),
+        (lambda m: m.sample(0, "A", rng=generator(1)), "n is 0"),
+        (lambda m: m.sample(-5, "A", rng=generator(1)), "n is -5"),
+        (lambda m: m.sample(2.5, "A", rng=generator(1)), "n is 2.5"),
+        (lambda m: m.sample(True, "A", rng=generator(1)), "n is True"),
+        (lambda m: m.sample("9", "A", rng=generator(1)), "n is '9'"),
+        (lambda m: m.sample(5, "A", "Argmax", rng=generator(1)), "how is 'Argmax'"),
+    ],
+)
+def test_bad_input_is_named_in_one_sentence(untrained, call, words):
+    with pytest.raises(InputError) as caught:
+        call(untrained)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
