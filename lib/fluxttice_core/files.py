@@ -130,10 +130,16 @@ def record_params(folder: Path, name: str, values: dict[str, Any]) -> dict[str, 
 
 
 def git_commit() -> dict[str, Any]:
-    """`{commit, clean}` of the repository; both None where there is no git to ask."""
+    """`{commit, clean}` of the repository; both None where there is no git to ask.
+
+    Clean is everything but reports/, which holds what runs leave and nothing that they read.
+    """
     try:
         commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "clean": not _git("status", "--porcelain")}
+        return {
+            "commit": commit,
+            "clean": not _git("status", "--porcelain", "--", ".", ":!reports"),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}
 

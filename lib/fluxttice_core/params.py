@@ -233,12 +233,19 @@ def from_notebook(notebook: str) -> Params:
     """
     from IPython import get_ipython
 
-    namespace = get_ipython().user_ns
-    own = _assigned(_last_cell(namespace["In"], "# parameters"))
-    given = _assigned(_last_cell(namespace["In"], "# Parameters"))
+    shell = get_ipython()
+    own = _assigned(_last_cell(shell.user_ns["In"], "# parameters"))
+    given = _assigned(_last_cell(shell.user_ns["In"], "# Parameters"))
+    if not own:  # nbval runs cells without a history, in a fresh kernel: whatever is there
+        own = [name for name, value in shell.user_ns.items() if _is_parameter(shell, name, value)]
     names = given if "recipe" in given else [*own, *given]  # another recipe has other parameters
-    values = {name: namespace[name] for name in dict.fromkeys(names)}
+    values = {name: shell.user_ns[name] for name in dict.fromkeys(names)}
     return check(notebook, values, f"notebook {notebook}")
+
+
+def _is_parameter(shell: Any, name: str, value: Any) -> bool:
+    literal = isinstance(value, (str, int, float, list, dict, type(None)))
+    return literal and not name.startswith("_") and name not in shell.user_ns_hidden
 
 
 def _last_cell(history: list[str], first_words: str) -> str:

@@ -1,6 +1,9 @@
 """Rows → Figure. Nothing here computes a metric."""
 
-import matplotlib.pyplot as plt
+from pathlib import Path
+
+import matplotlib
+from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,12 +23,17 @@ STYLE = {
 }
 
 
+def save(figure: Figure, path: Path) -> Image:
+    """Write the figure as a PNG file into the run folder, and return it for the page."""
+    figure.savefig(path, metadata={"Software": None})
+    return Image(filename=path)
+
+
 def _axes(columns: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, columns, figsize=(4.6 * columns, height), squeeze=False, layout="constrained"
-        )
-    return figure, list(axes[0])
+    """A figure of its own, outside pyplot's global state."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6 * columns, height), layout="constrained")
+        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def training(rows: list[dict]) -> Figure:
@@ -44,6 +52,34 @@ def training(rows: list[dict]) -> Figure:
         axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: epoch {selected}")
         axes.set(title=title, xlabel="epoch", ylim=(-0.02, 1.02))
         axes.legend(loc="lower right")
+    return figure
+
+
+def trajectory(rows: list[dict], history: list[dict] = ()) -> Figure:
+    """Coverage against latent entropy (left) and information (right).
+
+    Lines: the epochs of one training, lighter to darker. Diamonds: lines of reports/history.csv.
+    """
+    figure, both = _axes(2)
+    for axes, key, column, label in (
+        (both[0], "latent_entropy", "latent_entropy_nats", "latent entropy, nats"),
+        (both[1], "information", "information_share", "information, share of 9·ln 3"),
+    ):
+        for vae, colour in COLOUR.items():
+            if rows:
+                x, y = [r[f"{key}_{vae}"] for r in rows], [r[f"coverage_{vae}"] for r in rows]
+                axes.plot(x, y, color=colour, lw=0.6, alpha=0.5)
+                shade = [0.2 + 0.8 * i / len(rows) for i in range(len(rows))]
+                axes.scatter(x, y, s=9, color=colour, alpha=shade, label=f"VAE-{vae}, by epoch")
+            runs = [r for r in history if r["vae"] == vae and r["argmax_50000_of_ceiling"]]
+            x = [float(line[column]) for line in runs]
+            y = [float(line["argmax_50000_of_ceiling"]) for line in runs]
+            if runs:
+                axes.scatter(
+                    x, y, s=36, color=colour, marker="D", ec="white", label=f"VAE-{vae}, runs"
+                )
+        axes.set(xlabel=label, ylabel="argmax coverage at 50,000, of ceiling")
+        axes.legend(loc="lower right", fontsize=8)
     return figure
 
 

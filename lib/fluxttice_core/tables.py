@@ -1,31 +1,127 @@
-"""Rows → pandas tables as a reader sees them. Nothing here computes a metric."""
+"""Rows → tables and sentences as a reader sees them. Nothing here computes a metric."""
 
 import pandas as pd
+from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
+CONTROLS = ("untrained", "collapsed", "uniform")
 GREY = "color: #999999; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
+PLAIN_UNITS = ("latent entropy, nats", "active units", "Hamming correlation of codes")
+
+
+def summary(results: dict, ns: list[int]) -> Markdown:
+    """The page in one minute: what the model does, how sure that is, what noise would score."""
+    rows = {(row["metric"], row["vae"]): row for row in results["comparison"]}
+    n = sorted(ns)[len(ns) // 2]
+    lines = []
+    for label, metric in (
+        ("of the information limit 9·ln 3", "information, share of 9·ln 3"),
+        (
+            f"of the ceiling of argmax coverage at N = {n:,}",
+            f"argmax coverage at N = {n:,}, of ceiling",
+        ),
+        ("of the test operations come back exactly", "exact match on test, posterior mean"),
+        ("of them from a posterior sample", "exact match on test, posterior sample"),
+    ):
+        a, b = rows[metric, "A"], rows[metric, "B"]
+        noise = max(row["untrained"][1] for row in (a, b))
+        lines.append(
+            f"| {label} | **{a['value']:.2%}** ({interval(a['ci95'])}) "
+            f"| **{b['value']:.2%}** ({interval(b['ci95'])}) | {noise:.2%} |"
+        )
+    head = "| share | VAE-A (95 %) | VAE-B (95 %) | untrained, at most |\n|---|---|---|---|\n"
+    return Markdown("### In one minute\n\n" + head + "\n".join(lines))
+
+
+def why_not_categorical(results: dict) -> str:
+    """Why the repair of the original, sampling categorically, repairs nothing: in its numbers."""
+    rows = {
+        (name, row["decode"]): row
+        for name in ("B", "untrained_B")
+        for row in sorted(results[name]["coverage"], key=lambda row: row["n"])
+    }  # the largest N of each wins
+    share = {key: f"{row['share']:.2%}" for key, row in rows.items()}
+    return (
+        f"Sampling categorically is no evidence of learning: at N = {rows['B', 'argmax']['n']:,} "
+        f"an untrained VAE-B reaches {share['untrained_B', 'categorical']} of the operations that "
+        f"way and this checkpoint {share['B', 'categorical']}; by argmax it is "
+        f"{share['untrained_B', 'argmax']} against {share['B', 'argmax']}."
+    )
 
 
 def comparison(rows: list[dict]) -> Styler:
-    """Metric by metric, model beside controls; greyed where noise can win."""
-    frame = pd.DataFrame(
+    """Metric by metric, both VAEs beside the controls; greyed where noise can win."""
+    lines, grey = [], []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        both = [row for row in rows if row["metric"] == metric]
+        line = {"metric": metric}
+        for row in both:
+            value, bounds = number(row["value"], metric), interval(row["ci95"], metric)
+            line[f"VAE-{row['vae']} (95 %)"] = value if value == bounds else f"{value} ({bounds})"
+        for control in CONTROLS:
+            hull = [f(row[control][i] for row in both) for i, f in ((0, min), (1, max))]
+            line[control] = interval(hull, metric)
+        good = all(row["discriminates"] for row in both)
+        lines.append({**line, "discriminates": "yes" if good else "no: noise can win it"})
+        grey.append(not good)
+    return _left(pd.DataFrame(lines)).apply(lambda column: [GREY if g else "" for g in grey])
+
+
+def coverage(results: dict) -> Styler:
+    """Sampled coverage by network and mode: mean count, its interval, share of the ceiling."""
+    lines = []
+    for network in ("A", "B", "untrained_A", "untrained_B"):
+        for decode in dict.fromkeys(row["decode"] for row in results[network]["coverage"]):
+            line = {"network": network.replace("_", " "), "decode": decode}
+            for row in results[network]["coverage"]:
+                if row["decode"] == decode:
+                    low, high = row["ci95"]
+                    count = f"{row['unique']:,.0f} ({low:,.0f} … {high:,.0f})"
+                    line[f"N = {row['n']:,}"] = f"{count} · {row['of_ceiling']:.2%}"
+            lines.append(line)
+    return _left(pd.DataFrame(lines))
+
+
+def latent(results: dict) -> pd.DataFrame:
+    """One column a network: what its codes look like."""
+    return pd.DataFrame(
         {
-            "metric": row["metric"],
-            "VAE": row["vae"],
-            "value": number(row["value"]),
-            "95 % interval": interval(row["ci95"]),
-            **{c: interval(row[c]) for c in ("untrained", "collapsed", "uniform")},
-            "discriminates": "yes" if row["discriminates"] else "no: noise can win it",
+            network.replace("_", " "): {
+                "latent entropy, nats (of ln 50 = 3.912)": f"{row['latent_entropy_nats']:.3f}",
+                "codes outside [-3, 3], which it drops": f"{row['latent_share_outside']:.3%}",
+                "active units (of 16)": row["active_units"],
+                "KL(aggregate posterior ‖ prior), nats": f"{row['aggregate_kl_nats']['value']:.3f}",
+                "Hamming correlation of codes": f"{row['hamming_correlation']['value']:.3f}",
+                "KL(P ‖ uniform), nats": f"{row['kl_uniform_nats']['value']:.4f}",
+            }
+            for network, row in results.items()
+            if network in ("A", "B", "untrained_A", "untrained_B")
         }
-        for row in rows
     )
-    grey = [not row["discriminates"] for row in rows]
-    return (
-        frame.style.hide(axis="index")
-        .apply(lambda column: [GREY if g else "" for g in grey])
-        .set_properties(**{"text-align": "left"})
+
+
+def hardest(results: dict, count: int = 5) -> Styler:
+    """The operations argmax decoding reaches least often, P·M being 1 for a perfect generator."""
+    return _left(
+        pd.DataFrame(
+            {
+                "VAE": vae,
+                "operation": row["name"],
+                "P·M, argmax": f"{row['p_times_m']:.3f}",
+                "95 % interval": " … ".join(f"{bound:.3f}" for bound in row["ci95"]),
+            }
+            for vae in "AB"
+            for row in results[vae]["hardest"]["argmax"][:count]
+        )
     )
+
+
+def diversity(results: dict) -> Styler:
+    """Expected operations that N argmax draws of A and N of B reach: alone, both, together."""
+    frame = pd.DataFrame(results["diversity"])
+    frame.columns = ["N", "only A", "only B", "both", "together"]
+    return _left(frame).format(precision=1, thousands=",")
 
 
 def gates(rows: list[dict]) -> Styler:
@@ -41,55 +137,40 @@ def gates(rows: list[dict]) -> Styler:
         }
         for row in rows
     )
-    return (
-        frame.style.hide(axis="index")
-        .map(lambda v: VERDICT.get(v, "color: #b26a00; font-weight: bold"), subset=["verdict"])
-        .set_properties(**{"text-align": "left"})
+    return _left(frame).map(
+        lambda v: VERDICT.get(v, "color: #b26a00; font-weight: bold"), subset=["verdict"]
     )
-
-
-def coverage(results: dict) -> pd.DataFrame:
-    """Sampled coverage of every network, mode and N, as stored."""
-    return pd.DataFrame(
-        {
-            "network": name,
-            "decode": row["decode"],
-            "N": f"{row['n']:,}",
-            "unique": f"{row['unique']:,.1f}",
-            "95 % interval (Student t)": " … ".join(f"{v:,.0f}" for v in row["ci95"]),
-            "share of M": f"{row['share']:.2%}",
-            "of ceiling": f"{row['of_ceiling']:.2%}",
-        }
-        for name in ("A", "B", "untrained_A", "untrained_B")
-        for row in results[name]["coverage"]
-    )
-
-
-def number(value: float) -> str:
-    """Up to 1 with five digits, larger ones with two."""
-    return f"{value:.5f}" if abs(value) <= 1 else f"{value:,.2f}"
-
-
-def interval(bounds: list[float]) -> str:
-    low, high = (number(bound) for bound in bounds)
-    return low if low == high else f"{low} … {high}"
 
 
 def generalization(measured: dict[str, dict[str, dict]]) -> Styler:
     """One row a question and VAE: what was measured, its interval, over how many cases."""
-    rows = []
+    lines = []
     for vae, found in measured.items():
         for name, row in found.items():
-            quantity = next(key for key in ("share", "ratio", "sigmas", "active") if key in row)
-            value = row[quantity]
-            rows.append(
+            measure = next(key for key in ("share", "ratio", "sigmas", "active") if key in row)
+            unit = "" if measure == "share" else PLAIN_UNITS[0]
+            lines.append(
                 {
                     "question": name.replace("_", " "),
                     "VAE": vae,
-                    "measure": quantity,
-                    "value": "refused" if value is None else number(value),
-                    "95 % interval": interval(row["ci95"]) if row["ci95"] else "exact",
+                    "measure": measure,
+                    "value": "refused" if row[measure] is None else number(row[measure], unit),
+                    "95 % interval": interval(row["ci95"], unit) if row["ci95"] else "exact",
                     "cases": f"{row['n']:,}",
                 }
             )
-    return pd.DataFrame(rows).style.hide(axis="index").set_properties(**{"text-align": "left"})
+    return _left(pd.DataFrame(lines))
+
+
+def number(value: float, metric: str = "") -> str:
+    """A share as a percentage with three decimals; a metric in plain units as a number."""
+    return f"{value:.3f}" if metric in PLAIN_UNITS else f"{value:.3%}"
+
+
+def interval(bounds: list[float], metric: str = "") -> str:
+    low, high = (number(bound, metric) for bound in bounds)
+    return low if low == high else f"{low} … {high}"
+
+
+def _left(frame: pd.DataFrame) -> Styler:
+    return frame.style.hide(axis="index").set_properties(**{"text-align": "left"})
