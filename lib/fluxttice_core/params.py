@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from .errors import InputError
+from .operations import SPLIT_SIZES
 
 
 def _number(value: Any) -> Any:
@@ -58,17 +59,49 @@ class Params(BaseModel):
     run_dir: Text
 
 
-class TrainV55(Params):
-    """The v5.5 recipe; `v5_5` in the notebooks. Epochs count from 0."""
+class Train(Params):
+    """Common to all recipes. Epochs count from 0."""
 
-    recipe: Literal["v5_5"]
     split_seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
     epochs: Count
     patience: Count
     keep_every: Count
-    coverage_n: Count
+    coverage_n: Annotated[Count, Field(le=95_000)]
     min_score: Share
-    batch_size: Annotated[Whole, Field(ge=2)]
+    batch_size: Annotated[Whole, Field(ge=2, le=SPLIT_SIZES["train"])]
+
+
+class TrainStraight(Train):
+    """The `straight` recipe: see `train_straight`."""
+
+    recipe: Literal["straight"]
+    prior_size: Annotated[Whole, Field(ge=8, multiple_of=2)]
+    lr: Positive
+    warmup_share: Annotated[Positive, Field(le=1)]
+    adam_beta2: Annotated[Share, Field(lt=1)]
+    looks_linear: bool
+    ramp_start: Share
+    beta_start: Positive
+    beta_end: Positive
+    beta_ramp_end: Share
+    sharpness_end: Annotated[Real, Field(ge=1)]
+    sharpness_ramp_end: Share
+    uniformity_weight: NonNegative
+    uniformity_sharpness: Positive
+    straightness_weight: NonNegative
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.ramp_start >= min(self.beta_ramp_end, self.sharpness_ramp_end):
+            raise ValueError("ramp_start must be below beta_ramp_end and sharpness_ramp_end")
+        return self
+
+
+class TrainV55(Train):
+    """The v5.5 recipe: see `train_v5_5`."""
+
+    recipe: Literal["v5_5"]
     weight_decay: NonNegative
     grad_clip: Positive
     lr_epochs: list[Whole]
@@ -168,7 +201,7 @@ class Certify(Params):
     min_information_share: Share
 
 
-RECIPES: dict[str, type[Params]] = {"v5_5": TrainV55}
+RECIPES: dict[str, type[Train]] = {"straight": TrainStraight, "v5_5": TrainV55}
 
 
 def check(notebook: str, values: dict[str, Any], where: str) -> Params:

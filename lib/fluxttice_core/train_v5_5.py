@@ -17,7 +17,7 @@ from . import latent
 from .model import VAES, D, DualVAE
 from .operations import C, all_operations, split
 from .params import TrainV55
-from .selection import Epoch, TrainingError, honest_measures
+from .selection import Epoch, TrainingError, honest_measures, pick_device
 from .streams import generator
 
 
@@ -153,8 +153,9 @@ def fit(p: TrainV55) -> Iterator[Epoch]:
     Raises:
         TrainingError: the loss is no longer finite.
     """
-    model = DualVAE.fresh(p.seed)
-    data = all_operations()[split(p.split_seed).train]
+    device = pick_device(p.device)
+    model = DualVAE.fresh(p.seed).to(device)
+    data = all_operations()[split(p.split_seed).train].to(device)
     parameters = [v for k, v in model.named_parameters() if not k.startswith("state_net")]
     optimiser = torch.optim.AdamW(parameters, weight_decay=p.weight_decay, fused=True)
     order_rng, noise_rng = generator(p.seed, "order"), generator(p.seed, "noise")
@@ -163,12 +164,12 @@ def fit(p: TrainV55) -> Iterator[Epoch]:
         control.start(epoch)
         if p.statenet and state is not None:
             with torch.no_grad():  # as in v5.5: no gradient ever reaches StateNet
-                control.correct(model.state_net(torch.tensor(state)).tolist())
+                control.correct(model.state_net(torch.tensor(state, device=device)).tolist())
         for group in optimiser.param_groups:
             group["lr"] = control.lr
         step = _Step(p, epoch, model, optimiser, control)
-        shuffled = data[torch.randperm(len(data), generator=order_rng)]
-        noise = torch.randn(len(data), 2, D, generator=noise_rng)
+        shuffled = data[torch.randperm(len(data), generator=order_rng).to(device)]
+        noise = torch.randn(len(data), 2, D, generator=noise_rng).to(device)
         for x, eps in zip(shuffled.split(p.batch_size), noise.split(p.batch_size), strict=True):
             step(x, eps)
         means = step.means(epoch)
@@ -192,13 +193,14 @@ class _Step:
     def __init__(self, p, epoch, model, optimiser, control) -> None:
         self.p, self.model, self.optimiser, self.control = p, model, optimiser, control
         self.rho = rho(p, epoch, control.balanced)
-        self.temperature = torch.tensor([temperature_A(p, epoch), temperature_B(p, epoch)])
+        temperatures = [temperature_A(p, epoch), temperature_B(p, epoch)]
+        self.temperature = torch.tensor(temperatures, device=model.device)
         self.beta = beta_A(p, epoch), beta_B(p, epoch)
         self.own = [
             [v for k, v in model.named_parameters() if k.split(".")[0].endswith(f"coder_{vae}")]
             for vae in VAES
         ]
-        self.sums, self.codes = torch.zeros(4), []
+        self.sums, self.codes = torch.zeros(4, device=model.device), []
 
     def __call__(self, x: Tensor, eps: Tensor) -> None:
         """x (B, T) in {-1, 0, 1}; eps (B, 2, D) standard normal, for A and for B."""

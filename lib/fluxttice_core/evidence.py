@@ -1,0 +1,124 @@
+"""The evidence for the recipes: seeds × recipes, a papermill batch of 1_train, one table.
+
+`python -m fluxttice_core.evidence` trains every recipe of params/evidence.yaml with every seed
+and appends to reports/evidence.csv, one row a VAE. What is there already is not run again, so an
+interrupted batch goes on where it stopped; delete the file to start afresh.
+"""
+
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import papermill
+
+from . import checkpoint, files, marginal, params
+from .errors import InputError
+from .gates import NS
+from .intervals import student_t
+from .measure import essentials
+from .model import VAES
+from .operations import split
+
+K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
+METRICS = {
+    "coverage_50000": "argmax coverage at N = 50,000, of ceiling",
+    "coverage_195000": "argmax coverage at N = 195,000, of ceiling",
+    "information": "generative information, of 9·ln 3",
+    "exact_match_test": "exact match on test, posterior mean",
+    "exact_match_test_sampled": "exact match on test, posterior sample",
+}
+
+
+def path() -> Path:
+    return files.reports_folder() / "evidence.csv"
+
+
+def run() -> None:
+    """Train and measure what the table lacks.
+
+    Raises:
+        InputError: a bad parameter file, named.
+    """
+    where = files.root() / "params" / "evidence.yaml"
+    plan = params.read_yaml(where)
+    jobs = [(name, seed) for seed in plan["seeds"] for name in plan["recipes"]]
+    done = {(row.recipe, row.seed) for row in read().itertuples()} if path().exists() else set()
+    for number, (name, seed) in enumerate(jobs, 1):
+        if (name, seed) in done:
+            continue
+        print(f"{number} of {len(jobs)}: {name}, seed {seed}", flush=True)
+        changes = dict(plan["recipes"][name])
+        values = {**params.read_yaml(files.find(changes.pop("file"))), **changes, "seed": seed}
+        p = params.check("train", {**values, "min_score": 0}, f"{where}: {name}")
+        _append(pd.DataFrame({"recipe": name, "seed": seed, **row} for row in _train(p)))
+
+
+def _train(p: params.Train) -> list[dict]:
+    """Run the training notebook in a temporary folder and measure what it selects."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(files.root()):
+        papermill.execute_notebook(
+            "notebooks/1_train.ipynb", f"{folder}/train.ipynb",
+            parameters={**p.model_dump(), "run_dir": folder},
+            kernel_name="python3", progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        )  # fmt: skip
+        return rows(checkpoint.load(Path(folder, "checkpoint")), p.split_seed)
+
+
+def rows(loaded: checkpoint.Checkpoint, split_seed: int) -> list[dict]:
+    """`{epoch, vae, …METRICS}` of a checkpoint, one row a VAE."""
+    table = []
+    for vae in VAES:
+        m = marginal.marginal(loaded.model.decoder(vae), K, SEED, vae)
+        found = essentials(loaded.model, vae, m, split(split_seed), SEED, NS)
+        argmax = [row for row in found["expected_coverage"] if row["decode"] == "argmax"]
+        values = [
+            *(row["of_ceiling"] for row in argmax),
+            found["information_nats"]["share"],
+            found["exact_match"]["test"],
+            found["reconstruction"]["sample"]["test"]["share"],
+        ]
+        table.append({"epoch": loaded.epoch, "vae": vae, **dict(zip(METRICS, values, strict=True))})
+    return table
+
+
+def _append(frame: pd.DataFrame) -> None:
+    """The whole table again in one atomic write: an interrupted batch never leaves half a row."""
+    both = pd.concat([read(), frame]) if path().exists() else frame
+    files.write_bytes(path(), both.to_csv(index=False, float_format="%.8f").encode())
+
+
+def read() -> pd.DataFrame:
+    """reports/evidence.csv as a frame: `recipe, seed, epoch, vae, …METRICS`."""
+    return pd.read_csv(path())
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Recipe by VAE: mean over seeds, its 95 % Student t interval, and the worst seed.
+
+    One row a recipe and VAE, one column a metric; with one seed there is no interval.
+    """
+    table = []
+    for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
+        line = {"recipe": recipe, "VAE": vae, "seeds": len(group)}
+        for metric, title in METRICS.items():
+            values = group[metric].to_numpy()
+            line[title] = f"{values.mean():.2%}{_interval(values)}, worst {values.min():.3%}"
+        table.append(line)
+    return pd.DataFrame(table)
+
+
+def _interval(values: object) -> str:
+    if len(values) < 2:
+        return ""
+    low, high = student_t(values)
+    return f" ({max(low, 0):.2%} … {min(high, 1):.2%})"
+
+
+if __name__ == "__main__":
+    try:
+        run()
+    except InputError as error:
+        sys.exit(f"fluxttice: {error}")

@@ -1,0 +1,194 @@
+"""The `straight` recipe: straight, sharp boundaries that cut the prior into equal cells.
+
+The optimum is known to exist in this architecture: nine latent dimensions, each owning one trit,
+logits affine in z, boundaries at the normal terciles, and a scale that lets the latent decide.
+Four forces lead there, and each is a formula of a few lines below:
+
+- the ELBO with a small weight on its KL finds a code for every operation;
+- `unevenness` is the chi-square distance from uniform of the decoder's own marginal under the
+  prior, orders one and two, so every operation gets its share of the prior;
+- `crookedness` is zero exactly when the logits are affine in z, so boundaries are straight;
+- a sharpness τ multiplies the logits, growing from 1; at the end it is part of the last layer.
+
+VAE-A and VAE-B are trained in the same steps and share nothing but the data and the draws.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from . import latent
+from .model import VAES, D, DualVAE
+from .operations import C, T, all_operations, split
+from .params import TrainStraight
+from .selection import Epoch, TrainingError, honest_measures, pick_device
+from .streams import generator
+
+
+def ramp(progress: float, start: float, end: float) -> float:
+    """0 before `start`, 1 after `end`, linear between; progress 0 … 1 of all steps."""
+    return min(1.0, max(0.0, (progress - start) / (end - start)))
+
+
+def learning_rate(p: TrainStraight, progress: float) -> float:
+    """Linear warm-up times a half cosine to zero."""
+    return p.lr * min(1, progress / p.warmup_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def sharpness(p: TrainStraight, progress: float) -> float:
+    """τ: 1 … `sharpness_end`, geometric."""
+    return p.sharpness_end ** ramp(progress, p.ramp_start, p.sharpness_ramp_end)
+
+
+def beta(p: TrainStraight, progress: float) -> float:
+    """Weight of the KL: `beta_start` … `beta_end`, geometric.
+
+    Never 1: the data are uniform, so there a decoder that ignores z already is optimal.
+    """
+    done = ramp(progress, p.ramp_start, p.beta_ramp_end)
+    return p.beta_start * (p.beta_end / p.beta_start) ** done
+
+
+def unevenness(logits: Tensor) -> Tensor:
+    """Chi-square distance of the marginal from uniform, its orders 1 and 2; mean ≥ 0, scalar.
+
+    With g = p - 1/3 (B, T, C), order one is 3·Σ_t ‖E g_t‖² and order two 9·Σ_{t<s} ‖E g_t g_sᵀ‖²:
+    the first terms of M·Σ_x P(x)² - 1 = Σ_S 3^|S|·‖E Π_{t in S} g_t‖² over the sets S of trits.
+    Products are of different latents only (U-statistics): the batch's size brings no bias.
+    """
+    b = len(logits)
+    g = logits.softmax(-1) - 1 / C  # (B, T, C)
+    own = g.square().sum(-1)  # (B, T)
+    flat = g.flatten(1)  # (B, T·C)
+    gram = (flat.T @ flat).view(T, C, T, C).square().sum((1, 3))  # (T, T): ‖Σ_k g_t g_sᵀ‖²
+    first = C * (flat.sum(0).square().sum() - own.sum())
+    own_pairs = own.sum(1).square() - own.square().sum(1)
+    second = C * C / 2 * (gram.sum() - gram.diagonal().sum() - own_pairs.sum())
+    return (first + second) / (b * (b - 1))
+
+
+def crookedness(logits: Tensor, midpoints: Tensor) -> Tensor:
+    """Var[f((z+z')/√2) - (f(z)+f(z'))/√2] / Var[f(z)]: 0 if and only if f is affine on the prior.
+
+    The variance drops the constant by which an affine f differs. `logits` (2h, T, C) are f at
+    independent prior draws, whose first half z is paired with its own neighbours z';
+    `midpoints` (h, T, C) is f at (z + z')/√2, which is a prior draw too.
+    """
+    half = logits[: len(midpoints)].flatten(1)
+    rest = midpoints.flatten(1) - (half + half.roll(1, 0)) / math.sqrt(2)
+    return rest.var(0).sum() / half.detach().var(0).sum()
+
+
+@torch.no_grad()
+def looks_linear(model: DualVAE, seed: int) -> None:
+    """Start both decoders as random linear maps (Balduzzi et al. 2017, sec. 4.1): mirrored rows
+    ±W before each ReLU, mirrored columns after it, and residual branches at zero."""
+    rng = generator(seed, "looks linear")
+    first, middle, last = (model.decoder_A.decoder[i] for i in (0, 2, 4))
+    _mirror(first, _orthogonal(16, D, rng), rows=True)
+    _mirror(middle, _orthogonal(32, 16, rng), rows=True, columns=True)
+    _mirror(last, _orthogonal(T * C, 32, rng), columns=True)
+    b = model.decoder_B
+    _mirror(b.fc_in, _orthogonal(64, D, rng), rows=True)
+    _mirror(b.fc_out, _orthogonal(T * C, 64, rng), columns=True)
+    for block in (b.residual1.block, b.residual2.block):
+        block[2].weight.zero_()
+        block[2].bias.zero_()
+
+
+def _mirror(layer: nn.Linear, w: Tensor, rows: bool = False, columns: bool = False) -> None:
+    w = torch.cat([w, -w], 1) if columns else w
+    layer.weight.copy_(torch.cat([w, -w]) if rows else w)
+    layer.bias.zero_()
+
+
+def _orthogonal(rows: int, columns: int, rng: torch.Generator) -> Tensor:
+    return nn.init.orthogonal_(torch.empty(rows, columns), generator=rng)
+
+
+def baked(model: DualVAE, tau: float) -> DualVAE:
+    """A copy whose last decoder layers carry τ: the network that is measured and kept."""
+    final = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in (final.decoder_A.decoder[4], final.decoder_B.fc_out):
+            layer.weight *= tau
+            layer.bias *= tau
+    return final
+
+
+def fit(p: TrainStraight) -> Iterator[Epoch]:
+    """Train and yield after each epoch; see the module's text for the objective.
+
+    All random numbers are drawn on the CPU, so every device sees the same ones.
+
+    Raises:
+        TrainingError: the loss is no longer finite.
+        InputError: `p.device` is not there.
+    """
+    device = pick_device(p.device)
+    model = DualVAE.fresh(p.seed)
+    if p.looks_linear:
+        looks_linear(model, p.seed)
+    model.to(device)
+    data = all_operations()[split(p.split_seed).train].to(device)
+    parameters = [v for k, v in model.named_parameters() if not k.startswith("state_net")]
+    optimiser = torch.optim.Adam(parameters, betas=(0.9, p.adam_beta2), fused=True)
+    rng, steps = generator(p.seed, "training"), len(data) // p.batch_size
+    for epoch in range(p.epochs):
+        order = torch.randperm(len(data), generator=rng)[: steps * p.batch_size]
+        batches = data[order.to(device)].view(steps, p.batch_size, T)
+        eps = torch.randn(steps, 2, p.batch_size, D, generator=rng).to(device)
+        prior = torch.randn(steps, p.prior_size, D, generator=rng).to(device)
+        losses = torch.zeros(steps, 2, device=device)
+        for k in range(steps):
+            progress = (epoch * steps + k) / (p.epochs * steps)
+            optimiser.param_groups[0]["lr"] = learning_rate(p, progress)
+            loss = torch.stack(
+                [
+                    vae_loss(model, vae, batches[k], eps[k, i], prior[k], p, progress)
+                    for i, vae in enumerate(VAES)
+                ]
+            )
+            optimiser.zero_grad()
+            loss.sum().backward()
+            optimiser.step()
+            losses[k] = loss.detach()
+        means = _means(losses, epoch)
+        final = baked(model, sharpness(p, (epoch + 1) / p.epochs))
+        measures = honest_measures(final, p.split_seed, p.coverage_n, p.seed, epoch)
+        yield Epoch(epoch, {**means, **measures, "lr": learning_rate(p, progress)}, final)
+
+
+def vae_loss(
+    model: DualVAE, vae: str, x: Tensor, eps: Tensor, prior: Tensor, p: TrainStraight, t: float
+) -> Tensor:
+    """CE(τ·f(z)) + β·KL + w_u·unevenness + w_s·crookedness, in nats a sample where that applies.
+
+    x (B, T) in {-1, 0, 1}; eps (B, D) and prior (S, D) standard normal; t progress 0 … 1.
+    """
+    q = model.encoder(vae)(x.float())
+    z = q.mu + (q.logvar / 2).exp() * eps
+    pairs = prior[: len(prior) // 2]
+    middle = (pairs + pairs.roll(1, 0)) / math.sqrt(2)
+    f = model.decoder(vae)(torch.cat([z, prior, middle]))
+    at_z, at_prior, at_middle = f.split([len(z), len(prior), len(middle)])
+    tau = sharpness(p, t)
+    ce = cross_entropy((tau * at_z).flatten(0, 1), (x + 1).flatten(), reduction="sum") / len(x)
+    loss = ce + beta(p, t) * latent.kl_nats(*q).sum(1).mean()
+    if p.uniformity_weight:
+        blunt = min(tau, p.uniformity_sharpness)  # sharp indicators would be mostly noise
+        loss = loss + p.uniformity_weight * unevenness(blunt * at_prior)
+    if p.straightness_weight:
+        loss = loss + p.straightness_weight * crookedness(at_prior, at_middle)
+    return loss
+
+
+def _means(losses: Tensor, epoch: int) -> dict[str, float]:
+    loss_A, loss_B = losses.mean(0).tolist()
+    if not math.isfinite(loss_A + loss_B):
+        raise TrainingError(f"The loss is no longer finite in epoch {epoch}: {loss_A}, {loss_B}.")
+    return {"loss": loss_A + loss_B, "loss_A": loss_A, "loss_B": loss_B}
