@@ -8,7 +8,7 @@ NAME ?= report
 BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: report test lint lab lock
+.PHONY: report test lint lab lock bench evidence keygen
 .DEFAULT_GOAL := report
 
 report: .venv/ready
@@ -18,11 +18,22 @@ report: .venv/ready
 test: .venv/ready
 	@$(BIN)/python -m pytest lib/tests notebooks --nbval-lax --nbval-current-env
 
+bench: .venv/ready
+	@$(BIN)/python -m fluxttice_core.bench
+
+evidence: .venv/ready
+	@$(BIN)/python -m fluxttice_core.evidence
+
 lint: .venv/ready
 	@$(BIN)/ruff check lib && $(BIN)/ruff format --check lib
 
 lab: .venv/ready
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# A signing key in ~/.config/fluxttice, never overwritten; certification signs with the one that
+# FLUXTTICE_SIGNING_KEY names.
+keygen: .venv/ready
+	@$(BIN)/fluxttice keygen
 
 lock: .venv/ready
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --no-header --no-annotate --quiet \

@@ -4,20 +4,24 @@ What is hashed is what is loaded: a file is read once, its bytes are hashed, and
 from those bytes. Nothing pickled is ever executed.
 """
 
+import contextlib
 import io
 import json
+import math
+import shutil
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import files
+from . import archive, files
 from .errors import InputError
 from .model import DualVAE
 from .operations import split
@@ -25,6 +29,7 @@ from .operations import split
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 SCHEMA = "fluxttice/manifest/1"
 MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
+MAX_HISTORY = 1_000_000  # values
 
 # Everything a v5.5 file holds apart from the weights and the optimiser's state.
 V55_HISTORY = (
@@ -37,13 +42,20 @@ V55_HISTORY = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model and where it came from. `sha256` is of the weight file's bytes as read."""
+    """A loaded model and where it came from. `sha256` is of the weight file's bytes as read.
+
+    `contents` are the bytes of its two files by name; empty for a v5.5 `.pt`.
+    """
 
     model: DualVAE
     path: str
     sha256: str
-    epoch: int | None
     manifest: dict[str, Any] = field(repr=False)
+    contents: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def epoch(self) -> int | None:
+        return self.manifest.get("epoch")
 
     def record(self) -> dict[str, Any]:
         return {"path": self.path, "sha256": self.sha256, "epoch": self.epoch}
@@ -52,23 +64,19 @@ class Checkpoint:
 def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
     """Read a checkpoint of ours (its folder, or the weights in it) or a v5.5 `.pt`.
 
-    The model comes in evaluation mode, on the CPU.
+    The model comes in evaluation mode, on the CPU. Each file is read once.
 
     Raises:
         InputError: nothing there, not a checkpoint, another architecture, values that are not
             finite, or weights whose sha256 is not the manifest's or not `expected_sha256`.
     """
-    if not str(path).strip():
-        raise InputError("checkpoint is empty: give the path of a checkpoint folder or a .pt file.")
-    place = files.find(path)
-    if not place.exists():
-        raise InputError(f"No checkpoint at {path}: there is no such file or folder.")
-    if place.is_dir() and not (place / WEIGHTS).is_file():
+    place = find(path)
+    weights = place / WEIGHTS if place.is_dir() else place
+    if place.is_dir() and not (weights.is_file() or weights.is_symlink()):
         raise InputError(
             f"{path} is a folder without a {WEIGHTS}: give a checkpoint's folder or file."
         )
-    weights = place / WEIGHTS if place.is_dir() else place
-    data = _read(weights)
+    data = read_file(weights, links=not place.is_dir())
     digest = files.sha256(data)
     if expected_sha256 and expected_sha256.strip().lower() != digest:
         raise InputError(
@@ -76,96 +84,152 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
         )
     if zipfile.is_zipfile(io.BytesIO(data)):
         state, manifest = read_v5_5(data, str(path))
-    else:
-        state, manifest = _read_ours(data, weights.parent / MANIFEST, digest, str(path))
-    model = _model(state, str(path))
-    return Checkpoint(model, files.shown(place), digest, manifest.get("epoch"), manifest)
-
-
-def _read(path: Path) -> bytes:
-    size = path.stat().st_size
-    if size > MAX_BYTES:
+        return Checkpoint(_model(state, str(path)), files.shown(place), digest, manifest)
+    beside = weights.parent / MANIFEST
+    if not (beside.is_file() or beside.is_symlink()):
+        state_of(data, str(path))  # what is no checkpoint at all is better told so
         raise InputError(
-            f"{path} has {size:,} bytes, but a checkpoint of this network has under 64 MiB."
+            f"{path} has no {MANIFEST} beside it: weights without one are of unknown origin."
         )
-    if size == 0:
+    return from_bytes(data, read_file(beside), str(path), files.shown(place))
+
+
+def find(path: str | Path) -> Path:
+    """The existing file or folder that `path` means, or an InputError."""
+    if not str(path).strip():
+        raise InputError("checkpoint is empty: give the path of a checkpoint folder or a .pt file.")
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, a null byte, no user
+        place = files.find(path)
+        if place.exists():
+            return place
+    raise InputError(f"No checkpoint at {path}: there is no such file or folder.")
+
+
+def read_file(path: Path, links: bool = False) -> bytes:
+    """All bytes of a regular file of at most 64 MiB; a link is refused unless `links`."""
+    if path.is_symlink() and not links:
+        raise InputError(f"{path} is a link, but a checkpoint holds its own files: refused.")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file that can be read.")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    if len(data) > MAX_BYTES:
+        raise InputError(
+            f"{path} has more than 64 MiB, and a checkpoint of this network has under 3 MB."
+        )
+    if not data:
         raise InputError(f"{path} is empty (0 bytes): not a checkpoint.")
-    return path.read_bytes()
+    return data
 
 
-def _read_ours(data: bytes, manifest: Path, digest: str, name: str) -> tuple[dict, dict]:
+def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkpoint:
+    """The checkpoint that the bytes of its two files make: what was hashed is what is loaded.
+
+    Args:
+        weights, manifest: contents of model.safetensors and of manifest.json.
+        name: what to call it in a refusal; shown: what to call it in a record.
+
+    Raises:
+        InputError: as `load`.
+    """
+    state, digest = state_of(weights, name), files.sha256(weights)
     try:
-        state = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
-        raise InputError(f"{name} is neither a safetensors file nor a v5.5 .pt: {error}.") from None
-    if not manifest.is_file():
+        record = parse_json(manifest)
+        claimed, epoch = record["weights"]["sha256"], record.get("epoch")
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
-            f"{name} has no {MANIFEST} beside it: weights without one are of unknown origin."
-        )
-    try:
-        record = json.loads(_read(manifest))
-        claimed = record["weights"]["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{manifest} is not a manifest of a checkpoint: not valid JSON, or cut."
+            f"{name} has a {MANIFEST} that is not a checkpoint's manifest: not valid JSON, or cut."
         ) from None
     if claimed != digest:
         raise InputError(f"{name} has sha256 {digest}, but its manifest says {claimed}: refused.")
-    return state, record
+    if type(epoch) not in (int, type(None)):
+        raise InputError(f"{name} has a manifest whose epoch is {epoch!r}, not a whole number.")
+    contents = {WEIGHTS: weights, MANIFEST: manifest}
+    return Checkpoint(_model(state, name), shown, digest, record, contents)
+
+
+def state_of(data: bytes, name: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; a header that names one twice is refused."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        parse_json(data[8 : 8 + min(length, len(data))])
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{name} is neither a safetensors file nor a v5.5 .pt: {reason}."
+        ) from None
+
+
+def parse_json(data: bytes) -> Any:
+    """Strict JSON: no name twice, no NaN. Raises ValueError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name stands twice in its JSON")
+        return dict(pairs)
+
+    def no_constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(data, object_pairs_hook=unique, parse_constant=no_constant)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
 
 
 def read_v5_5(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State dict and history of a v5.5 `.pt`, without executing a byte of its pickle.
+    """State dict and manifest (with the history) of a v5.5 `.pt`, read by `archive`.
 
-    Allowed are tensors, plain containers and numpy's scalars; anything else a pickle asks for is
-    refused by name. Compressed archives are refused unread (torch never writes one).
+    No byte of its pickle is executed. The optimiser's state, which measuring does not need, and
+    keys that v5.5 did not write are left out, and named in the manifest.
     """
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > len(data):
-            raise InputError(f"{name} unpacks to more than its size: not a .pt that torch wrote.")
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
-        reason = _refused_global(str(error)) or "the archive is damaged or was not written by torch"
-        raise InputError(f"{name} is not a v5.5 checkpoint: {reason}.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise InputError(f"{name} is not a v5.5 checkpoint: it has no state dict under 'model'.")
+        content = archive.read(data)
+        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+            raise archive.Refused("it has no state dict under 'model'")
+        budget = iter(range(MAX_HISTORY))
+        history = {key: _plain(content[key], budget) for key in V55_HISTORY if key in content}
+    except archive.Refused as error:
+        raise InputError(f"{name} is not a v5.5 checkpoint: {error}.") from None
+    except RecursionError:
+        raise InputError(f"{name} is not a v5.5 checkpoint: it is nested too deeply.") from None
     state = {str(k).removeprefix("_orig_mod."): v for k, v in content["model"].items()}
-    history = {key: _plain(content[key]) for key in V55_HISTORY if key in content}
+    if len(state) < len(content["model"]):
+        raise InputError(f"{name} is not a v5.5 checkpoint: two of its tensors have the same name.")
     epoch = history.get("epoch")
     return state, {
-        "format": "v5.5 .pt",
-        "epoch": epoch if isinstance(epoch, int) else None,
+        "epoch": epoch if type(epoch) is int else None,
+        "imported": {
+            "format": "v5.5 .pt",
+            "file": Path(name).name,
+            "sha256": files.sha256(data),
+            "bytes": len(data),
+            "left_out": [str(k)[:80] for k in content if k not in ("model", *V55_HISTORY)][:100],
+        },
         "history": history,
     }
 
 
-def _numpy_scalars() -> list[Any]:
-    types = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")]
-    scalar = np._core.multiarray.scalar
-    return [*types, np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar")]
-
-
-def _refused_global(message: str) -> str:
-    marker = "Unsupported global: GLOBAL "
-    if marker not in message:
-        return ""
-    asked = message.split(marker)[1].split()[0]
-    return f"it asks to run {asked}, and no code in a checkpoint is ever run"
-
-
-def _plain(value: Any) -> Any:
+def _plain(value: Any, budget: Iterator[int]) -> Any:
     """JSON-ready copy of a v5.5 history value; what is not finite or not data becomes a string."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (np.generic, Tensor)):
+    if next(budget, None) is None:
+        raise archive.Refused(f"its history has more than {MAX_HISTORY:,} values")
+    if isinstance(value, Tensor):
+        if value.numel() > MAX_HISTORY:
+            raise archive.Refused(f"its history has more than {MAX_HISTORY:,} values")
         value = value.tolist()
-    if isinstance(value, float) and not np.isfinite(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v, budget) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, budget) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value if isinstance(value, (bool, int, float, str, list, type(None))) else str(value)
+    known = isinstance(value, (bool, int, float, str, type(None)))
+    return value if known else f"({type(value).__name__})"
 
 
 def _model(state: dict[str, Any], name: str) -> DualVAE:
@@ -174,7 +238,8 @@ def _model(state: dict[str, Any], name: str) -> DualVAE:
     first = state.get("state_net.encoder.0.weight")
     if isinstance(first, Tensor) and tuple(first.shape) == (32, 12):
         raise InputError(
-            f"{name} is a v5.6 checkpoint: its StateNet reads 12 numbers, and v5.5's reads 9."
+            f"{name} is a v5.6 checkpoint: its state_net.encoder.0.weight has shape (32, 12), "
+            "and v5.5's has (32, 9)."
         )
     for key in [*reference, *state]:
         problem = _difference(key, state.get(key), reference.get(key))
@@ -200,15 +265,21 @@ def save(folder: Path, model: DualVAE, epoch: int | None, facts: dict[str, Any])
     """Write weights and manifest to a new `folder`; never over an existing one.
 
     Args:
-        folder: where to; its parent exists.
+        folder: where to; it appears only when it is complete.
         epoch: the epoch of these weights, from 0.
         facts: JSON-ready extras of the manifest (config, selection, split …).
 
     Raises:
-        InputError: `folder` exists.
+        InputError: `folder` exists or cannot be made.
     """
-    if folder.exists():
-        raise InputError(f"{folder} exists already: a checkpoint is never written over.")
+    with new_folder(folder) as draft:
+        for name, data in packed(model, epoch, facts).items():
+            files.write_bytes(draft / name, data)
+    return folder
+
+
+def packed(model: DualVAE, epoch: int | None, facts: dict[str, Any]) -> dict[str, bytes]:
+    """The bytes of a checkpoint's two files, by name."""
     data = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
     manifest = {
         "schema": SCHEMA,
@@ -219,12 +290,54 @@ def save(folder: Path, model: DualVAE, epoch: int | None, facts: dict[str, Any])
         "environment": files.environment(),
         "git": files.git_commit(),
     }
-    draft = folder.with_name(f".{folder.name}.draft")
-    draft.mkdir(parents=True)
-    files.write_bytes(draft / WEIGHTS, data)
-    files.write_json(draft / MANIFEST, manifest)
-    draft.rename(folder)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    return {WEIGHTS: data, MANIFEST: (text + "\n").encode()}
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A draft to fill, which becomes `folder` at the end, or nothing if anything fails.
+
+    Raises:
+        InputError: `folder` exists or cannot be made.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} exists already: a checkpoint is never written over.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}).") from None
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def import_v5_5(path: str | Path, folder: Path) -> Path:
+    """Write the v5.5 `.pt` at `path` as a checkpoint of ours: a new `folder`.
+
+    Weights bit for bit; the history and the original's sha256 as manifest data.
+
+    Raises:
+        InputError: not a v5.5 `.pt` (see `load`), or `folder` exists or cannot be made.
+    """
+    loaded = load(path)
+    if "imported" not in loaded.manifest or loaded.contents:
+        raise InputError(f"{path} is a checkpoint of ours already: there is nothing to import.")
+    with new_folder(folder) as draft:
+        for name, data in contents(loaded).items():
+            files.write_bytes(draft / name, data)
     return folder
+
+
+def contents(loaded: Checkpoint) -> dict[str, bytes]:
+    """Both files of a loaded checkpoint: as they were read, or made now from a v5.5 `.pt`."""
+    facts = {key: value for key, value in loaded.manifest.items() if key != "epoch"}
+    return loaded.contents or packed(loaded.model, loaded.epoch, facts)
 
 
 def split_record(seed: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .errors import InputError
 from .gates import NS
 from .intervals import student_t
 from .measure import essentials
-from .model import VAES
+from .model import VAES, DualVAE
 from .operations import split
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
@@ -32,7 +32,7 @@ METRICS = {
 
 
 def path() -> Path:
-    return files.reports_folder() / "evidence.csv"
+    return files.root() / "reports" / "evidence.csv"
 
 
 def run() -> None:
@@ -44,7 +44,7 @@ def run() -> None:
     where = files.root() / "params" / "evidence.yaml"
     plan = params.read_yaml(where)
     jobs = [(name, seed) for seed in plan["seeds"] for name in plan["recipes"]]
-    done = {(row.recipe, row.seed) for row in read().itertuples()} if path().exists() else set()
+    done = {(row.recipe, row.seed) for row in read().itertuples()}
     for number, (name, seed) in enumerate(jobs, 1):
         if (name, seed) in done:
             continue
@@ -64,15 +64,16 @@ def _train(p: params.Train) -> list[dict]:
             kernel_name="python3", progress_bar=False,
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )  # fmt: skip
-        return rows(checkpoint.load(Path(folder, "checkpoint")), p.split_seed)
+        loaded = checkpoint.load(Path(folder, "checkpoint"))
+        return [{"epoch": loaded.epoch, **row} for row in rows(loaded.model, p.split_seed)]
 
 
-def rows(loaded: checkpoint.Checkpoint, split_seed: int) -> list[dict]:
-    """`{epoch, vae, …METRICS}` of a checkpoint, one row a VAE."""
+def rows(model: DualVAE, split_seed: int) -> list[dict]:
+    """`{vae, …METRICS}` of a model, one row a VAE, each alone."""
     table = []
     for vae in VAES:
-        m = marginal.marginal(loaded.model.decoder(vae), K, SEED, vae)
-        found = essentials(loaded.model, vae, m, split(split_seed), SEED, NS)
+        m = marginal.marginal(model.decoder(vae), K, SEED, vae)
+        found = essentials(model, vae, m, split(split_seed), SEED, NS)
         argmax = [row for row in found["expected_coverage"] if row["decode"] == "argmax"]
         values = [
             *(row["of_ceiling"] for row in argmax),
@@ -80,18 +81,21 @@ def rows(loaded: checkpoint.Checkpoint, split_seed: int) -> list[dict]:
             found["exact_match"]["test"],
             found["reconstruction"]["sample"]["test"]["share"],
         ]
-        table.append({"epoch": loaded.epoch, "vae": vae, **dict(zip(METRICS, values, strict=True))})
+        table.append({"vae": vae, **dict(zip(METRICS, values, strict=True))})
     return table
 
 
 def _append(frame: pd.DataFrame) -> None:
     """The whole table again in one atomic write: an interrupted batch never leaves half a row."""
     both = pd.concat([read(), frame]) if path().exists() else frame
+    path().parent.mkdir(exist_ok=True)
     files.write_bytes(path(), both.to_csv(index=False, float_format="%.8f").encode())
 
 
 def read() -> pd.DataFrame:
-    """reports/evidence.csv as a frame: `recipe, seed, epoch, vae, …METRICS`."""
+    """reports/evidence.csv as a frame, `recipe, seed, epoch, vae, …METRICS`; empty without it."""
+    if not path().exists():
+        return pd.DataFrame(columns=["recipe", "seed", "epoch", "vae", *METRICS])
     return pd.read_csv(path())
 
 
@@ -108,6 +112,46 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             line[title] = f"{values.mean():.2%}{_interval(values)}, worst {values.min():.3%}"
         table.append(line)
     return pd.DataFrame(table)
+
+
+QUESTIONS = {
+    "Does StateNet help?": ("v5.5", "v5.5, no StateNet"),
+    "Does cross-injection help?": ("v5.5", "v5.5, no cross-injection"),
+    "Does the output entropy term help?": ("v5.5", "v5.5, no output entropy term"),
+    "Does the linear start help?": ("straight", "straight, no looks-linear start"),
+    "Does the unevenness term help?": ("straight", "straight, no unevenness term"),
+    "Does the crookedness term help?": ("straight", "straight, no crookedness term"),
+    "Does sharpening help?": ("straight", "straight, no sharpening"),
+    "Does the fall of beta help?": ("straight", "straight, beta kept at 0.5"),
+}
+
+
+def answers(frame: pd.DataFrame | None = None) -> list[str]:
+    """One line a question: the paired differences, with minus without, of two metrics by VAE.
+
+    Differences are in percentage points, mean over the seeds both have, Student t interval.
+    """
+    frame = read() if frame is None else frame
+    lines = []
+    for question, (whole, without) in QUESTIONS.items():
+        if not {whole, without} <= set(frame.recipe):
+            continue  # a batch that has not come so far
+        parts = []
+        for metric in ("coverage_50000", "information"):
+            for vae in VAES:
+                table = frame[frame.vae == vae].pivot(index="seed", columns="recipe", values=metric)
+                difference = 100 * (table[whole] - table[without]).dropna().to_numpy()
+                parts.append(f"{metric} {vae} {_verdict(difference)}")
+        lines.append(f"{question} {'; '.join(parts)}")
+    return lines
+
+
+def _verdict(difference: object) -> str:
+    if len(difference) < 2:
+        return "has one seed: no interval"
+    low, high = student_t(difference)
+    word = "helps" if low > 0 else "hurts" if high < 0 else "no effect seen"
+    return f"{word} ({difference.mean():+.2f} points, {low:+.2f} … {high:+.2f})"
 
 
 def _interval(values: object) -> str:

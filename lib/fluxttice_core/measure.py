@@ -34,11 +34,7 @@ def measure(model: DualVAE, p: Benchmark, report: Callable[[str], None] = print)
     for prefix, network in (("", model), ("untrained_", fresh)):
         for vae in VAES:
             report(f"measuring {prefix}{vae}: {p.k:,} latents, {p.trials} × {max(p.ns):,} draws")
-            m = marginal.marginal(network.decoder(vae), p.k, p.seed, vae, network.device)
-            results[prefix + vae] = {
-                **essentials(network, vae, m, parts, p.seed, p.ns),
-                **details(network, vae, m, p),
-            }
+            m, results[prefix + vae] = vae_results(network, vae, parts, p)
             marginals[prefix + vae] = m
     report("measuring the controls")
     rows = control_rows(parts, p)
@@ -49,6 +45,12 @@ def measure(model: DualVAE, p: Benchmark, report: Callable[[str], None] = print)
         "diversity": diversity(marginals["A"], marginals["B"], p.ns),
         "perfect": {"min_p_times_m": marginal.noise_floor(p.k, p.seed)},
     }
+
+
+def vae_results(model: DualVAE, vae: str, parts: Split, p: Benchmark) -> tuple[Marginal, dict]:
+    """One VAE's marginal, and everything measured of it: `essentials` and `details`."""
+    m = marginal.marginal(model.decoder(vae), p.k, p.seed, vae, model.device)
+    return m, {**essentials(model, vae, m, parts, p.seed, p.ns), **details(model, vae, m, p)}
 
 
 def essentials(

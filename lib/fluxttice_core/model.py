@@ -139,7 +139,10 @@ class DualVAE(nn.Module):
 
         `how` is one of HOW (see `read_out`); "categorical" needs `rng`.
         """
-        latents = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        try:
+            latents = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"z must be an array of numbers of shape (n, {D}): {error}.") from None
         if latents.ndim != 2 or latents.shape[1] != D:
             raise InputError(f"z has shape {tuple(latents.shape)}, but must be (n, {D}).")
         if not latents.isfinite().all():

@@ -97,30 +97,27 @@ def follow(epochs: Iterable[Epoch], p: Any, run_dir: Path, progress: Callable) -
     Returns:
         One row an epoch: `{epoch, score, selected, …}`; exactly one is selected.
     """
-    rows, weights = [], None
+    rows, selected = [], None
     try:
         for epoch in epochs:
-            rows.append({"epoch": epoch.number, "score": score(epoch.measures), **epoch.measures})
-            progress(rows[-1])
-            best = _best(rows)
-            if best is rows[-1]:
+            row = {"epoch": epoch.number, "score": score(epoch.measures), **epoch.measures}
+            if selected is None or row["score"] > selected[0]["score"]:
                 weights = {k: v.clone() for k, v in epoch.model.state_dict().items()}
+                selected = row, weights  # in one step: an interrupt never parts the two
+            rows.append(row)
             if epoch.number % p.keep_every == 0:
                 folder = run_dir / "epochs" / f"epoch-{epoch.number:03d}"
-                save(folder, epoch.model, epoch.number, _facts(p, rows[-1], len(rows)))
-            if epoch.number - best["epoch"] >= p.patience:
+                save(folder, epoch.model, epoch.number, _facts(p, row, len(rows)))
+            progress(row)
+            if epoch.number - selected[0]["epoch"] >= p.patience:
                 break
     finally:
-        if weights:
+        if selected:
             model = DualVAE.fresh(0)
-            model.load_state_dict(weights)
-            best = _best(rows)
-            save(run_dir / "checkpoint", model, best["epoch"], _facts(p, best, len(rows)))
-    return [{**row, "selected": row is best} for row in rows]
-
-
-def _best(rows: list[dict]) -> dict:
-    return max(rows, key=lambda row: row["score"])  # max returns the first of equals
+            model.load_state_dict(selected[1])
+            facts = _facts(p, selected[0], len(rows))
+            save(run_dir / "checkpoint", model, selected[0]["epoch"], facts)
+    return [{**row, "selected": row is selected[0]} for row in rows]
 
 
 def _facts(p: Any, row: dict, epochs_run: int) -> dict[str, Any]:

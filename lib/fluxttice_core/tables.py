@@ -124,6 +124,24 @@ def diversity(results: dict) -> Styler:
     return _left(frame).format(precision=1, thousands=",")
 
 
+def epochs(rows: list[dict], every: int) -> Styler:
+    """The honest measures of every so many epochs, of the selected one and of the last."""
+    keys = [f"{key}_{vae}" for key in ("val_exact", "coverage", "information") for vae in "AB"]
+    frame = pd.DataFrame(
+        {
+            "epoch": row["epoch"],
+            "score": f"{row['score']:.4f}",
+            **{key.replace("_", " "): number(row[key]) for key in keys},
+            "latent entropy A": f"{row['latent_entropy_A']:.3f}",
+            "latent entropy B": f"{row['latent_entropy_B']:.3f}",
+            "selected": "selected" if row["selected"] else "",
+        }
+        for row in rows
+        if row["epoch"] % every == 0 or row["selected"] or row is rows[-1]
+    )
+    return _left(frame)
+
+
 def gates(rows: list[dict]) -> Styler:
     """One gate a row: bound, value, interval, verdict."""
     frame = pd.DataFrame(
@@ -163,8 +181,11 @@ def generalization(measured: dict[str, dict[str, dict]]) -> Styler:
 
 
 def number(value: float, metric: str = "") -> str:
-    """A share as a percentage with three decimals; a metric in plain units as a number."""
-    return f"{value:.3f}" if metric in PLAIN_UNITS else f"{value:.3%}"
+    """A share as a percentage, with four decimals where two would round it up to all or near it;
+    a metric in plain units as a number."""
+    if metric in PLAIN_UNITS:
+        return f"{value:.3f}"
+    return f"{value:.4%}" if 0.999 < value < 1 else f"{value:.2%}"
 
 
 def interval(bounds: list[float], metric: str = "") -> str:

@@ -76,7 +76,9 @@ def lambda3(p: TrainV55, epoch: int) -> float:
 
 
 def repulsion(z: Tensor, width: float) -> Tensor:
-    """Mean over pairs of exp(-‖z_i - z_j‖² / width), scalar; z (B, D)."""
+    """Mean over pairs of exp(-‖z_i - z_j‖² / width), scalar, 0 without a pair; z (B, D)."""
+    if len(z) < 2:
+        return z.new_zeros(())
     return torch.exp(torch.pdist(z).square() / -width).mean()
 
 
