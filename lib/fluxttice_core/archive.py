@@ -30,7 +30,11 @@ STORAGES = {
     }.items()
 }  # fmt: skip
 # Known, and part of no network of ours: stands in its place, so that the place can be named.
-SPARSE = {"torch._utils._rebuild_sparse_tensor", "torch.serialization._get_layout"}
+SPARSE = {
+    "torch._utils._rebuild_sparse_tensor",
+    "torch.serialization._get_layout",
+    "torch.Size",
+}
 NAMES = {
     "collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter",
     "numpy.dtype", "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar",

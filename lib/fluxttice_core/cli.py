@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from .errors import InputError
 
@@ -25,6 +26,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--checkpoint", default="", help="measure this one instead of training")
     report.add_argument("--name", default="report", help="last part of the folder's name")
     report.set_defaults(run=_report)
+    verify = commands.add_parser("verify", help="check a certified checkpoint and measure it again")
+    verify.add_argument("path", help="its folder")
+    verify.add_argument("--quick", action="store_true", help="measure nothing again")
+    verify.add_argument("--public-key", help="file of the key to trust instead of the project's")
+    verify.set_defaults(run=_verify)
+    import_ = commands.add_parser("import", help="turn a v5.5 .pt into a checkpoint of ours")
+    import_.add_argument("old", help="the .pt")
+    import_.add_argument("folder", help="a new folder")
+    import_.set_defaults(run=_import)
+    keygen = commands.add_parser("keygen", help="make a signing key, outside the repository")
+    keygen.add_argument("path", nargs="?", help="where to (default: in ~/.config/fluxttice)")
+    keygen.set_defaults(run=_keygen)
     return parser
 
 
@@ -40,4 +53,40 @@ def _report(options: argparse.Namespace) -> int:
         print(f"fluxttice: {error}", file=sys.stderr)
         return 1
     print(f"\nDone: open the .html files in\n{files.shown(folder)}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from . import checkpoint, signing, verify
+
+    trusted = signing.FINGERPRINT
+    if options.public_key:
+        key = checkpoint.read_file(checkpoint.find(options.public_key), links=True)
+        trusted = signing.fingerprint(key)
+    found = verify.verify(options.path, trusted, options.quick)
+    print(verify.table(found.rows))
+    if found.problem:
+        raise InputError(f"{options.path} is refused: {found.problem}.")
+    measured = "nothing measured again" if options.quick else "every gate measured again"
+    print(f"PASS: {options.path}, signed by the trusted key, {measured}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from . import checkpoint
+
+    folder = checkpoint.import_v5_5(options.old, Path(options.folder))
+    loaded = checkpoint.load(folder)
+    print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
+    print(f"from {options.old}, sha256 {loaded.manifest['imported']['sha256']}")
+    return 0
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    from . import signing
+
+    path = options.path or signing.DEFAULT_KEY
+    print(f"fingerprint {signing.keygen(path)}")
+    print(f"private key {path}: keep it to yourself; to sign with it, certify with")
+    print(f"    export {signing.KEY_VARIABLE}={path}")
     return 0

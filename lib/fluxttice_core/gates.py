@@ -1,8 +1,9 @@
 """Gates: the bounds a checkpoint must meet, and the verdict where an interval straddles one."""
 
+import math
 from collections.abc import Callable
 
-from . import marginal
+from . import checkpoint, controls, generalization, marginal
 from .coverage import ceiling
 from .measure import essentials
 from .model import VAES, DualVAE
@@ -10,6 +11,8 @@ from .operations import M, split
 from .params import Certify
 
 NS = [50_000, 195_000]
+# Latents for what stands beside the model: as few as give unbiased coverage at the largest N.
+CHEAP_K = math.ceil(max(NS) / (1 - 1 / marginal.GROUPS) / marginal.GROUPS) * marginal.GROUPS
 
 
 def judge(low: float, high: float, bound: float) -> str:
@@ -23,6 +26,67 @@ def verdict(rows: list[dict]) -> str:
     """PASS only if every gate is; FAIL if any is; otherwise ABSTAIN, which is never PASS."""
     found = {row["verdict"] for row in rows}
     return "FAIL" if "FAIL" in found else "ABSTAIN" if "ABSTAIN" in found or not rows else "PASS"
+
+
+def every(model: DualVAE, p: Certify, report: Callable[[str], None] = print) -> list[dict]:
+    """All rows that a verdict rests on: `gates`, then `generalisation`."""
+    parts = split(p.split_seed)
+    general = {vae: generalization.measure(model, vae, parts, p.seed) for vae in VAES}
+    return [*gates(model, p, report), *generalisation(general)]
+
+
+def generalisation(measured: dict[str, dict[str, dict]]) -> list[dict]:
+    """`generalization.measure` of each VAE as rows of the shape of `gates`, with an `upper` bound.
+
+    PASS: the whole interval within the bounds. FAIL: the whole of it outside, or a value that was
+    refused (None). Else ABSTAIN. What is exact has a point for an interval.
+    """
+    rows = []
+    for vae, found in measured.items():
+        unmet = generalization.failures(found)
+        for name, row in found.items():
+            [quantity] = generalization.BOUNDS.keys() & row.keys()
+            (bound, upper), value = generalization.BOUNDS[quantity], row[quantity]
+            low, high = row["ci95"] or (value, value)
+            outside = value is None or high < bound or (upper is not None and low > upper)
+            judged = "PASS" if name not in unmet else "FAIL" if outside else "ABSTAIN"
+            gate = f"generalisation, {name.replace('_', ' ')}: {quantity}"
+            limits = {"bound": bound, "upper": upper, "value": value}
+            rows.append(
+                {"gate": gate, "vae": vae, **limits, "ci95": [low, high], "verdict": judged}
+            )
+    return rows
+
+
+def control_rows(p: Certify, report: Callable[[str], None] = print) -> list[dict]:
+    """`{control, seed, k, verdict, gates}` of the networks that must fail, at CHEAP_K latents."""
+    networks = [
+        ("untrained", p.untrained_seed, controls.untrained(p.untrained_seed)),
+        ("collapsed", p.seed, controls.collapsed(p.seed)),
+        ("uniform", p.seed, controls.uniform(p.seed)),
+    ]
+    rows, cheap = [], p.model_copy(update={"k": CHEAP_K})
+    for control, seed, network in networks:
+        report(f"control: {control}")
+        found = every(network, cheap, report)
+        about = {"control": control, "seed": seed, "k": CHEAP_K}
+        rows.append({**about, "verdict": verdict(found), "gates": found})
+    return rows
+
+
+def by_epoch(path: str, p: Certify, report: Callable[[str], None] = print) -> list[dict]:
+    """`{epoch, sha256, k, gates}` of the epochs that training kept in `epochs/` beside `path`.
+
+    At CHEAP_K latents, so the intervals are wider than the certificate's. Empty where there is
+    no such folder.
+    """
+    rows, cheap = [], p.model_copy(update={"k": CHEAP_K})
+    for folder in sorted(checkpoint.find(path).resolve().parent.glob("epochs/epoch-*")):
+        kept = checkpoint.load(folder)
+        report(f"epoch {kept.epoch}")
+        found = gates(kept.model, cheap, lambda _step: None)
+        rows.append({"epoch": kept.epoch, "sha256": kept.sha256, "k": CHEAP_K, "gates": found})
+    return rows
 
 
 def gates(model: DualVAE, p: Certify, report: Callable[[str], None] = print) -> list[dict]:

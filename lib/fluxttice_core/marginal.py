@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 from scipy.special import gammaln
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from .coverage import Decoder, ceiling
 from .errors import InputError
@@ -27,6 +28,7 @@ from .streams import generator
 LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M operations
 GROUPS = 20
 CHUNK = 5_000  # latents at a time: bounds the memory, whatever K is
+TINY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def trit_distributions(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     x = logits.permute(1, 2, 0).contiguous()  # (T, C, B)
     top, classes = _top(x)
-    x -= top[:, None]
+    x = (x - top[:, None]).clamp_(min=-69)  # e^-69 < TINY², and no denormal comes of it
     e = x.exp()
     total = e.sum(1)  # (T, B)
     entropy = (total.log() - (e * x).sum(1) / total).sum(0)
@@ -112,10 +114,14 @@ def _powers(device: torch.device) -> Tensor:
 
 
 def _outer(p: Tensor) -> Tensor:
-    """(n, C, B) → (C^n, B): products over the n trits, the first trit the lowest digit."""
-    product = p[0]
+    """(n, C, B) → (C^n, B): products over the n trits, the first trit the lowest digit.
+
+    What falls below TINY becomes 0, so that no denormal number slows the arithmetic; a latent
+    loses less than M·TINY of its probability by that.
+    """
+    product = threshold(p[0], TINY, 0.0)
     for trit in p[1:]:
-        product = (trit[:, None] * product[None]).flatten(0, 1)
+        product = threshold((trit[:, None] * product[None]).flatten(0, 1), TINY, 0.0)
     return product
 
 

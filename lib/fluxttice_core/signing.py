@@ -1,0 +1,180 @@
+"""Signatures over a folder: OpenSSF model signing, EC P-256, one detached sigstore bundle.
+
+The bundle lists the sha256 of every file of the folder except its own. It also notes the folder's
+name, which is no part of what is verified: a folder may be renamed, its files may not. The
+standard tool accepts it: `model_signing verify key FOLDER --signature FOLDER/certificate.sig
+--public_key FOLDER/signing_key.pub`.
+
+A public key's fingerprint is the sha256 of its PEM file (`sha256sum signing_key.pub`), which the
+bundle also carries. Who can change the folder can change the key in it, so trust comes from a
+fingerprint known from elsewhere, never from the key that lies there.
+"""
+
+import base64
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from . import files
+from .checkpoint import parse_json
+from .errors import InputError
+
+SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
+FINGERPRINT = "4a7a5642be6e17ab91bdb1e38ec3f86a2c03506e24411176a3c438fe42e8bba3"
+KEY_VARIABLE = "FLUXTTICE_SIGNING_KEY"
+DEFAULT_KEY = Path("~/.config/fluxttice/signing_key.pem")
+
+
+def keygen(path: str | Path = DEFAULT_KEY) -> str:
+    """Make a private key at `path`, readable by its owner alone, and return its fingerprint.
+
+    Raises:
+        InputError: `path` exists (a key is never overwritten), lies in the repository, or cannot
+            be written.
+    """
+    place = _outside(path)
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        if place.exists():
+            raise InputError(f"{path} exists already: a key is never overwritten.") from None
+        raise InputError(f"{path} cannot be written ({error.strerror}).") from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(pem)
+    return fingerprint(public_key(path))
+
+
+def public_key(private_key: str | Path) -> bytes:
+    """The PEM of the public half of the private key at `private_key`.
+
+    Raises:
+        InputError: no such file, inside the repository, or not an unencrypted EC P-256 key.
+    """
+    place = _outside(private_key)
+    try:
+        key = serialization.load_pem_private_key(place.read_bytes(), None)
+    except OSError as error:
+        raise InputError(f"No signing key at {private_key} ({error.strerror}).") from None
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+        raise InputError(f"{private_key} is not an unencrypted EC P-256 private key in PEM.")
+    return _pem(key.public_key())
+
+
+def fingerprint(public_pem: bytes) -> str:
+    """sha256 of a public key's PEM file, hex."""
+    return files.sha256(public_pem)
+
+
+def sign(folder: Path, private_key: str | Path) -> None:
+    """Sign every file of `folder`, none ignored, into `folder`/certificate.sig."""
+    from model_signing import hashing, signing  # takes a second
+
+    every = hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+    signer = signing.Config().use_elliptic_key_signer(private_key=_outside(private_key))
+    signer.set_hashing_config(every).sign(folder, folder / SIGNATURE)
+
+
+def check_signature(contents: dict[str, bytes], trusted: str) -> None:
+    """Raise InputError unless `contents`, file name → bytes, are exactly what `trusted` signed.
+
+    The standard library verifies a private copy of these very bytes. Beyond it: the key must have
+    the `trusted` fingerprint, every file must be listed (git's too, which it skips), and the
+    bundle must be spelled as it is written, so that no second spelling passes.
+    """
+    key = contents[PUBLIC_KEY]
+    if fingerprint(key) != trusted.strip().lower():
+        raise InputError(
+            f"the folder's key has fingerprint {fingerprint(key)}, but {trusted} is trusted."
+        )
+    listed = _listed(contents[SIGNATURE], trusted)
+    reason = _standard_refusal(contents)
+    found = {name: files.sha256(data) for name, data in contents.items() if name != SIGNATURE}
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in found:
+            raise InputError(f"{name} was signed and is missing.")
+        if listed.get(name) != found[name]:
+            problem = "not the file that was signed" if name in listed else "not signed"
+            raise InputError(f"{name} is {problem}.")
+    if reason:
+        raise InputError(f"{reason}.")
+
+
+def _standard_refusal(contents: dict[str, bytes]) -> str:
+    """Why the standard library refuses the files that were signed; empty if it accepts them.
+
+    Raises InputError where it refuses the signature itself, which it does without a word.
+    """
+    from model_signing import verifying
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in contents.items():
+            Path(folder, name).write_bytes(data)
+        config = verifying.Config()
+        try:
+            config.use_elliptic_key_verifier(public_key=Path(folder, PUBLIC_KEY))
+            config.verify(Path(folder), Path(folder, SIGNATURE))
+        except InvalidSignature:
+            raise InputError("the signature was not made by this key over this list.") from None
+        except Exception as error:  # it raises many kinds
+            return " ".join(str(error).split())[:200] or type(error).__name__
+    return ""
+
+
+def _listed(bundle: bytes, trusted: str) -> dict[str, str]:
+    """File name → sha256 that a bundle lists, before its signature is verified."""
+    try:
+        parts = parse_json(bundle)
+        envelope = parts["dsseEnvelope"]
+        [signature] = envelope["signatures"]
+        resources = parse_json(base64.b64decode(envelope["payload"]))["predicate"]["resources"]
+        listed = {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
+        spelled = _spelled(envelope["payload"], signature["sig"], trusted.strip().lower())
+        if len(listed) == len(resources) and spelled == bundle:
+            return listed
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise InputError(f"{SIGNATURE} is damaged: not a bundle as model signing writes it.")
+
+
+def _spelled(payload: str, signature: str, hint: str) -> bytes:
+    """The one way to spell a bundle of this payload and signature by the key `hint`."""
+    payload, signature = (
+        base64.b64encode(base64.b64decode(text, validate=True)).decode()
+        for text in (payload, signature)
+    )
+    bundle = {
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": payload,
+            "payloadType": "application/vnd.in-toto+json",
+            "signatures": [{"sig": signature, "keyid": ""}],
+        },
+    }
+    return json.dumps(bundle, separators=(",", ":")).encode()
+
+
+def _pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _outside(path: str | Path) -> Path:
+    place = Path(path).expanduser().resolve()
+    if place.is_relative_to(files.root().resolve()):
+        raise InputError(f"{path} lies in the repository: a private key belongs outside it.")
+    return place
