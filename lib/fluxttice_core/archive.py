@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_PROGRAM = 4 * 2**20  # bytes of data.pkl; a v5.5 file's has some 100 kB
+MAX_PROGRAM = 2 * 2**20  # bytes of data.pkl; a v5.5 file's has some 100 kB
 MARK = object()
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": MARK}
 NUMPY_SCALARS = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
@@ -69,7 +69,7 @@ def read(data: bytes) -> Any:
         records = _records(data)
         program = records["data.pkl"]
         if len(program) > MAX_PROGRAM:
-            raise Refused("its data.pkl is larger than 4 MiB")
+            raise Refused("its data.pkl is larger than 2 MiB")
         return _Machine(records).run(program)
     except Refused:
         raise
@@ -85,6 +85,8 @@ def _records(data: bytes) -> dict[str, bytes]:
             raise Refused("it is compressed, and torch compresses nothing")
         if sum(entry.file_size for entry in entries) > len(data):
             raise Refused("it unpacks to more than its size")
+        if any(entry.file_size != entry.compress_size for entry in entries):
+            raise Refused("its directory contradicts itself")
         names = [entry.filename.partition("/")[2] for entry in entries]
         if len(set(names)) < len(names):
             raise Refused("two of its entries have the same name")

@@ -14,6 +14,7 @@ import torch
 
 from . import checkpoint, files, gates, records, signing
 from .checkpoint import MANIFEST, WEIGHTS, Checkpoint
+from .errors import InputError
 from .params import Certify
 
 CERTIFICATE = "certificate.json"
@@ -46,7 +47,17 @@ def document(
         p: the parameters of the measurement.
         rows: `gates.every` of it.
         controls: `gates.control_rows`.
+
+    Raises:
+        InputError: the checkpoint records another split than the one of `p.split_seed`.
     """
+    split = checkpoint.split_record(p.split_seed)
+    recorded = loaded.manifest.get("split")
+    if recorded not in (None, split):
+        raise InputError(
+            f"{loaded.path} was trained on another split than that of split_seed {p.split_seed}: "
+            "what would be tested may have been trained on."
+        )
     config, selection = (_section(loaded.manifest, name) for name in ("config", "selection"))
     return {
         "schema": SCHEMA,
@@ -56,8 +67,8 @@ def document(
         "selection_rule": selection.get("rule"),
         "recipe": {"name": config.get("recipe"), "sha256": _hash(config)} if config else None,
         "split": {
-            **checkpoint.split_record(p.split_seed),
-            "trained_on": "recorded, the same" if loaded.manifest.get("split") else "not recorded",
+            **split,
+            "trained_on": "recorded, the same" if recorded else "not recorded",
         },
         "imported": loaded.manifest.get("imported"),
         "gates": rows,

@@ -2,12 +2,20 @@
 
 import torch
 
+from .initialisation import looks_linear
 from .model import DualVAE
 
 
 def untrained(seed: int) -> DualVAE:
     """The same architecture with fresh weights."""
     return DualVAE.fresh(seed).eval()
+
+
+def linear_start(seed: int) -> DualVAE:
+    """Where the `straight` recipe starts: untrained too, and harder to beat than `untrained`."""
+    model = untrained(seed)
+    looks_linear(model, seed)
+    return model
 
 
 def collapsed(seed: int) -> DualVAE:

@@ -11,9 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-import papermill
 
-from . import checkpoint, files, marginal, params
+from . import checkpoint, files, marginal, params, report
 from .errors import InputError
 from .gates import NS
 from .intervals import student_t
@@ -43,14 +42,14 @@ def run() -> None:
     """
     where = files.root() / "params" / "evidence.yaml"
     plan = params.read_yaml(where)
-    jobs = [(name, seed) for seed in plan["seeds"] for name in plan["recipes"]]
+    jobs = [(name, seed) for name, recipe in plan.items() for seed in recipe["seeds"]]
     done = {(row.recipe, row.seed) for row in read().itertuples()}
     for number, (name, seed) in enumerate(jobs, 1):
         if (name, seed) in done:
             continue
         print(f"{number} of {len(jobs)}: {name}, seed {seed}", flush=True)
-        changes = dict(plan["recipes"][name])
-        values = {**params.read_yaml(files.find(changes.pop("file"))), **changes, "seed": seed}
+        changes = {k: v for k, v in plan[name].items() if k not in ("seeds", "file")}
+        values = {**params.read_yaml(files.find(plan[name]["file"])), **changes, "seed": seed}
         p = params.check("train", {**values, "min_score": 0}, f"{where}: {name}")
         _append(pd.DataFrame({"recipe": name, "seed": seed, **row} for row in _train(p)))
 
@@ -58,12 +57,8 @@ def run() -> None:
 def _train(p: params.Train) -> list[dict]:
     """Run the training notebook in a temporary folder and measure what it selects."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(files.root()):
-        papermill.execute_notebook(
-            "notebooks/1_train.ipynb", f"{folder}/train.ipynb",
-            parameters={**p.model_dump(), "run_dir": folder},
-            kernel_name="python3", progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        )  # fmt: skip
+        values = {**p.model_dump(), "run_dir": folder}
+        report.execute_quietly("1_train", values, Path(folder, "train.ipynb"), output=None)
         loaded = checkpoint.load(Path(folder, "checkpoint"))
         return [{"epoch": loaded.epoch, **row} for row in rows(loaded.model, p.split_seed)]
 

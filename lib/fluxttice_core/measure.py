@@ -95,13 +95,15 @@ def details(model: DualVAE, vae: str, m: Marginal, p: Benchmark) -> dict:
 
 
 def control_rows(parts: Split, p: Benchmark) -> list[dict]:
-    """`{control, seed, vae, …essentials}` for five untrained networks, a collapsed one, uniform.
+    """`{control, seed, vae, …essentials}`: five untrained networks, five as the straight recipe
+    starts them, a collapsed one, the uniform generator.
 
     Their marginals use just enough latents for unbiased coverage at the largest N.
     """
     k = math.ceil(max(p.ns) / (1 - 1 / GROUPS) / GROUPS) * GROUPS
     seeds = range(p.untrained_seed, p.untrained_seed + UNTRAINED_SEEDS)
     networks = [("untrained", seed, controls.untrained(seed)) for seed in seeds]
+    networks += [("linear start", seed, controls.linear_start(seed)) for seed in seeds]
     networks += [("collapsed", p.seed, controls.collapsed(p.seed))]
     networks += [("uniform", p.seed, controls.uniform(p.seed))]
     rows = []

@@ -116,9 +116,10 @@ def _information_bars(axes: Axes, results: dict) -> None:
         if not row["metric"].startswith("information"):
             continue
         vae = row["vae"]
-        labels += [f"VAE-{vae}", f"untrained {vae}", f"collapsed {vae}", f"uniform {vae}"]
-        values += [row["value"], *(row[c][1] for c in ("untrained", "collapsed", "uniform"))]
-        colours += [COLOUR[vae], GREY, GREY, GREY]
+        controls = ("untrained", "linear start", "collapsed", "uniform")
+        labels += [f"VAE-{vae}", *(f"{control} {vae}" for control in controls)]
+        values += [row["value"], *(row[control][1] for control in controls)]
+        colours += [COLOUR[vae], *[GREY] * len(controls)]
     axes.barh(labels, values, color=colours)
     for place, value in enumerate(values):
         axes.text(max(0, value) + 0.01, place, f"{value:.1%}", va="center", fontsize=8)

@@ -1,9 +1,11 @@
 """The main job: the three notebooks through papermill into one dated folder, then HTML."""
 
 import contextlib
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import nbformat
 import papermill
@@ -81,16 +83,12 @@ class StepFailed(RuntimeError):
 
 def execute(notebook: str, parameters: dict, run_dir: str) -> None:
     """Run one notebook into `run_dir`, export it to HTML, refuse a run that is not complete."""
-    source, folder = Path("notebooks", f"{notebook}.ipynb"), Path(run_dir)
+    folder = Path(run_dir)
     target, draft = folder / f"{notebook}.ipynb", folder / f".{notebook}.running.ipynb"
     problem = ""
     print(f"\n── {notebook} → {files.shown(folder)}", flush=True)
     try:
-        papermill.execute_notebook(
-            str(source), str(draft), parameters=parameters, kernel_name="python3",
-            progress_bar=False, stdout_file=sys.stdout,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of TCP on this machine
-        )  # fmt: skip
+        execute_quietly(notebook, parameters, draft, sys.stdout)
     except PapermillExecutionError as error:
         problem = f"{notebook} stopped: {error.ename}: {error.evalue}"
     except KeyboardInterrupt:
@@ -102,6 +100,20 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
     problem = problem or incomplete(target)
     if problem:
         raise StepFailed(problem)
+
+
+def execute_quietly(notebook: str, parameters: dict, target: Path, output: TextIO | None) -> None:
+    """papermill of notebooks/<notebook>.ipynb, cell output to `output`, without its warnings.
+
+    It warns of parameters that the notebook's cell lacks (the other recipes'; the notebook itself
+    checks all of them), and the kernel of talking to this machine over TCP.
+    """
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    papermill.execute_notebook(
+        f"notebooks/{notebook}.ipynb", str(target), parameters=parameters, kernel_name="python3",
+        progress_bar=False, stdout_file=output,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )  # fmt: skip
 
 
 def incomplete(path: Path) -> str:

@@ -4,7 +4,7 @@ import pandas as pd
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
-CONTROLS = ("untrained", "collapsed", "uniform")
+CONTROLS = ("untrained", "linear start", "collapsed", "uniform")
 GREY = "color: #999999; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
 PLAIN_UNITS = ("latent entropy, nats", "active units", "Hamming correlation of codes")
@@ -25,7 +25,7 @@ def summary(results: dict, ns: list[int]) -> Markdown:
         ("of them from a posterior sample", "exact match on test, posterior sample"),
     ):
         a, b = rows[metric, "A"], rows[metric, "B"]
-        noise = max(row["untrained"][1] for row in (a, b))
+        noise = max(row[control][1] for row in (a, b) for control in CONTROLS[:2])
         lines.append(
             f"| {label} | **{a['value']:.2%}** ({interval(a['ci95'])}) "
             f"| **{b['value']:.2%}** ({interval(b['ci95'])}) | {noise:.2%} |"

@@ -18,10 +18,11 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from . import latent
+from .initialisation import looks_linear
 from .model import VAES, D, DualVAE
 from .operations import C, T, all_operations, split
 from .params import TrainStraight
@@ -83,33 +84,6 @@ def crookedness(logits: Tensor, midpoints: Tensor) -> Tensor:
     return rest.var(0).sum() / half.detach().var(0).sum()
 
 
-@torch.no_grad()
-def looks_linear(model: DualVAE, seed: int) -> None:
-    """Start both decoders as random linear maps (Balduzzi et al. 2017, sec. 4.1): mirrored rows
-    ±W before each ReLU, mirrored columns after it, and residual branches at zero."""
-    rng = generator(seed, "looks linear")
-    first, middle, last = (model.decoder_A.decoder[i] for i in (0, 2, 4))
-    _mirror(first, _orthogonal(16, D, rng), rows=True)
-    _mirror(middle, _orthogonal(32, 16, rng), rows=True, columns=True)
-    _mirror(last, _orthogonal(T * C, 32, rng), columns=True)
-    b = model.decoder_B
-    _mirror(b.fc_in, _orthogonal(64, D, rng), rows=True)
-    _mirror(b.fc_out, _orthogonal(T * C, 64, rng), columns=True)
-    for block in (b.residual1.block, b.residual2.block):
-        block[2].weight.zero_()
-        block[2].bias.zero_()
-
-
-def _mirror(layer: nn.Linear, w: Tensor, rows: bool = False, columns: bool = False) -> None:
-    w = torch.cat([w, -w], 1) if columns else w
-    layer.weight.copy_(torch.cat([w, -w]) if rows else w)
-    layer.bias.zero_()
-
-
-def _orthogonal(rows: int, columns: int, rng: torch.Generator) -> Tensor:
-    return nn.init.orthogonal_(torch.empty(rows, columns), generator=rng)
-
-
 def baked(model: DualVAE, tau: float) -> DualVAE:
     """A copy whose last decoder layers carry τ: the network that is measured and kept."""
     final = copy.deepcopy(model)
@@ -168,6 +142,8 @@ def vae_loss(
 ) -> Tensor:
     """CE(τ·f(z)) + β·KL + w_u·unevenness + w_s·crookedness, in nats a sample where that applies.
 
+    Unevenness counts only once the ramps begin: before, the codes are still being found.
+
     x (B, T) in {-1, 0, 1}; eps (B, D) and prior (S, D) standard normal; t progress 0 … 1.
     """
     q = model.encoder(vae)(x.float())
@@ -177,14 +153,22 @@ def vae_loss(
     f = model.decoder(vae)(torch.cat([z, prior, middle]))
     at_z, at_prior, at_middle = f.split([len(z), len(prior), len(middle)])
     tau = sharpness(p, t)
-    ce = cross_entropy((tau * at_z).flatten(0, 1), (x + 1).flatten(), reduction="sum") / len(x)
-    loss = ce + beta(p, t) * latent.kl_nats(*q).sum(1).mean()
-    if p.uniformity_weight:
+    ce = cross_entropy(clipped(tau * at_z).flatten(0, 1), (x + 1).flatten(), reduction="sum")
+    loss = ce / len(x) + beta(p, t) * latent.kl_nats(*q).sum(1).mean()
+    if p.uniformity_weight and t >= p.ramp_start:
         blunt = min(tau, p.uniformity_sharpness)  # sharp indicators would be mostly noise
         loss = loss + p.uniformity_weight * unevenness(blunt * at_prior)
     if p.straightness_weight:
         loss = loss + p.straightness_weight * crookedness(at_prior, at_middle)
     return loss
+
+
+def clipped(logits: Tensor) -> Tensor:
+    """`logits` minus their largest, no lower than -16: e^-16 is 1 + e^-16 to float32's last digit.
+
+    Where sharp logits go below, their gradient would be a denormal number, which halves the speed.
+    """
+    return (logits - logits.detach().amax(-1, keepdim=True)).clamp(min=-16)
 
 
 def _means(losses: Tensor, epoch: int) -> dict[str, float]:

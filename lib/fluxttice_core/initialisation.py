@@ -1,0 +1,35 @@
+"""Initialisations other than PyTorch's own."""
+
+import torch
+from torch import Tensor, nn
+
+from .model import D, DualVAE
+from .operations import C, T
+from .streams import generator
+
+
+@torch.no_grad()
+def looks_linear(model: DualVAE, seed: int) -> None:
+    """Start both decoders as random linear maps (Balduzzi et al. 2017, sec. 4.1): mirrored rows
+    ±W before each ReLU, mirrored columns after it, and residual branches at zero."""
+    rng = generator(seed, "looks linear")
+    first, middle, last = (model.decoder_A.decoder[i] for i in (0, 2, 4))
+    _mirror(first, _orthogonal(16, D, rng), rows=True)
+    _mirror(middle, _orthogonal(32, 16, rng), rows=True, columns=True)
+    _mirror(last, _orthogonal(T * C, 32, rng), columns=True)
+    b = model.decoder_B
+    _mirror(b.fc_in, _orthogonal(64, D, rng), rows=True)
+    _mirror(b.fc_out, _orthogonal(T * C, 64, rng), columns=True)
+    for block in (b.residual1.block, b.residual2.block):
+        block[2].weight.zero_()
+        block[2].bias.zero_()
+
+
+def _mirror(layer: nn.Linear, w: Tensor, rows: bool = False, columns: bool = False) -> None:
+    w = torch.cat([w, -w], 1) if columns else w
+    layer.weight.copy_(torch.cat([w, -w]) if rows else w)
+    layer.bias.zero_()
+
+
+def _orthogonal(rows: int, columns: int, rng: torch.Generator) -> Tensor:
+    return nn.init.orthogonal_(torch.empty(rows, columns), generator=rng)
