@@ -81,10 +81,10 @@ def _records(data: bytes) -> dict[str, bytes]:
     """Contents by name without the leading folder; what they unpack to is at most the file."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise Refused("it is compressed, and torch compresses nothing")
         if sum(entry.file_size for entry in entries) > len(data):
             raise Refused("it unpacks to more than its size")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise Refused("it is compressed, and torch compresses nothing")
         if any(entry.file_size != entry.compress_size for entry in entries):
             raise Refused("its directory contradicts itself")
         names = [entry.filename.partition("/")[2] for entry in entries]

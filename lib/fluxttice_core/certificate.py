@@ -19,6 +19,10 @@ from .params import Certify
 
 CERTIFICATE = "certificate.json"
 SCHEMA = "fluxttice/certificate/1"
+MEASURES = (
+    "coverage", "gates", "generalization", "intervals", "latent", "marginal", "measure", "model",
+    "operations", "reconstruction", "streams",
+)  # fmt: skip
 GUARANTEES = (
     "The weights with the sha256 below, measured by this code with the recorded seeds, give the "
     "recorded values and intervals.",
@@ -133,8 +137,14 @@ def label(certificate: dict[str, Any]) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, platform and threads, and the processor: what equal figures depend on."""
-    return {**files.environment(), "cpu": _cpu()}
+    """What equal figures depend on: versions, platform, threads, processor, and our own code."""
+    return {**files.environment(), "cpu": _cpu(), "code": _code()}
+
+
+def _code() -> str:
+    """sha256 of the source of what measures; another commit need not change it."""
+    here = Path(__file__).parent
+    return files.sha256("".join((here / f"{m}.py").read_text("utf-8") for m in MEASURES).encode())
 
 
 def _cpu() -> str:

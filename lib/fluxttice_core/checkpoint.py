@@ -82,7 +82,7 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
         raise InputError(
             f"{path} has sha256 {digest}, but {expected_sha256} was expected: refused."
         )
-    if zipfile.is_zipfile(io.BytesIO(data)):
+    if weights.name != WEIGHTS and zipfile.is_zipfile(io.BytesIO(data)):
         state, manifest = read_v5_5(data, str(path))
         return Checkpoint(_model(state, str(path)), files.shown(place), digest, manifest)
     beside = weights.parent / MANIFEST

@@ -96,13 +96,17 @@ def hamming_correlation(codes: Tensor, seed: int, stream: str, pairs: int = 20_0
     return {"value": r, "ci95": [math.tanh(math.atanh(r) + sign * half) for sign in (-1, 1)]}
 
 
-def plane(codes: Tensor, seed: int, n: int = 1_500) -> list[list[float]]:
-    """`n` operations' codes on their first two principal axes, with the sum of their outputs.
+def plane(codes: Tensor, seed: int, n: int = 1_500) -> dict[str, object]:
+    """`n` operations' codes on the first two principal axes of all M, and what axis one sorts by.
 
-    Rows [x, y, Σ of the nine trits (-9 … 9)]; the axes are those of all M codes.
+    Returns:
+        `{trit, points}`: the trit (0 … 8) whose value correlates most with the first axis, and
+        rows [x, y, value of that trit].
     """
     centred = (codes - codes.mean(0)).double().cpu()
     axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, [-1, -2]]
+    xy, ops = centred @ axes, all_operations()
+    trit = int((xy[:, 0] @ ops.double()).abs().argmax())  # all trits have one mean and variance
     pick = torch.randperm(M, generator=generator(seed, "plane"))[:n]
-    rows = torch.cat([centred[pick] @ axes, all_operations()[pick].sum(1, keepdim=True)], 1)
-    return [[round(v, 3) for v in row] for row in rows.tolist()]
+    rows = torch.cat([xy[pick], ops[pick, trit, None]], 1)
+    return {"trit": trit, "points": [[round(v, 3) for v in row] for row in rows.tolist()]}

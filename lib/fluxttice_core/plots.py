@@ -150,13 +150,18 @@ def reconstruction(results: dict) -> Figure:
 
 
 def planes(results: dict) -> Figure:
-    """Codes of 1,500 operations on their first two principal axes, coloured by Σ of outputs."""
+    """Codes of 1,500 operations on their first two principal axes, coloured by one trit."""
     figure, axes = _axes(2, 3.8)
     for vae, ax in zip(COLOUR, axes, strict=True):
-        x, y, total = zip(*results[vae]["plane"], strict=True)
-        dots = ax.scatter(x, y, c=total, s=5, cmap="coolwarm", vmin=-9, vmax=9)
+        plane = results[vae]["plane"]
+        for value, colour in ((-1, "#1f6fb4"), (0, "#999999"), (1, "#d1495b")):
+            points = [(x, y) for x, y, v in plane["points"] if v == value]
+            x, y = zip(*points, strict=True) if points else ((), ())
+            ax.scatter(x, y, s=5, color=colour, label=f"{value:+d}" if value else "0")
+        t = plane["trit"]
+        output = f"output for ({t // 3 - 1}, {t % 3 - 1})"
         ax.set(
-            title=f"VAE-{vae}: codes, first two principal axes", xlabel="axis 1", ylabel="axis 2"
+            title=f"VAE-{vae}: codes, coloured by the {output}", xlabel="axis 1", ylabel="axis 2"
         )
-    figure.colorbar(dots, ax=axes, label="sum of the nine outputs")
+        ax.legend(markerscale=2, loc="upper right")
     return figure

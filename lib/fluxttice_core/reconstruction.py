@@ -27,11 +27,6 @@ def right_trits(model: DualVAE, vae: str, codes: Tensor) -> Tensor:
     return classes - 1 == all_operations().to(model.device)
 
 
-def matches(model: DualVAE, vae: str) -> Tensor:
-    """(M,) bool: does the posterior mean of each operation decode to all nine of its trits?"""
-    return right_trits(model, vae, posterior(model, vae).mu).all(1)
-
-
 def share(hits: Tensor) -> dict:
     """`{share, n, ci95}` of a (n,) bool tensor; the interval is Clopper and Pearson's."""
     successes, n = int(hits.sum()), hits.numel()

@@ -5,11 +5,10 @@ from statistics import NormalDist
 
 import pytest
 import torch
-from torch import nn
-
 from fluxttice_core import checkpoint, params
 from fluxttice_core.model import DualVAE
 from fluxttice_core.operations import T
+from torch import nn
 
 TERCILE = NormalDist().inv_cdf(2 / 3)  # 0.4307: a third of N(0, 1) lies above it
 SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % of the information

@@ -5,7 +5,6 @@ import re
 import subprocess
 
 import pytest
-
 from fluxttice_core import files
 from fluxttice_core.errors import InputError
 

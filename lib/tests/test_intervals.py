@@ -2,9 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from fluxttice_core.intervals import clopper_pearson, student_t
+from scipy import stats
 
 
 def test_student_t_of_two_values_by_hand():

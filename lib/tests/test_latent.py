@@ -3,9 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-from torch.distributions import Normal, kl_divergence
-
 from fluxttice_core.latent import (
     MAX_ENTROPY_NATS,
     active_units,
@@ -20,6 +17,8 @@ from fluxttice_core.model import D, Posterior
 from fluxttice_core.operations import M, T, all_operations, index_of
 from fluxttice_core.reconstruction import posterior
 from fluxttice_core.streams import generator
+from scipy import stats
+from torch.distributions import Normal, kl_divergence
 
 CENTRES = torch.linspace(-2.94, 2.94, 50)  # of the 50 bins on [-3, 3]
 
@@ -50,7 +49,10 @@ def test_entropy_is_the_mean_of_numpys_histograms():
         (torch.tensor([[-3.0], [3.0]]), math.log(2)),
         (torch.tensor([[2.999], [3.0]]), 0),
     ],
-    ids="uniform tripled two skewed constant outside mean-of-two ends last-bin".split(),
+    ids=[
+        *["uniform", "tripled", "two", "skewed", "constant", "outside"],
+        *["mean of two", "ends", "last bin"],
+    ],
 )
 def test_entropy_closed_forms(codes, nats):
     assert entropy_nats(codes) == pytest.approx(nats, abs=1e-12)
@@ -158,6 +160,8 @@ def test_plane_shows_the_two_widest_axes_and_the_sum_of_the_outputs():
     assert rows.shape == (400, 3)
     centred = codes - codes.mean(0)
     for axis, column in ((0, 5), (1, 11)):
-        torch.testing.assert_close(rows[:, axis].abs(), centred[pick, column].abs(), atol=0.05, rtol=0)
+        torch.testing.assert_close(
+            rows[:, axis].abs(), centred[pick, column].abs(), atol=0.05, rtol=0
+        )
     assert torch.equal(rows[:, 2].long(), all_operations()[pick].sum(1))
     assert index_of(all_operations()[pick]).unique().numel() == 400

@@ -1,11 +1,10 @@
 import pytest
 import torch
-from torch.distributions import Categorical
-
 from fluxttice_core.errors import InputError
 from fluxttice_core.model import HOW, VAES, D, DualVAE, prior, read_out
 from fluxttice_core.operations import C, T
 from fluxttice_core.streams import generator
+from torch.distributions import Categorical
 
 SHAPES = {  # name → shape of the weight; of a bias it is the first number (v5.5's own table)
     **{f"encoder_{vae}.encoder.0": (256, 9) for vae in VAES},
@@ -77,7 +76,9 @@ def test_the_forward_passes_are_those_of_v5_5(untrained):
         block = f"decoder_B.residual{i}.block"
         h = h + layer(w, f"{block}.2", layer(w, f"{block}.0", h).relu())
         h = h.relu() if i == 1 else h
-    torch.testing.assert_close(untrained.decoder_B(z), layer(w, "decoder_B.fc_out", h).view(5, T, C))
+    torch.testing.assert_close(
+        untrained.decoder_B(z), layer(w, "decoder_B.fc_out", h).view(5, T, C)
+    )
     h = layer(w, "state_net.encoder.0", s)
     h = (h - h.mean()) / (h.var(unbiased=False) + 1e-5).sqrt()
     h = layer(w, "state_net.encoder.3", h.tanh())

@@ -2,8 +2,6 @@ import math
 
 import pytest
 import torch
-from scipy import stats
-
 from fluxttice_core.model import VAES, D, Posterior
 from fluxttice_core.operations import M, T, all_operations, split
 from fluxttice_core.reconstruction import (
@@ -16,6 +14,7 @@ from fluxttice_core.reconstruction import (
     share,
 )
 from fluxttice_core.streams import generator
+from scipy import stats
 
 
 @pytest.mark.parametrize("vae", VAES)

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from fluxttice_core.streams import generator
 
 

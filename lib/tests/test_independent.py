@@ -1,0 +1,265 @@
+"""The three central metrics once more, slowly and otherwise: numpy, itertools and sets.
+
+Nothing of the library's arithmetic is used: the weights are read from the file, the network is
+written out row by row in float64, p(x|z) is a product over nine trits for each of all operations
+in the order of itertools, the jackknife is Tukey's pseudo-values, and what is distinct is counted
+with sets. Library and slow version see the same latents, and agree up to float32.
+"""
+
+import itertools
+import math
+import random
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from fluxttice_core import all_operations, coverage, load, marginal, reconstruction
+from fluxttice_core.model import VAES, DualVAE
+from fluxttice_core.operations import split
+from scipy import stats
+
+CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
+TABLES = list(itertools.product((-1, 0, 1), repeat=9))  # the last entry changes fastest
+CLASSES = np.array(TABLES) + 1  # (19683, 9)
+PLACES = [sum((value + 1) * 3**t for t, value in enumerate(table)) for table in TABLES]
+K = 200
+GROUPS = [range(start, start + K // 20) for start in range(0, K, K // 20)]
+
+
+def shaken():
+    """The certified weights with as much noise as it takes to lose a tenth of the operations."""
+    state, some = load(CERTIFIED).model.state_dict(), all_operations()[::40]
+    for size in np.geomspace(0.05, 3, 10):
+        model, rng = DualVAE.fresh(0), torch.Generator().manual_seed(1)
+        for key, value in state.items():
+            scale = float(size * value.std()) if value.ndim else 0.0
+            state[key] = value + scale * torch.randn(value.shape, generator=rng)
+        model.load_state_dict(state)
+        back = [model.decode(model.encode(some, vae), vae) for vae in VAES]
+        if max((x == some).all(1).double().mean() for x in back) < 0.9:
+            return model
+
+
+@cache
+def network(name):
+    """The library's model, and its weights as float64 arrays by name."""
+    if name == "certified":
+        state = safetensors.numpy.load_file(CERTIFIED / "model.safetensors")
+        return load(CERTIFIED).model, {key: value.astype(float) for key, value in state.items()}
+    model = shaken() if name == "shaken" else DualVAE.fresh(5)
+    return model, {key: value.double().numpy() for key, value in model.state_dict().items()}
+
+
+# --- The network, one row at a time ---
+
+
+def layer(state, name, row):
+    return state[f"{name}.weight"] @ row + state[f"{name}.bias"]
+
+
+def relu(row):
+    return np.where(row > 0, row, 0)
+
+
+def encode(state, vae, table):
+    row = np.array(table, dtype=float)
+    for number in (0, 2, 4):
+        row = relu(layer(state, f"encoder_{vae}.encoder.{number}", row))
+    return layer(state, f"encoder_{vae}.fc_mu", row)
+
+
+def decode(state, vae, z):
+    """Latent (16,) → logits (9, 3)."""
+    if vae == "A":
+        row = relu(layer(state, "decoder_A.decoder.0", z))
+        row = relu(layer(state, "decoder_A.decoder.2", row))
+        return layer(state, "decoder_A.decoder.4", row).reshape(9, 3)
+    row = relu(layer(state, "decoder_B.fc_in", z))
+    for block, after in (("residual1", relu), ("residual2", lambda x: x)):
+        inner = relu(layer(state, f"decoder_B.{block}.block.0", row))
+        row = after(row + layer(state, f"decoder_B.{block}.block.2", inner))
+    return layer(state, "decoder_B.fc_out", row).reshape(9, 3)
+
+
+# --- What a decoder generates ---
+
+
+@dataclass
+class Slow:
+    """p(x|z) (K, 19683) in the order of TABLES, the entropy of the trits (K,), decoded tables."""
+
+    given: np.ndarray
+    entropy: list[float]
+    tables: list[tuple[int, ...]]
+
+    def information(self, rows):
+        p = sum(self.given[i] for i in rows) / len(rows)
+        whole = -math.fsum(value * math.log(value) for value in p if value > 0)
+        return whole - sum(self.entropy[i] for i in rows) / len(rows)
+
+    def expected(self, n):
+        def distinct(rows):
+            p = sum(self.given[i] for i in rows) / len(rows)
+            return math.fsum(1 - (1 - value) ** n for value in p)
+
+        return distinct
+
+    def rarefied(self, n):
+        def distinct(rows):
+            k, every = len(rows), math.comb(len(rows), n)
+            counts = Counter(self.tables[i] for i in rows).values()
+            return sum(1 - math.comb(k - c, n) / every for c in counts)
+
+        return distinct
+
+
+@cache
+def both(name, vae):
+    """The library's marginal, and the slow one from the latents that its decoder was given."""
+    model, state = network(name)
+    latents = []
+
+    def watched(z):
+        latents.append(z.double().numpy())
+        return model.decoder(vae)(z)
+
+    fast = marginal.marginal(watched, K, seed=3, stream=vae)
+    given, entropy, tables = [], [], []
+    for z in np.concatenate(latents):
+        logits = decode(state, vae, z)
+        powers = [[math.exp(value - max(row)) for value in row] for row in logits.tolist()]
+        p = np.array([[value / sum(row) for value in row] for row in powers])
+        chance = np.ones(len(TABLES))
+        for t in range(9):
+            chance = chance * p[t, CLASSES[:, t]]
+        given.append(chance)
+        entropy.append(-sum(v * math.log(v) for row in p.tolist() for v in row if v > 0))
+        tables.append(tuple(int(np.argmax(row)) - 1 for row in logits))
+    return fast, Slow(np.array(given), entropy, tables)
+
+
+def jackknife(function):
+    """Value, low, high from Tukey's pseudo-values over the 20 groups of latents."""
+    everyone = [i for group in GROUPS for i in group]
+    whole = function(everyone)
+    pseudo = []
+    for group in GROUPS:
+        rest = [i for i in everyone if i not in group]
+        pseudo.append(20 * whole - 19 * function(rest))
+    mean, half = np.mean(pseudo), stats.t.ppf(0.975, 19) * stats.sem(pseudo)
+    return [mean, mean - half, mean + half]
+
+
+def flat(estimate):
+    return [estimate["value"], *estimate["ci95"]]
+
+
+def cut(values, top):
+    return [min(max(value, 0), top) for value in values]
+
+
+NETWORKS = pytest.mark.parametrize(
+    "name, vae", [(name, vae) for name in ("certified", "untrained") for vae in VAES]
+)
+
+
+@NETWORKS
+def test_the_exact_marginal(name, vae):
+    fast, slow = both(name, vae)
+    p = np.zeros(len(TABLES))
+    p[PLACES] = slow.given.mean(0)
+    np.testing.assert_allclose(fast.P, p, rtol=1e-3, atol=1e-10)
+    assert fast.entropy.sum() == pytest.approx(sum(slow.entropy), rel=1e-4)
+    counted = Counter(PLACES[TABLES.index(table)] for table in slow.tables)
+    assert {i: c for i, c in enumerate(fast.counts.tolist()) if c} == counted
+
+
+@NETWORKS
+def test_information(name, vae):
+    fast, slow = both(name, vae)
+    truth = cut(jackknife(slow.information), 9 * math.log(3))
+    assert flat(marginal.information(fast)) == pytest.approx(truth, rel=1e-3, abs=2e-5)
+    assert (marginal.information(fast)["value"] > 1) == (name == "certified")
+
+
+@NETWORKS
+@pytest.mark.parametrize("n", [50, 20_000])
+def test_expected_coverage_from_the_exact_marginal(name, vae, n):
+    fast, slow = both(name, vae)
+    ceiling = 19_683 - 19_683 * (19_682 / 19_683) ** n
+    everyone = list(range(K))
+    plug_in = marginal.expected_distinct(fast.P, n)
+    assert plug_in == pytest.approx(slow.expected(n)(everyone), rel=2e-4)
+    categorical = marginal.coverage_at(fast, n, "categorical")["value"]
+    assert categorical == pytest.approx(cut(jackknife(slow.expected(n)), ceiling)[0], rel=2e-3)
+    if n < 190:
+        truth = cut(jackknife(slow.rarefied(n)), ceiling)
+        assert flat(marginal.coverage_at(fast, n, "argmax")) == pytest.approx(truth, rel=1e-5)
+
+
+def test_rarefaction_counts_sets():
+    """The mean size of the sets that 4,000 random halves of the latents decode to."""
+    fast, slow = both("untrained", "B")
+    rng = random.Random(1)
+    sizes = [len(set(rng.sample(slow.tables, K // 2))) for _ in range(4_000)]
+    error = 5 * np.std(sizes) / 4_000**0.5
+    assert marginal.rarefied(fast.counts, K // 2) == pytest.approx(np.mean(sizes), abs=error)
+
+
+@NETWORKS
+def test_sampled_coverage_counts_sets(name, vae):
+    model, state = network(name)
+    latents = []
+
+    def watched(z):
+        latents.append(z.double().numpy())
+        return model.decoder(vae)(z)
+
+    [row] = coverage.coverage(watched, [150], how=["argmax"], trials=2, seed=1)
+    sizes = []
+    for trial in latents:
+        seen = set()
+        for z in trial:
+            seen.add(tuple(np.argmax(decode(state, vae, z), axis=1)))
+        sizes.append(len(seen))
+    assert row["unique"] == sum(sizes) / 2
+    assert row["share"] == pytest.approx(sum(sizes) / 2 / 19_683)
+    low, high = row["ci95"]
+    half = math.tan(0.475 * math.pi) * abs(sizes[0] - sizes[1]) / 2  # t(0.975, 1)
+    assert (low, high) == pytest.approx((sum(sizes) / 2 - half, sum(sizes) / 2 + half))
+
+
+# --- Exact match ---
+
+
+@pytest.mark.parametrize("vae", VAES)
+@pytest.mark.parametrize("name", ["certified", "shaken", "untrained"])
+def test_exact_match_row_by_row(name, vae):
+    """Every test operation, encoded and decoded alone. Where two logits differ by less than
+    float32 can tell, either answer is right."""
+    model, state = network(name)
+    test = set(split(42).test.tolist())
+    order = [i for i, place in enumerate(PLACES) if place in test]
+    found = reconstruction.matches(model, vae)
+    hits, doubtful = 0, 0
+    for i in order:
+        logits = decode(state, vae, encode(state, vae, TABLES[i]))
+        top = np.sort(logits, axis=1)
+        close = bool((top[:, 2] - top[:, 1] < 1e-5 * (1 + abs(top).max())).any())
+        whole = tuple(np.argmax(logits, axis=1) - 1) == TABLES[i]
+        assert close or whole == bool(found[PLACES[i]])
+        hits += whole
+        doubtful += close
+    q = reconstruction.posterior(model, vae)
+    right = reconstruction.right_trits(model, vae, q.mu)
+    row = reconstruction.by_split(right, split(42))["test"]
+    assert row["n"] == len(order) == 1_969
+    assert row["share"] == pytest.approx(hits / 1_969, abs=(doubtful + 0.1) / 1_969)
+    assert doubtful <= 20
+    if name == "shaken":
+        assert 0.02 < row["share"] < 0.98  # neither all nor none, so that agreement says something
