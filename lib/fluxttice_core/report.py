@@ -112,7 +112,7 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: TextI
     papermill.execute_notebook(
         f"notebooks/{notebook}.ipynb", str(target), parameters=parameters, kernel_name="python3",
         progress_bar=False, stdout_file=output,
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
     )  # fmt: skip
 
 
