@@ -93,7 +93,8 @@ def hamming_correlation(codes: Tensor, seed: int, stream: str, pairs: int = 20_0
         return {"value": 0.0, "ci95": [0.0, 0.0]}
     r = float(stats.spearmanr(hamming, distance).statistic)
     half = stats.norm.ppf(0.975) * math.sqrt((1 + r * r / 2) / (pairs - 3))
-    return {"value": r, "ci95": [math.tanh(math.atanh(r) + sign * half) for sign in (-1, 1)]}
+    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))  # finite for a perfect correlation too
+    return {"value": r, "ci95": [math.tanh(z + sign * half) for sign in (-1, 1)]}
 
 
 def plane(codes: Tensor, seed: int, n: int = 1_500) -> dict[str, object]:

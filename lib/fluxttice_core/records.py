@@ -60,7 +60,8 @@ def append_history(document: dict[str, Any], run: Path) -> Path:
 def history() -> list[dict[str, str]]:
     """The lines of reports/history.csv so far, oldest first; empty where there is none."""
     path = files.reports_folder() / "history.csv"
-    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return list(csv.DictReader(text.splitlines()))
 
 
 def _line(document: dict[str, Any], run: Path, vae: str) -> dict[str, Any]:

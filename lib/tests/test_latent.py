@@ -14,7 +14,7 @@ from fluxttice_core.latent import (
     share_outside,
 )
 from fluxttice_core.model import D, Posterior
-from fluxttice_core.operations import M, T, all_operations, index_of
+from fluxttice_core.operations import M, T, all_operations
 from fluxttice_core.reconstruction import posterior
 from fluxttice_core.streams import generator
 from scipy import stats
@@ -150,18 +150,18 @@ def test_hamming_correlation_of_a_constant_code_is_zero():
     assert result == {"value": 0.0, "ci95": [0.0, 0.0]}
 
 
-def test_plane_shows_the_two_widest_axes_and_the_sum_of_the_outputs():
-    """Planted: one axis has deviation 9, another 3, all others 0.1; the signs are free."""
+def test_plane_shows_the_two_widest_axes_and_the_trit_the_first_sorts_by():
+    """Planted: trit 4 on a wide axis, noise on a narrower one, little elsewhere; signs are free."""
     codes = normal(M, D) * 0.1
-    codes[:, 5] *= 90
+    codes[:, 5] += 9 * all_operations()[:, 4]
     codes[:, 11] *= 30
-    rows = torch.tensor(plane(codes, seed=3, n=400))
+    found = plane(codes, seed=3, n=400)
+    rows = torch.tensor(found["points"])
     pick = torch.randperm(M, generator=generator(3, "plane"))[:400]
-    assert rows.shape == (400, 3)
+    assert found["trit"] == 4 and rows.shape == (400, 3)
     centred = codes - codes.mean(0)
     for axis, column in ((0, 5), (1, 11)):
         torch.testing.assert_close(
-            rows[:, axis].abs(), centred[pick, column].abs(), atol=0.05, rtol=0
+            rows[:, axis].abs(), centred[pick, column].abs(), atol=0.2, rtol=0
         )
-    assert torch.equal(rows[:, 2].long(), all_operations()[pick].sum(1))
-    assert index_of(all_operations()[pick]).unique().numel() == 400
+    assert torch.equal(rows[:, 2].long(), all_operations()[pick, 4])
