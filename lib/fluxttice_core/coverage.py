@@ -86,10 +86,10 @@ def coverage(
         interval of `unique` (a count).
 
     Raises:
-        InputError: an n below 1, or fewer than 2 trials.
+        InputError: an n that is not a whole number or below 1, or fewer than 2 trials.
     """
-    ns = list(ns)
-    if not ns or min(ns) < 1:
+    ns, how = list(ns), list(how)
+    if not ns or not all(isinstance(n, int) and n >= 1 for n in ns):
         raise InputError(f"ns is {ns}, but must be numbers of draws, each 1 or more.")
     if trials < 2:
         raise InputError(f"trials is {trials}, but an interval needs 2 or more.")

@@ -4,9 +4,11 @@ Shape letters: M operations (19,683), T trits of a truth table (9), C classes -1
 Entry t of a table is the output for the inputs (a, b) with t = 3·(a + 1) + (b + 1).
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,14 +36,16 @@ def index_of(ops: Tensor) -> Tensor:
 def check_operations(ops: object) -> Tensor:
     """`ops` as a float32 tensor (n, T), or an InputError that says what is wrong with it."""
     try:
-        tensor = torch.as_tensor(ops)
+        tensor = ops if isinstance(ops, Tensor) else torch.tensor(np.array(ops))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"ops must be an array of numbers of shape (n, {T}): {error}.") from None
     if tensor.ndim != 2 or tensor.shape[1] != T:
         raise InputError(
             f"ops has shape {tuple(tensor.shape)}, but must be (n, {T}): one truth table a row."
         )
-    if tensor.is_complex() or not ((tensor == -1) | (tensor == 0) | (tensor == 1)).all():
+    # Compared as float64, which holds what an unsigned or small type would wrap.
+    values = tensor.double() if not tensor.is_complex() else torch.full((1,), math.nan)
+    if not ((values == -1) | (values == 0) | (values == 1)).all():
         raise InputError("ops holds a value outside {-1, 0, 1}: a truth table has no others.")
     return tensor.float()
 

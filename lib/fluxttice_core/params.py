@@ -5,6 +5,7 @@ holds the same keys as literals. Every key is used, and a key nobody uses is an 
 """
 
 import ast
+import contextlib
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,10 +29,10 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise ValueError("must be a number") from None
+        for kind in (int, float):  # an int first: a float would round a large seed
+            with contextlib.suppress(ValueError):
+                return kind(value)
+        raise ValueError("must be a number")
     return value
 
 
@@ -104,7 +105,7 @@ class TrainV55(Train):
     recipe: Literal["v5_5"]
     weight_decay: NonNegative
     grad_clip: Positive
-    lr_epochs: list[Whole]
+    lr_epochs: list[Annotated[Whole, Field(ge=0)]]
     lr_values: list[Positive]
     cycle_epochs: Count
     late_epoch: Count
@@ -219,7 +220,7 @@ def check(notebook: str, values: dict[str, Any], where: str) -> Params:
 
 def _recipe(values: dict[str, Any], where: str) -> type[Params]:
     name = values.get("recipe")
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise InputError(f"{where}: recipe is {name!r}, but must be one of {', '.join(RECIPES)}.")
     return RECIPES[name]
 
@@ -248,13 +249,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"No parameter file at {path}: give the path of a YAML file.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), _NoRepeats)
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not readable as YAML: {reason}.") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+    if not isinstance(values, dict) or not all(_is_flat(*item) for item in values.items()):
         raise InputError(f"{path} must be a flat mapping, one `name: value` a line.")
     return values
+
+
+class _NoRepeats(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def _is_flat(name: Any, value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return isinstance(name, str) and not any(isinstance(v, (dict, list)) for v in values)
 
 
 def from_notebook(notebook: str) -> Params:

@@ -53,12 +53,11 @@ def test_every_notebook_asserts_and_says_its_limits(notebook):
     assert "would refute" in text and ("## Limits" in text or "does not" in text)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_parameter_file_is_valid_and_every_key_is_read_by_the_library(file):
+@pytest.mark.parametrize("stem", ["train", "train_v5_5", "benchmark", "certify"])
+def test_every_parameter_file_is_valid_and_every_key_is_read_by_the_library(stem):
+    file = ROOT / f"params/{stem}.yaml"
     values = params.read_yaml(file)
-    if file.stem == "evidence":
-        return
-    step = file.stem if file.stem in ("benchmark", "certify") else "train"
+    step = stem if stem in ("benchmark", "certify") else "train"
     extra = {} if step == "train" else {"checkpoint": ""}
     checked = params.check(step, {"run_dir": "", **extra, **values}, file.name)
     code = "\n".join(

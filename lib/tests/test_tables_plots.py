@@ -42,7 +42,7 @@ def network(scale):
         "curve": points,
         "robustness": [{"scale": 0.5 * i, "exact_match": scale / (1 + i)} for i in range(7)],
         "kl_nats_by_dimension": [scale * i for i in range(16)],
-        "plane": [[1.0 * scale, 2.0, -9.0], [3.0, 4.0 * scale, 9.0]],
+        "plane": {"trit": 5, "points": [[1.0 * scale, 2.0, -1], [3.0, 4.0 * scale, 1]]},
         "hardest": {"argmax": [{"index": 5, "name": "AND (min)", "p_times_m": 0.125 * scale,
                                 "ci95": [0.0, 0.25 * scale]}] * 10},
         "latent_entropy_nats": 2.5 * scale,
@@ -192,6 +192,7 @@ def test_reconstruction_and_planes_show_their_rows(results):
     assert lines(curve)["VAE-A"].get_ydata()[1] == 0.5
     kl = list(lines(bars)["VAE-A"].get_ydata())
     assert kl == sorted(results["A"]["kl_nats_by_dimension"], reverse=True)
-    first, second, _colours = plots.planes(results).axes
-    assert first.collections[0].get_offsets().tolist() == [[1.0, 2.0], [3.0, 4.0]]
-    assert second.collections[0].get_array().tolist() == [-9.0, 9.0]
+    first = plots.planes(results).axes[0]
+    shown = [dots.get_offsets().tolist() for dots in first.collections]
+    assert shown == [[[1.0, 2.0]], [], [[3.0, 4.0]]]  # -1, 0 and +1
+    assert "(0, 1)" in first.get_title()  # trit 5 is the output for a = 0, b = +1
