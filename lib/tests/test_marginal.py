@@ -50,8 +50,8 @@ def product(p):
 
 def noisy(z):
     """A decoder without structure: every logit is a sine of the latents."""
-    weight = torch.arange(1, 1 + D * T * C).view(D, T * C).float().sin()
-    return 2 * (3 * z @ weight).sin().view(-1, T, C)
+    weight = torch.arange(1, 1 + D * T * C).view(D, T * C).double().sin()
+    return 2 * (3 * z.double() @ weight).sin().view(-1, T, C).float()
 
 
 def from_counts(counts, entropy=0.0):

@@ -212,8 +212,10 @@ def test_free_bits_take_the_gradient_below_them():
 
 
 def test_one_step_has_the_gradient_that_the_description_says(recipe):
-    """Epoch 60, written out term by term from v5.5's description, and differentiated."""
-    p = check("train", {**recipe, "grad_clip": 1e9}, "recipe")
+    """Epoch 60, written out term by term from v5.5's description, and differentiated; with a
+    repulsion strong enough to be seen, and nothing clipped."""
+    given = {"grad_clip": 1e9, "repulsion_weight": 5, "repulsion_width": 20}
+    p = check("train", {**recipe, **given}, "recipe")
     model, plain, rng = DualVAE.fresh(3), DualVAE.fresh(3), generator(1, "batch")
     for m in (model, plain):
         m.grad_norm_A_ema.fill_(2.0)
@@ -236,7 +238,7 @@ def test_one_step_has_the_gradient_that_the_description_says(recipe):
         losses.append(-seen.log_prob(x + 1).sum(1).mean() + beta[i] * kl)
     marginal = Categorical(probs=seen.probs.mean(0))
     squared = (z[1][:, None] - z[1][None]).square().sum(-1)[*torch.triu_indices(64, 64, 1)]
-    losses[1] = losses[1] - 0.05 * marginal.entropy().sum() + 0.01 * (-squared / 0.25).exp().mean()
+    losses[1] = losses[1] - 0.05 * marginal.entropy().sum() + 5 * (-squared / 20).exp().mean()
     (0.6 * 1.5 * losses[0] + 0.8 / 1.5 * losses[1]).backward()
 
     for (name, got), want in zip(model.named_parameters(), plain.parameters(), strict=True):
@@ -244,6 +246,11 @@ def test_one_step_has_the_gradient_that_the_description_says(recipe):
             assert got.grad is None
         else:
             torch.testing.assert_close(got.grad, want.grad, rtol=1e-3, atol=1e-5)
+    for vae, before in (("A", 2.0), ("B", 3.0)):  # unbalanced: half of the old, half of the new
+        own = [*plain.encoder(vae).parameters(), *plain.decoder(vae).parameters()]
+        norm = float(torch.cat([v.grad.flatten() for v in own]).norm())
+        ema = float(getattr(model, f"grad_norm_{vae}_ema"))
+        assert ema == pytest.approx((before + norm) / 2, rel=1e-4)
 
 
 # --- Whole runs ---
@@ -264,6 +271,12 @@ def test_the_same_seed_trains_the_same_weights(train, recipe):
 @pytest.mark.parametrize("change", [{"seed": 43}, {"split_seed": 43}])
 def test_another_seed_or_split_trains_other_weights(train, change):
     assert not same(train(), train(**change))
+
+
+def test_the_initial_weights_are_those_of_the_seed(train):
+    """Seen in StateNet, which training leaves as it was."""
+    trained, start = (m.state_net.state_dict() for m in (train(seed=43).model, DualVAE.fresh(43)))
+    assert all(torch.equal(trained[k], start[k]) for k in start)
 
 
 def test_how_much_is_measured_does_not_change_the_weights(train):
