@@ -6,6 +6,7 @@ here is any function from latents (B, D) to logits (B, T, C).
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -89,15 +90,19 @@ def coverage(
         InputError: an n that is not a whole number or below 1, or fewer than 2 trials.
     """
     ns, how = list(ns), list(how)
-    if not ns or not all(isinstance(n, int) and n >= 1 for n in ns):
+    if not ns or not all(_is_count(n) for n in ns):
         raise InputError(f"ns is {ns}, but must be numbers of draws, each 1 or more.")
-    if trials < 2:
+    if not _is_count(trials) or trials < 2:
         raise InputError(f"trials is {trials}, but an interval needs 2 or more.")
     runs = [
         distinct(decoder, ns, how, generator(seed, "coverage", stream, trial, device=device))
         for trial in range(trials)
     ]
     return [_row(mode, n, [run[mode, n] for run in runs]) for mode in how for n in ns]
+
+
+def _is_count(n: object) -> bool:
+    return isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
 
 
 def _row(mode: str, n: int, counts: list[int]) -> dict:

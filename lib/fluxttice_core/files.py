@@ -77,10 +77,10 @@ def run_folder(run_dir: str, name: str) -> Path:
             folder = _fresh(day, f"{now:%H%M%S}-{name}")
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
-    except OSError as error:
-        place = run_dir or day
+    except (OSError, RuntimeError, ValueError) as error:  # the latter two: a path that is none
+        place, reason = run_dir or day, getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"Cannot write a report in {place} ({error.strerror}): give a writable run_dir, "
+            f"Cannot write a report in {place!s} ({reason}): give a writable run_dir, "
             "or set FLUXTTICE_REPORTS to a writable folder."
         ) from None
 

@@ -4,8 +4,10 @@ Shape letters: B batch, D latent (16), T trits (9), C classes (3). A state dict 
 system loads strictly; 168,770 parameters.
 """
 
+from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -140,9 +142,12 @@ class DualVAE(nn.Module):
         `how` is one of HOW (see `read_out`); "categorical" needs `rng`.
         """
         try:
-            latents = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+            latents = z if isinstance(z, Tensor) else torch.tensor(np.array(z))
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"z must be an array of numbers of shape (n, {D}): {error}.") from None
+        if latents.is_complex() or latents.layout != torch.strided:
+            raise InputError("z must hold real numbers, as a dense array.")
+        latents = latents.to(self.device, torch.float32)
         if latents.ndim != 2 or latents.shape[1] != D:
             raise InputError(f"z has shape {tuple(latents.shape)}, but must be (n, {D}).")
         if not latents.isfinite().all():
@@ -151,7 +156,7 @@ class DualVAE(nn.Module):
 
     def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
         """`n` operations (n, T), int64 in {-1, 0, 1}, from latents of the prior N(0, I)."""
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
             raise InputError(f"n is {n!r}, but must be a whole number of operations, 1 or more.")
         return self.decode(prior(n, rng).to(self.device), vae, how, rng)
 

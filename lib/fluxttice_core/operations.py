@@ -44,7 +44,8 @@ def check_operations(ops: object) -> Tensor:
             f"ops has shape {tuple(tensor.shape)}, but must be (n, {T}): one truth table a row."
         )
     # Compared as float64, which holds what an unsigned or small type would wrap.
-    values = tensor.double() if not tensor.is_complex() else torch.full((1,), math.nan)
+    plain = tensor.layout == torch.strided and not tensor.is_complex()
+    values = tensor.double() if plain else torch.full((1,), math.nan)
     if not ((values == -1) | (values == 0) | (values == 1)).all():
         raise InputError("ops holds a value outside {-1, 0, 1}: a truth table has no others.")
     return tensor.float()
@@ -96,7 +97,6 @@ def names() -> dict[int, str]:
         "difference mod 3": lambda a, b: _wrap(a - b),
         "negated sum mod 3": lambda a, b: _wrap(-a - b),
         "clipped sum": lambda a, b: max(-1, min(1, a + b)),
-        "clipped difference": lambda a, b: max(-1, min(1, a - b)),
         "consensus": lambda a, b: a if a == b else 0,
         "comparison (sign a-b)": lambda a, b: (a > b) - (a < b),
         "equality": lambda a, b: 1 if a == b else -1,
@@ -123,7 +123,13 @@ def describe(index: int) -> str:
 
 
 def noisy(ops: Tensor, flips: int, seed: int) -> Tensor:
-    """`ops` (n, T) with exactly `flips` entries a row changed to one of their two other values."""
+    """`ops` (n, T) with exactly `flips` entries a row changed to one of their two other values.
+
+    Raises:
+        InputError: flips is not 0 … T.
+    """
+    if not 0 <= flips <= T:
+        raise InputError(f"flips is {flips}, but a table has {T} entries: 0 to {T} can change.")
     rng = generator(seed, "noisy", flips)
     where = torch.rand(ops.shape, generator=rng).argsort(1)[:, :flips]
     shift = torch.randint(1, C, where.shape, generator=rng)

@@ -244,8 +244,8 @@ class _Step:
     def means(self, epoch: int) -> dict[str, float]:
         """Epoch means; H over all of the epoch's codes (a batch of 64 is biased low for 50 bins).
 
-        The total adds λ3·|H_A - H_B| as v5.5 does: a histogram has no gradient, so this term
-        moves the number and not the network.
+        The total is λ1·L_A + λ2·L_B + λ3·|H_A - H_B|, without the scales g that change in every
+        step; a histogram has no gradient, so the last term moves the number, not the network.
         """
         codes = torch.cat(self.codes)
         loss_A, loss_B, kl_A, kl_B = (self.sums / len(codes)).tolist()

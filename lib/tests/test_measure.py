@@ -12,6 +12,7 @@ from fluxttice_core.measure import compare, curve, diversity, essentials, headli
 from fluxttice_core.model import VAES, DualVAE
 from fluxttice_core.operations import C, M, T, split
 from fluxttice_core.params import Benchmark
+from scipy import stats
 
 NS = [100, 1_500]
 SMALL = Benchmark.model_construct(
@@ -122,11 +123,16 @@ def test_the_perfect_generators_noise_stands_beside_the_hardest(whole):
 
 
 def test_essentials_of_a_perfect_model(perfect_model):
+    """Its codes are ±1 and 0, here with deviation 0.3, and it cuts them at ±0.4307."""
+    survive = (2 * stats.norm.cdf(0.5693 / 0.3) + 1 - 2 * stats.norm.cdf(-0.4307 / 0.3)) / 3
     for vae in VAES:
+        perfect_model.encoder(vae).fc_logvar.bias.data[:T] = 2 * math.log(0.3)
         m = marginal.marginal(perfect_model.decoder(vae), 205_280, 1, vae)
         row = essentials(perfect_model, vae, m, split(), 1, [50_000])
         assert row["exact_match"] == {"train": 1, "val": 1, "test": 1}
-        assert row["reconstruction"]["sample"]["test"]["share"] == 1
+        assert row["reconstruction"]["mean"]["test"]["share"] == 1
+        sampled = row["reconstruction"]["sample"]["test"]["share"]
+        assert sampled == pytest.approx(survive**T, abs=5 * 0.5 / 1_969**0.5)
         assert row["information_nats"]["share"] > 0.998
         assert row["active_units"] == T
         assert row["latent_entropy_nats"] == pytest.approx(T * math.log(3) / 16)

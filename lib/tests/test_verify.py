@@ -70,7 +70,8 @@ def test_a_true_certificate_is_measured_again_and_found_equal(
     tmp_path, perfect_model, key, trusted, capsys
 ):
     """The one test that measures: about 25 s. A lie about one figure in forty is found."""
-    p = certify_params()
+    few = {"min_coverage_195000_of_ceiling": 0.999}  # few latents give a wide interval
+    p = certify_params().model_copy(update=few)
     loaded = checkpoint.load(checkpoint.save(tmp_path / "perfect", perfect_model, 3, {}))
     found = gates.every(loaded.model, p)
     stated = certificate.document(loaded, p, found, [])
