@@ -180,16 +180,18 @@ def generalization(measured: dict[str, dict[str, dict]]) -> Styler:
     return _left(pd.DataFrame(lines))
 
 
-def number(value: float, metric: str = "") -> str:
+def number(value: float, metric: str = "", near_all: bool | None = None) -> str:
     """A share as a percentage, with four decimals where two would round it up to all or near it;
     a metric in plain units as a number."""
     if metric in PLAIN_UNITS:
         return f"{value:.3f}"
-    return f"{value:.4%}" if 0.999 < value < 1 else f"{value:.2%}"
+    near_all = 0.999 < value < 1 if near_all is None else near_all
+    return f"{value:.4%}" if near_all else f"{value:.2%}"
 
 
 def interval(bounds: list[float], metric: str = "") -> str:
-    low, high = (number(bound, metric) for bound in bounds)
+    near_all = any(0.999 < bound < 1 for bound in bounds)  # both with the same decimals
+    low, high = (number(bound, metric, near_all) for bound in bounds)
     return low if low == high else f"{low} … {high}"
 
 
