@@ -17,7 +17,7 @@ CHEAP_K = math.ceil(max(NS) / (1 - 1 / marginal.GROUPS) / marginal.GROUPS) * mar
 
 def judge(low: float, high: float, bound: float) -> str:
     """PASS: the whole interval at or above the bound. FAIL: the whole of it below. Else ABSTAIN."""
-    if low >= bound:
+    if bound <= low <= high:
         return "PASS"
     return "FAIL" if high < bound else "ABSTAIN"
 
@@ -25,7 +25,7 @@ def judge(low: float, high: float, bound: float) -> str:
 def verdict(rows: list[dict]) -> str:
     """PASS only if every gate is; FAIL if any is; otherwise ABSTAIN, which is never PASS."""
     found = {row["verdict"] for row in rows}
-    return "FAIL" if "FAIL" in found else "ABSTAIN" if "ABSTAIN" in found or not rows else "PASS"
+    return "FAIL" if "FAIL" in found else "PASS" if found == {"PASS"} else "ABSTAIN"
 
 
 def every(model: DualVAE, p: Certify, report: Callable[[str], None] = print) -> list[dict]:

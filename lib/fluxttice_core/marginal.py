@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import stats
-from scipy.special import gammaln
 from torch import Tensor
 from torch.nn.functional import threshold
 
@@ -62,13 +61,16 @@ def marginal(
     """Stream `k` prior latents through `decoder` (B, D) → (B, T, C); memory does not grow with k.
 
     Raises:
-        InputError: k is not a positive multiple of GROUPS (the groups must be of one size).
+        InputError: k is not a positive multiple of GROUPS (the groups must be of one size), or a
+            logit is not a number.
     """
     if k < GROUPS or k % GROUPS:
         raise InputError(f"k is {k}, but must be a positive multiple of {GROUPS}.")
     rng = generator(seed, "marginal", stream, device=device)
     groups = [_group(decoder, k // GROUPS, rng) for _ in range(GROUPS)]
     probability, argmax, entropy = zip(*groups, strict=True)
+    if not np.isfinite(entropy).all():
+        raise InputError("the decoder gives logits that are not numbers: nothing can be measured.")
     return Marginal(np.stack(probability), np.stack(argmax), np.array(entropy), k)
 
 
@@ -163,23 +165,29 @@ def rarefied(counts: np.ndarray, n: int) -> float:
 
 
 def reach(counts: np.ndarray, n: int) -> np.ndarray:
-    """(M,): the terms of `rarefied`, an unbiased estimate of P(x is among n draws) for each x."""
-    k = counts.sum()
-    values, where = np.unique(counts, return_inverse=True)
-    rest = k - values
-    log_miss = np.where(
-        rest >= n,
-        gammaln(rest + 1.0) - gammaln(np.maximum(rest - n, 0) + 1.0)
-        - gammaln(k + 1.0) + gammaln(k - n + 1.0),
-        -np.inf,
-    )  # fmt: skip
-    return -np.expm1(np.minimum(log_miss, 0))[where]
+    """(M,): the terms of `rarefied`, an unbiased estimate of P(x is among n draws) for each x.
+
+    Of K draws, c_x of them x, n without x: Π_{j < c_x} 1 - n/(K - j), summed in logarithms.
+
+    Raises:
+        InputError: n above K, which says nothing about what was not seen.
+    """
+    k = int(counts.sum())
+    if n > k:
+        raise InputError(f"n is {n}, but must be at most the {k} draws that were counted.")
+    with np.errstate(divide="ignore"):  # ln 0: more of x than the draws left out
+        steps = np.log1p(-np.minimum(n / (k - np.arange(counts.max())), 1))
+    return -np.expm1(np.concatenate([[0.0], np.cumsum(steps)])[counts])
 
 
-def _jackknife(m: Marginal, function: Callable[..., float], limit: float) -> dict[str, object]:
+def _jackknife(
+    m: Marginal, function: Callable[..., float], limit: float, span: bool = False
+) -> dict[str, object]:
     """`{value, ci95}` of a function of the totals, bias-corrected, Student t over the groups.
 
-    Value and interval are cut to 0 … `limit`, where the truth is known to lie.
+    With `span` the interval also reaches as far from the uncorrected value: where the correction
+    overshoots, the truth lies between the two. Value and interval are cut to 0 … `limit`, where
+    the truth is known to lie.
     """
     sums = m.probability.sum(0), m.argmax.sum(0), m.entropy.sum()
     whole = function(*sums, m.k)
@@ -192,7 +200,8 @@ def _jackknife(m: Marginal, function: Callable[..., float], limit: float) -> dic
     value = GROUPS * whole - (GROUPS - 1) * left_out.mean()
     spread = (GROUPS - 1) / GROUPS * np.square(left_out - left_out.mean()).sum()
     half = stats.t.ppf((1 + CONFIDENCE) / 2, GROUPS - 1) * math.sqrt(spread)
-    value, low, high = (float(min(limit, max(0, v))) for v in (value, value - half, value + half))
+    low = (min(value, whole) if span else value) - half
+    value, low, high = (float(min(limit, max(0, v))) for v in (value, low, value + half))
     return {"value": value, "ci95": [low, high]}
 
 
@@ -227,8 +236,9 @@ def argmax_entropy(m: Marginal) -> dict[str, object]:
 def coverage_at(m: Marginal, n: int, how: str) -> dict[str, object]:
     """Expected distinct operations of n draws: `{n, decode, value, ci95, share, of_ceiling}`.
 
-    "argmax": rarefaction of the counts, unbiased; "categorical": the plug-in of P, whose bias
-    (low, of order 1/k) the jackknife takes out.
+    "argmax": rarefaction of the counts, unbiased; "categorical": the plug-in of P, which is biased
+    low by order 1/k. The jackknife takes that out where n is well below k or p(x|z) is soft; where
+    it is sharp and n near k it overshoots, so the interval spans plug-in and corrected value.
 
     Raises:
         InputError: argmax and n > 0.95·k, which rarefaction cannot reach.
@@ -243,7 +253,8 @@ def coverage_at(m: Marginal, n: int, how: str) -> dict[str, object]:
         return expected_distinct(probability / k, n)
 
     top = float(ceiling(n))
-    estimate = _jackknife(m, {"argmax": argmax, "categorical": categorical}[how], top)
+    function = {"argmax": argmax, "categorical": categorical}[how]
+    estimate = _jackknife(m, function, top, span=how == "categorical")
     value = estimate["value"]
     return {"n": n, "decode": how, **estimate, "share": value / M, "of_ceiling": value / top}
 

@@ -132,7 +132,7 @@ def compare(ours: dict[str, dict], rows: list[dict]) -> list[dict]:
                 _, c_low, c_high = theirs[metric]
                 hull = hulls.setdefault(control, [c_low, c_high])
                 hulls[control] = [min(hull[0], c_low), max(hull[1], c_high)]
-            better = all(low > hull[1] for hull in hulls.values())
+            better = bool(hulls) and all(low > hull[1] for hull in hulls.values())
             row = {"metric": metric, "vae": vae, "value": value, "ci95": [low, high]}
             table.append({**row, **hulls, "discriminates": better})
     return table

@@ -1,5 +1,6 @@
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -222,6 +223,18 @@ def test_groups_must_be_of_one_size(k):
         marginal(noisy, k, seed=1)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 1)])
+def test_logits_that_are_not_numbers_are_refused(rows, value):
+    def decoder(z):
+        logits = noisy(z)
+        logits[rows] = value
+        return logits
+
+    with pytest.raises(InputError, match="logits that are not numbers"):
+        marginal(decoder, 200, seed=1)
+
+
 # --- Closed forms ---
 
 
@@ -288,6 +301,25 @@ def test_rarefaction_is_unbiased():
     assert abs(np.mean(values) - truth) < 4 * np.std(values) / 20
     plug_in = expected_distinct(rng.multinomial(300, p) / 300, 200)
     assert plug_in < truth - 10  # what rarefaction is for
+
+
+@pytest.mark.parametrize("n", [1, 10, 195_000])
+def test_rarefaction_keeps_its_digits(n):
+    """M operations that are seen about ten times each: no rounding adds up over them."""
+    counts = drawn(np.full(M, 1 / M), 205_280).sum(0)
+    miss = {}
+    for c in np.unique(counts).tolist():
+        chances = [1 - Fraction(n, 205_280 - j) for j in range(c)]
+        miss[c] = float(math.prod(chances, start=Fraction(1)))
+    truth = math.fsum(1 - miss[c] for c in counts.tolist())
+    assert rarefied(counts, n) == pytest.approx(truth, rel=1e-11)
+
+
+def test_more_draws_than_were_counted_cannot_be_rarefied():
+    counts = np.array([0, 3, 2])
+    assert reach(counts, 5).tolist() == [0, 1, 1]
+    with pytest.raises(InputError, match="n is 6, but must be at most the 5 draws"):
+        reach(counts, 6)
 
 
 # --- The jackknife ---

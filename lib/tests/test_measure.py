@@ -217,6 +217,11 @@ def test_every_control_must_be_beaten():
     assert not any(row["discriminates"] for row in compare(ours, rows)[:-3])
 
 
+def test_without_a_control_nothing_discriminates():
+    rows = [control("untrained", "A", 1, 1, 1)]
+    assert not any(row["discriminates"] for row in compare({"B": planted(5, 4, 6)}, rows))
+
+
 def test_a_vae_is_compared_with_controls_of_its_own_kind():
     rows = [control("untrained", "A", 1, 1, 1), control("untrained", "B", 9, 9, 9)]
     table = compare({"A": planted(5, 4, 6), "B": planted(5, 4, 6)}, rows)

@@ -189,7 +189,7 @@ CATEGORICAL_NS = (1_000, 50_000)
 
 
 def argmax_ns(k):
-    return (k // 50, k - k // 20)
+    return (10, k - k // 20)
 
 
 def distinct(p, n):
@@ -253,7 +253,7 @@ def test_entropy_by_argmax(name):
     assert_honest(rows, PLANTED[name]().argmax_entropy, 9 * LN3, widest=0.04)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["2 % of k", "95 % of k"])
+@pytest.mark.parametrize("which", [0, 1], ids=["10", "95 % of k"])
 @pytest.mark.parametrize("name", PLANTED)
 def test_coverage_by_argmax(name, which):
     planted = PLANTED[name]()
@@ -269,7 +269,7 @@ def test_coverage_by_categorical_decoding(name, n):
     planted = PLANTED[name]()
     rows = [row["categorical", n] for row in measured(name)]
     ceiling = M * (1 - (1 - 1 / M) ** n)
-    assert_honest(rows, distinct(planted.p, n), ceiling, widest=0.02 * ceiling)
+    assert_honest(rows, distinct(planted.p, n), ceiling, widest=0.04 * ceiling)
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -315,8 +315,12 @@ def test_a_sharp_skewed_decoder_at_a_million_latents():
         rows = [marginal.coverage_at(m, n, "argmax") for m in found]
         ceiling = M * (1 - (1 - 1 / M) ** n)
         assert_honest(rows, distinct(q, n), ceiling, widest=20)
-    rows = [marginal.coverage_at(m, 10_000, "categorical") for m in found]
-    assert_honest(rows, distinct(q, 10_000), 7_841, widest=20)
+    for n in (10_000, 50_000, 195_000):
+        rows = [marginal.coverage_at(m, n, "categorical") for m in found]
+        low, high = np.array([row["ci95"] for row in rows]).T
+        truth = distinct(q, n)
+        assert ((low > truth) | (high < truth)).sum() <= MISSES
+        assert (high - low).max() < 200  # 1 % of M
 
 
 # --- Hardest operations, by name ---
