@@ -19,7 +19,7 @@ from .operations import C, M, T
 from .streams import generator
 
 Decoder = Callable[[Tensor], Tensor]
-CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
+CHUNK = 2_048  # latents at a time: bounds the memory, whatever N is, and fits the cache
 
 
 def ceiling(n: object) -> np.ndarray:

@@ -1,18 +1,16 @@
 """Gates: the bounds a checkpoint must meet, and the verdict where an interval straddles one."""
 
-import math
 from collections.abc import Callable
 
-from . import checkpoint, controls, generalization, marginal
+from . import checkpoint, controls, generalization, marginal, reconstruction
 from .coverage import ceiling
+from .marginal import FEWEST
 from .measure import essentials
 from .model import VAES, DualVAE
 from .operations import M, split
 from .params import Certify
 
 NS = [50_000, 195_000]
-# Latents for what stands beside the model: as few as give unbiased coverage at the largest N.
-CHEAP_K = math.ceil(max(NS) / (1 - 1 / marginal.GROUPS) / marginal.GROUPS) * marginal.GROUPS
 
 
 def judge(low: float, high: float, bound: float) -> str:
@@ -59,18 +57,18 @@ def generalisation(measured: dict[str, dict[str, dict]]) -> list[dict]:
 
 
 def control_rows(p: Certify, report: Callable[[str], None] = print) -> list[dict]:
-    """`{control, seed, k, verdict, gates}` of the networks that must fail, at CHEAP_K latents."""
+    """`{control, seed, k, verdict, gates}` of the networks that must fail, at FEWEST latents."""
     networks = [
         ("untrained", p.untrained_seed, controls.untrained(p.untrained_seed)),
         ("linear start", p.untrained_seed, controls.linear_start(p.untrained_seed)),
         ("collapsed", p.seed, controls.collapsed(p.seed)),
         ("uniform", p.seed, controls.uniform(p.seed)),
     ]
-    rows, cheap = [], p.model_copy(update={"k": CHEAP_K})
+    rows, cheap = [], p.model_copy(update={"k": FEWEST})
     for control, seed, network in networks:
         report(f"control: {control}")
         found = every(network, cheap, report)
-        about = {"control": control, "seed": seed, "k": CHEAP_K}
+        about = {"control": control, "seed": seed, "k": FEWEST}
         rows.append({**about, "verdict": verdict(found), "gates": found})
     return rows
 
@@ -78,15 +76,15 @@ def control_rows(p: Certify, report: Callable[[str], None] = print) -> list[dict
 def by_epoch(path: str, p: Certify, report: Callable[[str], None] = print) -> list[dict]:
     """`{epoch, sha256, k, gates}` of the epochs that training kept in `epochs/` beside `path`.
 
-    At CHEAP_K latents, so the intervals are wider than the certificate's. Empty where there is
+    At FEWEST latents, so the intervals are wider than the certificate's. Empty where there is
     no such folder.
     """
-    rows, cheap = [], p.model_copy(update={"k": CHEAP_K})
+    rows, cheap = [], p.model_copy(update={"k": FEWEST})
     for folder in sorted(checkpoint.find(path).resolve().parent.glob("epochs/epoch-*")):
         kept = checkpoint.load(folder)
         report(f"epoch {kept.epoch}")
         found = gates(kept.model, cheap, lambda _step: None)
-        rows.append({"epoch": kept.epoch, "sha256": kept.sha256, "k": CHEAP_K, "gates": found})
+        rows.append({"epoch": kept.epoch, "sha256": kept.sha256, "k": FEWEST, "gates": found})
     return rows
 
 
@@ -101,7 +99,8 @@ def gates(model: DualVAE, p: Certify, report: Callable[[str], None] = print) -> 
     for vae in VAES:
         report(f"measuring the gates of {vae}: {p.k:,} latents")
         m = marginal.marginal(model.decoder(vae), p.k, p.seed, f"gates {vae}", model.device)
-        found = essentials(model, vae, m, split(p.split_seed), p.seed, NS)
+        q = reconstruction.posterior(model, vae)
+        found = essentials(model, vae, m, q, split(p.split_seed), p.seed, NS)
         for gate, bound, (value, low, high) in _measured(found, p):
             row = {"gate": gate, "vae": vae, "bound": bound, "value": value, "ci95": [low, high]}
             rows.append({**row, "verdict": judge(low, high, bound)})

@@ -6,13 +6,14 @@ from scipy import stats
 CONFIDENCE = 0.95
 
 
-def student_t(values: object) -> tuple[float, float]:
+def student_t(values: object, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Interval of the mean of independent trials, `values` (trials,), at least 2.
 
-    mean ± t(0.975, n-1)·s/√n. Right on average for few trials, where a bootstrap is too narrow.
+    mean ± t(n-1)·s/√n, t(0.975) at 95 %. Right on average for few trials, where a bootstrap is
+    too narrow.
     """
     x = np.asarray(values, dtype=float)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    half = stats.t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return float(x.mean() - half), float(x.mean() + half)
 
 

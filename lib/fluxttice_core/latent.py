@@ -12,7 +12,6 @@ from .operations import M, all_operations
 from .streams import generator
 
 BINS, RANGE = 50, 3.0
-MAX_ENTROPY_NATS = math.log(BINS)
 ACTIVE = 0.01  # variance of the posterior mean above which a unit counts as active
 
 
@@ -94,7 +93,7 @@ def hamming_correlation(codes: Tensor, seed: int, stream: str, pairs: int = 20_0
     r = float(stats.spearmanr(hamming, distance).statistic)
     half = stats.norm.ppf(0.975) * math.sqrt((1 + r * r / 2) / (pairs - 3))
     z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))  # finite for a perfect correlation too
-    return {"value": r, "ci95": [math.tanh(z + sign * half) for sign in (-1, 1)]}
+    return {"value": r, "ci95": [min(r, math.tanh(z - half)), max(r, math.tanh(z + half))]}
 
 
 def plane(codes: Tensor, seed: int, n: int = 1_500) -> dict[str, object]:

@@ -28,6 +28,9 @@ LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M opera
 GROUPS = 20
 CHUNK = 5_000  # latents at a time: bounds the memory, whatever K is
 TINY = 1e-15
+# Fewest latents for a figure that is stored: unbiased coverage for N up to 0.95 of them, and what
+# the jackknife leaves of the information's bias stays inside its interval (tested).
+FEWEST = 400_000
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Nothing is drawn or printed here; tables and figures come from the file these rows are stored in.
 """
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,8 +11,8 @@ import numpy as np
 
 from . import controls, latent, marginal, reconstruction
 from .coverage import ceiling, coverage
-from .marginal import GROUPS, Marginal
-from .model import HOW, VAES, DualVAE
+from .marginal import Marginal
+from .model import HOW, VAES, DualVAE, Posterior
 from .operations import Split, split
 from .params import Benchmark
 from .streams import generator
@@ -50,14 +49,17 @@ def measure(model: DualVAE, p: Benchmark, report: Callable[[str], None] = print)
 def vae_results(model: DualVAE, vae: str, parts: Split, p: Benchmark) -> tuple[Marginal, dict]:
     """One VAE's marginal, and everything measured of it: `essentials` and `details`."""
     m = marginal.marginal(model.decoder(vae), p.k, p.seed, vae, model.device)
-    return m, {**essentials(model, vae, m, parts, p.seed, p.ns), **details(model, vae, m, p)}
+    q = reconstruction.posterior(model, vae)
+    return m, {
+        **essentials(model, vae, m, q, parts, p.seed, p.ns),
+        **details(model, vae, m, q, p),
+    }
 
 
 def essentials(
-    model: DualVAE, vae: str, m: Marginal, parts: Split, seed: int, ns: list[int]
+    model: DualVAE, vae: str, m: Marginal, q: Posterior, parts: Split, seed: int, ns: list[int]
 ) -> dict:
-    """The rows that every control has too: from the marginal, and from encoded operations."""
-    q = reconstruction.posterior(model, vae)
+    """The rows that every control has too: from its marginal and its encoded operations."""
     rng = generator(seed, "posterior sample", vae, device=model.device)
     mean = reconstruction.by_split(reconstruction.right_trits(model, vae, q.mu), parts)
     codes = reconstruction.drawn(q, 1.0, rng)
@@ -76,9 +78,8 @@ def essentials(
     }
 
 
-def details(model: DualVAE, vae: str, m: Marginal, p: Benchmark) -> dict:
+def details(model: DualVAE, vae: str, m: Marginal, q: Posterior, p: Benchmark) -> dict:
     """The remaining rows: sampled coverage, the shape of the marginal, the latent space."""
-    q = reconstruction.posterior(model, vae)
     options = {"trials": p.trials, "seed": p.seed, "stream": vae, "device": model.device}
     return {
         "coverage": coverage(model.decoder(vae), p.ns, how=HOW, **options),
@@ -98,9 +99,8 @@ def control_rows(parts: Split, p: Benchmark) -> list[dict]:
     """`{control, seed, vae, …essentials}`: five untrained networks, five as the straight recipe
     starts them, a collapsed one, the uniform generator.
 
-    Their marginals use just enough latents for unbiased coverage at the largest N.
+    Their marginals use `marginal.FEWEST` latents, so their intervals are wider than the model's.
     """
-    k = math.ceil(max(p.ns) / (1 - 1 / GROUPS) / GROUPS) * GROUPS
     seeds = range(p.untrained_seed, p.untrained_seed + UNTRAINED_SEEDS)
     networks = [("untrained", seed, controls.untrained(seed)) for seed in seeds]
     networks += [("linear start", seed, controls.linear_start(seed)) for seed in seeds]
@@ -109,8 +109,10 @@ def control_rows(parts: Split, p: Benchmark) -> list[dict]:
     rows = []
     for control, seed, network in networks:
         for vae in VAES:
-            m = marginal.marginal(network.decoder(vae), k, p.seed, f"{control} {seed} {vae}")
-            row = essentials(network, vae, m, parts, p.seed, p.ns)
+            stream = f"{control} {seed} {vae}"
+            m = marginal.marginal(network.decoder(vae), marginal.FEWEST, p.seed, stream)
+            q = reconstruction.posterior(network, vae)
+            row = essentials(network, vae, m, q, parts, p.seed, p.ns)
             rows.append({"control": control, "seed": seed, "vae": vae, **row})
     return rows
 

@@ -189,8 +189,9 @@ def read_out(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Te
         return ((e_high - e_low) / total).round().long() + 1
     if rng is None:
         raise InputError("categorical decoding draws at random: give it a seed.")
-    u = torch.rand(low.shape, generator=rng, device=rng.device).to(low.device) * total
-    return (u >= e_low).long() + (u >= e_low + e_mid).long()
+    # In (0, total], so that a class below float32's resolution of 2^-24 is never drawn.
+    u = (1 - torch.rand(low.shape, generator=rng, device=rng.device).to(low.device)) * total
+    return (u > e_low).long() + (u > e_low + e_mid).long()
 
 
 def _known(vae: str) -> str:

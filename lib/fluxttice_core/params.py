@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from .errors import InputError
+from .marginal import FEWEST, GROUPS
 from .operations import SPLIT_SIZES
 
 
@@ -43,7 +44,7 @@ def _not_null(value: Any) -> Any:
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(ge=1)]
-Latents = Annotated[Whole, Field(ge=205_280, multiple_of=20)]  # unbiased coverage up to N = 195,000
+Latents = Annotated[Whole, Field(ge=FEWEST, multiple_of=GROUPS)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from fluxttice_core import certificate, checkpoint, cli, files, gates, params, records, signing
+from fluxttice_core import (
+    certificate,
+    checkpoint,
+    cli,
+    files,
+    gates,
+    marginal,
+    params,
+    records,
+    signing,
+)
 from fluxttice_core.errors import InputError
 
 PASSED = {"gate": "g", "vae": "A", "bound": 0.5, "value": 0.9, "ci95": [0.8, 0.95]}
@@ -195,9 +205,9 @@ def test_an_upper_bound_counts_too(ratio, ci95, verdict):
 
 
 def test_cheap_latents_are_enough_for_the_largest_n(p):
-    assert p.model_copy(update={"k": gates.CHEAP_K}).k == gates.CHEAP_K
-    assert gates.CHEAP_K - gates.CHEAP_K // 20 >= 195_000 and gates.CHEAP_K % 20 == 0
-    params.check("certify", {**p.model_dump(), "k": gates.CHEAP_K}, "test")
+    assert p.model_copy(update={"k": marginal.FEWEST}).k == marginal.FEWEST
+    assert marginal.FEWEST - marginal.FEWEST // 20 >= 195_000 and marginal.FEWEST % 20 == 0
+    params.check("certify", {**p.model_dump(), "k": marginal.FEWEST}, "test")
 
 
 def test_epochs_beside_a_checkpoint_are_measured(tmp_path, untrained, p, monkeypatch):
@@ -208,8 +218,8 @@ def test_epochs_beside_a_checkpoint_are_measured(tmp_path, untrained, p, monkeyp
     for epoch in (10, 0):
         checkpoint.save(tmp_path / "run" / "epochs" / f"epoch-{epoch:03d}", untrained, epoch, {})
     rows = gates.by_epoch(tmp_path / "run" / "checkpoint", p, str)
-    assert [row["epoch"] for row in rows] == [0, 10] and seen == [gates.CHEAP_K] * 2
-    assert all(row["gates"] == [PASSED] and row["k"] == gates.CHEAP_K for row in rows)
+    assert [row["epoch"] for row in rows] == [0, 10] and seen == [marginal.FEWEST] * 2
+    assert all(row["gates"] == [PASSED] and row["k"] == marginal.FEWEST for row in rows)
 
 
 # --- Keys ---

@@ -25,13 +25,13 @@ def rows():
     for control, network in networks:
         for vae in VAES:
             m = marginal.marginal(network.decoder(vae), K, 1, f"{control} {vae}")
-            row = essentials(network, vae, m, split(), 1, NS)
+            row = essentials(network, vae, m, posterior(network, vae), split(), 1, NS)
             beside.append({"control": control, "vae": vae, **row})
     model = load(CERTIFIED).model
     ours = {}
     for vae in VAES:
         m = marginal.marginal(model.decoder(vae), 20_000, 1, vae)
-        ours[vae] = essentials(model, vae, m, split(), 1, NS)
+        ours[vae] = essentials(model, vae, m, posterior(model, vae), split(), 1, NS)
     table = compare(ours, beside)
     return beside, {(row["metric"], row["vae"]): row for row in table}
 

@@ -7,6 +7,7 @@ import torch
 from fluxttice_core import params
 from fluxttice_core.errors import InputError
 from fluxttice_core.gates import gates, judge, verdict
+from fluxttice_core.marginal import FEWEST
 from fluxttice_core.model import VAES
 from fluxttice_core.operations import all_operations, split
 
@@ -35,7 +36,7 @@ def certify():
     """Parameters of a certificate: these bounds, and as few latents as are allowed."""
 
     def build(**change):
-        values = {**params.read_yaml(PARAMS), "checkpoint": "x", "run_dir": "", "k": 205_280}
+        values = {**params.read_yaml(PARAMS), "checkpoint": "x", "run_dir": "", "k": FEWEST}
         return params.check("certify", {**values, **BOUNDS, "split_seed": 42, **change}, "test")
 
     return build

@@ -111,6 +111,15 @@ def test_categorical_draws_trits_independently():
         assert ((counts - n / 9) ** 2 / (n / 9)).sum() < 8 + 5 * 4
 
 
+def test_categorical_never_draws_below_float32s_resolution():
+    """Stream 146 of torch's generator has an exact 0 among its first draws, which all of them
+    would take for the lowest class."""
+    n, logits = 10_000, torch.tensor([-90.0, 0.0, 0.0])
+    assert (torch.rand(n, T, generator=torch.Generator().manual_seed(146)) == 0).any()
+    classes = read_out(logits.expand(n, T, C), "categorical", torch.Generator().manual_seed(146))
+    assert classes.unique().tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("certain", range(C))
 def test_categorical_never_draws_what_has_no_probability(certain):
     logits = torch.full((20_000, T, C), -torch.inf)

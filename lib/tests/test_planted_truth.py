@@ -16,6 +16,7 @@ import pytest
 import torch
 from fluxttice_core import latent, marginal, reconstruction
 from fluxttice_core.coverage import coverage
+from fluxttice_core.marginal import FEWEST
 from fluxttice_core.measure import curve, diversity
 from fluxttice_core.model import VAES, D, Posterior
 from fluxttice_core.operations import C, M, T, names, split
@@ -178,12 +179,24 @@ def few():
 def bijection():
     """Every operation owns one cell of the latent space, all of one size: nothing is better."""
     p = np.full(M, 1 / M)
-    return Planted(thirds(9), certain(np.arange(M)), p, p, 9 * LN3, 9 * LN3, 9 * LN3, 205_280)
+    return Planted(thirds(9), certain(np.arange(M)), p, p, 9 * LN3, 9 * LN3, 9 * LN3, FEWEST)
+
+
+def uneven():
+    """Every operation owns one cell, those of trit 0 = -1 twice the size of the others."""
+    eighths, halves = thirds(8), quantiles(0.5, 0.25, 0.25)
+    p = np.array([0.5, 0.25, 0.25])[DIGITS[0]] / C**8
+    nats = 1.5 * LN2 + 8 * LN3
+
+    def cell(z):
+        return halves(z) + C * eighths(z)
+
+    return Planted(cell, certain(np.arange(M)), p, p, nats, nats, nats, FEWEST)
 
 
 PLANTED = {
     make.__name__: make
-    for make in (uniform, constant, missing, skewed_softly, skewed, noisy, few, bijection)
+    for make in (uniform, constant, missing, skewed_softly, skewed, noisy, few, bijection, uneven)
 }
 CATEGORICAL_NS = (1_000, 50_000)
 

@@ -115,6 +115,16 @@ def test_measuring_more_trains_the_same():
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_vae_a_is_trained_as_if_b_were_not_there(monkeypatch):
+    (both,) = train.fit(recipe(**QUICK))
+    monkeypatch.setattr(train_straight, "VAES", ("A",))
+    (alone,) = train.fit(recipe(**QUICK))
+    states = alone.model.state_dict(), both.model.state_dict()
+    same = {key: torch.equal(states[0][key], states[1][key]) for key in states[0]}
+    assert all(same[key] for key in same if "_A" in key)
+    assert not same["decoder_B.fc_in.weight"]
+
+
 def test_statenet_keeps_its_fresh_weights():
     (epoch,) = train.fit(recipe(**QUICK))
     fresh = DualVAE.fresh(VALUES["seed"]).state_net.state_dict()

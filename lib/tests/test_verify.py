@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fluxttice_core import certificate, checkpoint, cli, gates, params, signing, verify
+from fluxttice_core import certificate, checkpoint, cli, gates, marginal, params, signing, verify
 from fluxttice_core.errors import InputError
 from fluxttice_core.model import DualVAE
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def certify_params():
     values = params.read_yaml(ROOT / "params" / "certify.yaml")
-    values.update(run_dir="", checkpoint="x", k=gates.CHEAP_K)
+    values.update(run_dir="", checkpoint="x", k=marginal.FEWEST)
     return params.check("certify", values, "test")
 
 
@@ -122,7 +122,7 @@ def test_measuring_uses_the_recorded_seeds_and_threads(issue, trusted, monkeypat
     monkeypatch.setattr(gates, "every", every)
     before = torch.get_num_threads()
     check(issue(rows(), environment={**here, "threads": before + 1}), trusted)
-    assert seen == [(certify_params().seed, gates.CHEAP_K, before + 1)]
+    assert seen == [(certify_params().seed, marginal.FEWEST, before + 1)]
     assert torch.get_num_threads() == before
 
 
