@@ -64,8 +64,9 @@ class TernaryVAE:
         Returns:
             One row for each VAE, mode and N: `vae, decode, n, trials, unique, share, of_ceiling,
             ci95_low, ci95_high` (counts, Student t over trials), `untrained_unique` (the same
-            measurement on fresh weights) and `above_untrained` (whole interval above the
-            control's). Where that is False the number is one that noise can win.
+            measurement on fresh weights) and `discriminates`: by argmax, with the whole interval
+            above the control's. Where that is False the number is one that noise can win; by
+            categorical sampling it always is, since a uniform generator reaches the ceiling.
 
         Raises:
             InputError: an n below 1, fewer than 2 trials, or an unknown mode.
@@ -91,7 +92,7 @@ def _beside(vae: str, row: dict, control: dict) -> dict:
         "ci95_low": low,
         "ci95_high": high,
         "untrained_unique": control["unique"],
-        "above_untrained": low > control["ci95"][1],
+        "discriminates": row["decode"] == "argmax" and low > control["ci95"][1],
     }
 
 

@@ -2,8 +2,12 @@
 
 import torch
 
-from .initialisation import looks_linear
-from .model import DualVAE
+from .initialisation import linear_encoder, looks_linear
+from .model import VAES, DualVAE
+from .reconstruction import posterior
+from .streams import generator
+
+SHARPNESS = 80.0  # the last sharpness of params/train.yaml
 
 
 def untrained(seed: int) -> DualVAE:
@@ -11,11 +15,21 @@ def untrained(seed: int) -> DualVAE:
     return DualVAE.fresh(seed).eval()
 
 
-def linear_start(seed: int) -> DualVAE:
-    """Where the `straight` recipe starts: untrained too, and harder to beat than `untrained`."""
-    model = untrained(seed)
+@torch.no_grad()
+def random_linear(seed: int) -> DualVAE:
+    """Random linear maps, the hardest to beat of what has learnt nothing.
+
+    The decoders are those the `straight` recipe starts with, their logits as sharp as that recipe
+    makes its own: sharpness alone turns even cells of any kind into information. The encoders
+    project the table at random onto codes of unit variance, all 16 units active.
+    """
+    model, rng = untrained(seed), generator(seed, "random linear")
     looks_linear(model, seed)
-    return model
+    for vae in VAES:
+        linear_encoder(model.encoder(vae), rng)
+        mu = posterior(model, vae).mu
+        model.encoder(vae).fc_mu.weight /= mu.std()
+    return model.sharpened(SHARPNESS)
 
 
 def collapsed(seed: int) -> DualVAE:

@@ -60,7 +60,7 @@ def control_rows(p: Certify, report: Callable[[str], None] = print) -> list[dict
     """`{control, seed, k, verdict, gates}` of the networks that must fail, at FEWEST latents."""
     networks = [
         ("untrained", p.untrained_seed, controls.untrained(p.untrained_seed)),
-        ("linear start", p.untrained_seed, controls.linear_start(p.untrained_seed)),
+        ("random linear", p.untrained_seed, controls.random_linear(p.untrained_seed)),
         ("collapsed", p.seed, controls.collapsed(p.seed)),
         ("uniform", p.seed, controls.uniform(p.seed)),
     ]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .model import D, DualVAE
+from .model import D, DualVAE, Encoder
 from .operations import C, T
 from .streams import generator
 
@@ -23,6 +23,16 @@ def looks_linear(model: DualVAE, seed: int) -> None:
     for block in (b.residual1.block, b.residual2.block):
         block[2].weight.zero_()
         block[2].bias.zero_()
+
+
+@torch.no_grad()
+def linear_encoder(encoder: Encoder, rng: torch.Generator) -> None:
+    """Make the posterior means a random linear map of the table, in the same way."""
+    first, second, third = (encoder.encoder[i] for i in (0, 2, 4))
+    _mirror(first, _orthogonal(128, T, rng), rows=True)
+    _mirror(second, _orthogonal(64, 128, rng), rows=True, columns=True)
+    _mirror(third, _orthogonal(32, 64, rng), rows=True, columns=True)
+    _mirror(encoder.fc_mu, _orthogonal(D, 32, rng), columns=True)
 
 
 def _mirror(layer: nn.Linear, w: Tensor, rows: bool = False, columns: bool = False) -> None:

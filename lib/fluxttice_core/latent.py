@@ -52,7 +52,7 @@ def kl_nats(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (logvar.exp() + mu.square() - 1 - logvar)
 
 
-def aggregate_kl(q: Posterior, seed: int, stream: str, n: int = 1_000) -> dict[str, object]:
+def aggregate_kl(q: Posterior, seed: int, stream: str, n: int = 400) -> dict[str, object]:
     """KL(q(z) ‖ N(0, I)) of the aggregate posterior q(z) = mean_x q(z|x), nats, ≥ 0.
 
     E_q[ln q(z) - ln p(z)] over `n` draws of q(z), with the mixture over all operations evaluated

@@ -19,15 +19,16 @@ from torch.nn.functional import threshold
 
 from .coverage import Decoder, ceiling
 from .errors import InputError
-from .intervals import CONFIDENCE
+from .intervals import CONFIDENCE, student_t
 from .model import prior
 from .operations import C, M, T, describe
 from .streams import generator
 
 LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M operations
 GROUPS = 20
-CHUNK = 5_000  # latents at a time: bounds the memory, whatever K is
+CHUNK = 2_500  # latents at a time: bounds the memory, whatever K is
 TINY = 1e-15
+MARGINALS = ("argmax", "categorical")  # decoding modes whose distribution is known exactly
 # Fewest latents for a figure that is stored: unbiased coverage for N up to 0.95 of them, and what
 # the jackknife leaves of the information's bias stays inside its interval (tested).
 FEWEST = 400_000
@@ -265,25 +266,35 @@ def coverage_at(m: Marginal, n: int, how: str) -> dict[str, object]:
 def hardest(m: Marginal, how: str, count: int = 10) -> list[dict[str, object]]:
     """The `count` operations least likely to be generated: `{index, name, p_times_m, ci95}`.
 
-    P(x)·M is 1 for a perfect generator. The smallest of M noisy numbers is biased low: compare
-    with the same figure of a perfect generator at this k (`noise_floor`).
+    P(x)·M is 1 for a perfect generator. Half of the groups choose the operations and the other
+    half measure them, so that `p_times_m` is unbiased and its Student t interval holds: the
+    smallest of M noisy numbers would be low by chance alone.
     """
-    groups = (m.probability if how == "categorical" else m.argmax) / (m.k / GROUPS) * M
-    mean = groups.mean(0)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, GROUPS - 1) * groups.std(0, ddof=1) / GROUPS**0.5
-    order = np.argsort(mean, kind="stable")[:count]
-    return [
-        {
-            "index": int(i),
-            "name": describe(int(i)),
-            "p_times_m": float(mean[i]),
-            "ci95": [float(max(0, mean[i] - half[i])), float(mean[i] + half[i])],
-        }
-        for i in order
-    ]
+    groups = _p_times_m(m, how)
+    chosen = np.argsort(groups[0::2].mean(0), kind="stable")[:count]
+    rows = []
+    for i in chosen.tolist():
+        values = groups[1::2, i]
+        low, high = student_t(values)
+        ci95 = [max(0.0, low), high]
+        mean = float(values.mean())
+        rows.append({"index": i, "name": describe(i), "p_times_m": mean, "ci95": ci95})
+    return rows
 
 
-def noise_floor(k: int, seed: int) -> float:
-    """min P·M that k draws of a perfect generator show: one seeded multinomial draw."""
-    counts = np.random.default_rng([seed, k]).multinomial(k, np.full(M, 1 / M))
-    return float(counts.min() * M / k)
+def min_p_times_m(m: Marginal, how: str) -> float:
+    """min P·M over all operations. Biased low, as the least of M noisy numbers: it says
+    something only beside the same figure of a perfect generator, `noise_floor`."""
+    return float(_p_times_m(m, how).mean(0).min())
+
+
+def _p_times_m(m: Marginal, how: str) -> np.ndarray:
+    """(GROUPS, M) float64."""
+    return {"categorical": m.probability, "argmax": m.argmax}[how] / (m.k / GROUPS) * M
+
+
+def noise_floor(k: int, seed: int, draws: int = 20) -> list[float]:
+    """Least and greatest min P·M among `draws` seeded samples of k from a perfect generator."""
+    rng = np.random.default_rng([seed, k])
+    least = rng.multinomial(k, np.full(M, 1 / M), size=draws).min(1) * M / k
+    return [float(least.min()), float(least.max())]

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import controls, latent, marginal, reconstruction
 from .coverage import ceiling, coverage
-from .marginal import Marginal
+from .marginal import MARGINALS, Marginal
 from .model import HOW, VAES, DualVAE, Posterior
 from .operations import Split, split
 from .params import Benchmark
@@ -19,6 +19,8 @@ from .streams import generator
 
 CURVE = [int(n) for n in np.unique(np.logspace(0, 7, 57).round())]
 UNTRAINED_SEEDS = 5
+KL_UNIFORM, KL_PRIOR = "KL(P ‖ uniform), nats", "KL(aggregate posterior ‖ prior), nats"
+SMALLER_IS_BETTER = (KL_UNIFORM, KL_PRIOR)
 
 
 def measure(model: DualVAE, p: Benchmark, report: Callable[[str], None] = print) -> dict:
@@ -67,13 +69,14 @@ def essentials(
     return {
         "k": m.k,
         "information_nats": marginal.information(m),
-        "expected_coverage": [
-            marginal.coverage_at(m, n, how) for how in ("argmax", "categorical") for n in ns
-        ],
+        "argmax_entropy_nats": marginal.argmax_entropy(m),
+        "kl_uniform_nats": marginal.kl_uniform(m),
+        "expected_coverage": [marginal.coverage_at(m, n, how) for how in MARGINALS for n in ns],
         "exact_match": {part: row["share"] for part, row in mean.items()},
         "reconstruction": {"mean": mean, "sample": sampled},
         "latent_entropy_nats": latent.entropy_nats(q.mu),
         "active_units": latent.active_units(q.mu),
+        "aggregate_kl_nats": latent.aggregate_kl(q, seed, vae),
         "hamming_correlation": latent.hamming_correlation(q.mu, seed, vae),
     }
 
@@ -83,27 +86,25 @@ def details(model: DualVAE, vae: str, m: Marginal, q: Posterior, p: Benchmark) -
     options = {"trials": p.trials, "seed": p.seed, "stream": vae, "device": model.device}
     return {
         "coverage": coverage(model.decoder(vae), p.ns, how=HOW, **options),
-        "argmax_entropy_nats": marginal.argmax_entropy(m),
-        "kl_uniform_nats": marginal.kl_uniform(m),
-        "hardest": {how: marginal.hardest(m, how) for how in ("argmax", "categorical")},
+        "min_p_times_m": {how: marginal.min_p_times_m(m, how) for how in MARGINALS},
+        "hardest": {how: marginal.hardest(m, how) for how in MARGINALS},
         "curve": curve(m),
         "robustness": reconstruction.robustness(model, vae, q, p.seed),
         "latent_share_outside": latent.share_outside(q.mu),
         "kl_nats_by_dimension": latent.kl_nats(*q).mean(0).tolist(),
-        "aggregate_kl_nats": latent.aggregate_kl(q, p.seed, vae),
         "plane": latent.plane(q.mu, p.seed),
     }
 
 
 def control_rows(parts: Split, p: Benchmark) -> list[dict]:
-    """`{control, seed, vae, …essentials}`: five untrained networks, five as the straight recipe
-    starts them, a collapsed one, the uniform generator.
+    """`{control, seed, vae, …essentials}`: five untrained networks, five of random linear maps, a
+    collapsed one, the uniform generator.
 
     Their marginals use `marginal.FEWEST` latents, so their intervals are wider than the model's.
     """
     seeds = range(p.untrained_seed, p.untrained_seed + UNTRAINED_SEEDS)
     networks = [("untrained", seed, controls.untrained(seed)) for seed in seeds]
-    networks += [("linear start", seed, controls.linear_start(seed)) for seed in seeds]
+    networks += [("random linear", seed, controls.random_linear(seed)) for seed in seeds]
     networks += [("collapsed", p.seed, controls.collapsed(p.seed))]
     networks += [("uniform", p.seed, controls.uniform(p.seed))]
     rows = []
@@ -121,8 +122,8 @@ def compare(ours: dict[str, dict], rows: list[dict]) -> list[dict]:
     """One row a metric and VAE: `{metric, vae, value, ci95, <control>…, discriminates}`.
 
     A control's entry is the `[low, high]` hull of its intervals over seeds. A metric
-    discriminates when the model's whole interval lies above every control's; one that does not
-    is a number that noise can win, and decides nothing.
+    discriminates when the model's whole interval lies above every control's (below, for one of
+    SMALLER_IS_BETTER); one that does not is a number that noise can win, and decides nothing.
     """
     table = []
     for vae, result in ours.items():
@@ -134,9 +135,12 @@ def compare(ours: dict[str, dict], rows: list[dict]) -> list[dict]:
                 _, c_low, c_high = theirs[metric]
                 hull = hulls.setdefault(control, [c_low, c_high])
                 hulls[control] = [min(hull[0], c_low), max(hull[1], c_high)]
-            better = bool(hulls) and all(low > hull[1] for hull in hulls.values())
+            if metric in SMALLER_IS_BETTER:
+                better = all(high < hull[0] for hull in hulls.values())
+            else:
+                better = all(low > hull[1] for hull in hulls.values())
             row = {"metric": metric, "vae": vae, "value": value, "ci95": [low, high]}
-            table.append({**row, **hulls, "discriminates": better})
+            table.append({**row, **hulls, "discriminates": bool(hulls) and better})
     return table
 
 
@@ -145,8 +149,13 @@ def headline(result: dict) -> dict[str, tuple[float, float, float]]:
 
     Latent entropy and active units are properties of the weights: their intervals are points.
     """
-    i = result["information_nats"]
-    values = {"information, share of 9·ln 3": _of(i, marginal.LIMIT_NATS)}
+    values = {
+        f"{name}, share of 9·ln 3": _of(result[key], marginal.LIMIT_NATS)
+        for name, key in (
+            ("information", "information_nats"),
+            ("argmax entropy", "argmax_entropy_nats"),
+        )
+    }
     for row in result["expected_coverage"]:
         name = f"{row['decode']} coverage at N = {row['n']:,}, of ceiling"
         values[name] = _of(row, float(ceiling(row["n"])))
@@ -157,6 +166,8 @@ def headline(result: dict) -> dict[str, tuple[float, float, float]]:
     values["latent entropy, nats"] = (entropy, entropy, entropy)
     values["active units"] = (active, active, active)
     values["Hamming correlation of codes"] = _of(result["hamming_correlation"], 1.0)
+    values[KL_UNIFORM] = _of(result["kl_uniform_nats"], 1.0)
+    values[KL_PRIOR] = _of(result["aggregate_kl_nats"], 1.0)
     return values
 
 
@@ -168,14 +179,14 @@ def _of(estimate: dict, limit: float) -> tuple[float, float, float]:
 def curve(m: Marginal) -> list[dict]:
     """Expected distinct operations for N = 1 … 10^7: rows `{n, ceiling, argmax, categorical}`.
 
-    Point values. Categorical is the plug-in of P; argmax is rarefaction up to k, and beyond it
-    the operations seen in all k draws, a lower bound.
+    Point values. Categorical is the plug-in of P, biased low by order 1/k; argmax is rarefaction,
+    and None beyond k, where counting k latents says nothing.
     """
     return [
         {
             "n": n,
             "ceiling": float(ceiling(n)),
-            "argmax": marginal.rarefied(m.counts, min(n, m.k)),
+            "argmax": marginal.rarefied(m.counts, n) if n <= m.k else None,
             "categorical": marginal.expected_distinct(m.P, n),
         }
         for n in CURVE
@@ -183,9 +194,11 @@ def curve(m: Marginal) -> list[dict]:
 
 
 def diversity(a: Marginal, b: Marginal, ns: list[int]) -> list[dict]:
-    """What A and B reach by argmax: `{n, only_a, only_b, both, union}`, expected counts.
+    """What A and B reach by argmax: `{n, only_a, only_b, both, union, perfect}`, expected counts.
 
     n draws of each, independent, so the product of the two reach probabilities is unbiased.
+    `perfect` is the same of two uniform generators, `{only, both, union}`: drawing twice reaches
+    more than drawing once whoever draws, so only what differs from it is about A and B.
     """
     rows = []
     for n in ns:
@@ -193,7 +206,10 @@ def diversity(a: Marginal, b: Marginal, ns: list[int]) -> list[dict]:
         both = float((reach_a * reach_b).sum())
         only_a, only_b = float(reach_a.sum()) - both, float(reach_b.sum()) - both
         union = only_a + only_b + both
-        rows.append({"n": n, "only_a": only_a, "only_b": only_b, "both": both, "union": union})
+        once, twice = float(ceiling(n)), float(ceiling(2 * n))
+        perfect = {"only": twice - once, "both": 2 * once - twice, "union": twice}
+        row = {"n": n, "only_a": only_a, "only_b": only_b, "both": both, "union": union}
+        rows.append({**row, "perfect": perfect})
     return rows
 
 

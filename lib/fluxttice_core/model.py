@@ -4,6 +4,7 @@ Shape letters: B batch, D latent (16), T trits (9), C classes (3). A state dict 
 system loads strictly; 168,770 parameters.
 """
 
+import copy
 from numbers import Integral
 from typing import NamedTuple
 
@@ -153,6 +154,15 @@ class DualVAE(nn.Module):
         if not latents.isfinite().all():
             raise InputError("z holds a value that is not finite: a latent is a real vector.")
         return read_out(self.decoder(vae)(latents), how, rng) - 1
+
+    def sharpened(self, tau: float) -> "DualVAE":
+        """A copy whose logits are `tau` times these: its last decoder layers carry the factor."""
+        copied = copy.deepcopy(self)
+        with torch.no_grad():
+            for layer in (copied.decoder_A.decoder[4], copied.decoder_B.fc_out):
+                layer.weight *= tau
+                layer.bias *= tau
+        return copied
 
     def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
         """`n` operations (n, T), int64 in {-1, 0, 1}, from latents of the prior N(0, I)."""

@@ -55,8 +55,8 @@ def training(rows: list[dict]) -> Figure:
     return figure
 
 
-def trajectory(rows: list[dict], history: list[dict] = ()) -> Figure:
-    """Coverage against latent entropy (left) and information (right).
+def trajectory(rows: list[dict], history: list[dict] = (), n: int = 50_000) -> Figure:
+    """Coverage at `n` against latent entropy (left) and information (right).
 
     Lines: the epochs of one training, lighter to darker. Diamonds: lines of reports/history.csv.
     """
@@ -78,7 +78,7 @@ def trajectory(rows: list[dict], history: list[dict] = ()) -> Figure:
                 axes.scatter(
                     x, y, s=36, color=colour, marker="D", ec="white", label=f"VAE-{vae}, runs"
                 )
-        axes.set(xlabel=label, ylabel="argmax coverage at 50,000, of ceiling")
+        axes.set(xlabel=label, ylabel=f"argmax coverage at {n:,}, of ceiling")
         axes.legend(loc="lower right", fontsize=8)
     return figure
 
@@ -101,8 +101,10 @@ def _coverage_curve(axes: Axes, results: dict) -> None:
         ("untrained_B", "categorical", GREY, "--", "untrained B, categorical"),
     ]
     for key, column, colour, style, label in lines:
-        share = [point[column] / M for point in results[key]["curve"]]
-        axes.plot(n, share, color=colour, ls=style, label=label)
+        share = [point[column] for point in results[key]["curve"] if point[column] is not None]
+        axes.plot(
+            n[: len(share)], [count / M for count in share], color=colour, ls=style, label=label
+        )
     axes.set(
         xscale="log", xlim=(1e3, 1e7), xlabel="N, latents drawn from the prior",
         title="Operations reached, share of 19,683",
@@ -116,7 +118,7 @@ def _information_bars(axes: Axes, results: dict) -> None:
         if not row["metric"].startswith("information"):
             continue
         vae = row["vae"]
-        controls = ("untrained", "linear start", "collapsed", "uniform")
+        controls = ("untrained", "random linear", "collapsed", "uniform")
         labels += [f"VAE-{vae}", *(f"{control} {vae}" for control in controls)]
         values += [row["value"], *(row[control][1] for control in controls)]
         colours += [COLOUR[vae], *[GREY] * len(controls)]

@@ -49,7 +49,9 @@ def honest_measures(
 
     Coverage and information come from LATENTS prior latents of a random stream that each epoch
     has for itself, apart from training's. They carry noise, so the maximum over epochs is biased
-    upwards: it selects, and the benchmark measures the selected epoch again with other draws.
+    upwards; and at so few latents the jackknife leaves up to 0.1 % of the limit in the information
+    of sharp decoders. It selects, and the benchmark measures
+    the selected epoch again with other draws, and more of them.
     """
     measures = {}
     for vae in VAES:
@@ -84,9 +86,9 @@ def pick_device(name: str) -> torch.device:
 def follow(epochs: Iterable[Epoch], p: Any, run_dir: Path, progress: Callable) -> list[dict]:
     """Run training to its end, keep what the rule selects, and write it as `run_dir`/checkpoint.
 
-    Every `p.keep_every`-th epoch's weights are kept under `run_dir`/epochs/. Training ends after
-    `p.epochs`, or `p.patience` epochs after the last improvement of the score. Whatever ends it,
-    an error and Ctrl-C included, the selected epoch so far is written.
+    Every `p.keep_every`-th epoch's weights, and the last's, are kept under `run_dir`/epochs/.
+    Training ends after `p.epochs`, or `p.patience` epochs after the last improvement of the
+    score. Whatever ends it, an error and Ctrl-C included, the selected epoch so far is written.
 
     Args:
         epochs: what a recipe's `fit` yields.
@@ -105,11 +107,12 @@ def follow(epochs: Iterable[Epoch], p: Any, run_dir: Path, progress: Callable) -
                 weights = {k: v.clone() for k, v in epoch.model.state_dict().items()}
                 selected = row, weights  # in one step: an interrupt never parts the two
             rows.append(row)
-            if epoch.number % p.keep_every == 0:
+            patient = epoch.number - selected[0]["epoch"] < p.patience
+            if epoch.number % p.keep_every == 0 or epoch.number == p.epochs - 1 or not patient:
                 folder = run_dir / "epochs" / f"epoch-{epoch.number:03d}"
                 save(folder, epoch.model, epoch.number, _facts(p, row, len(rows)))
             progress(row)
-            if epoch.number - selected[0]["epoch"] >= p.patience:
+            if not patient:
                 break
     finally:
         if selected:

@@ -4,10 +4,13 @@ import pandas as pd
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
-CONTROLS = ("untrained", "linear start", "collapsed", "uniform")
+CONTROLS = ("untrained", "random linear", "collapsed", "uniform")
 GREY = "color: #999999; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
-PLAIN_UNITS = ("latent entropy, nats", "active units", "Hamming correlation of codes")
+PLAIN_UNITS = (
+    "latent entropy, nats", "active units", "Hamming correlation of codes",
+    "KL(P ‖ uniform), nats", "KL(aggregate posterior ‖ prior), nats",
+)  # fmt: skip
 
 
 def summary(results: dict, ns: list[int]) -> Markdown:
@@ -30,7 +33,7 @@ def summary(results: dict, ns: list[int]) -> Markdown:
             f"| {label} | **{a['value']:.2%}** ({interval(a['ci95'])}) "
             f"| **{b['value']:.2%}** ({interval(b['ci95'])}) | {noise:.2%} |"
         )
-    head = "| share | VAE-A (95 %) | VAE-B (95 %) | untrained, at most |\n|---|---|---|---|\n"
+    head = "| share | VAE-A (95 %) | VAE-B (95 %) | nothing learnt, at most |\n|---|---|---|---|\n"
     return Markdown("### In one minute\n\n" + head + "\n".join(lines))
 
 
@@ -41,7 +44,7 @@ def why_not_categorical(results: dict) -> str:
         for name in ("B", "untrained_B")
         for row in sorted(results[name]["coverage"], key=lambda row: row["n"])
     }  # the largest N of each wins
-    share = {key: f"{row['share']:.2%}" for key, row in rows.items()}
+    share = {key: number(row["share"]) for key, row in rows.items()}
     return (
         f"Sampling categorically is no evidence of learning: at N = {rows['B', 'argmax']['n']:,} "
         f"an untrained VAE-B reaches {share['untrained_B', 'categorical']} of the operations that "
@@ -83,26 +86,9 @@ def coverage(results: dict) -> Styler:
     return _left(pd.DataFrame(lines))
 
 
-def latent(results: dict) -> pd.DataFrame:
-    """One column a network: what its codes look like."""
-    return pd.DataFrame(
-        {
-            network.replace("_", " "): {
-                "latent entropy, nats (of ln 50 = 3.912)": f"{row['latent_entropy_nats']:.3f}",
-                "codes outside [-3, 3], which it drops": f"{row['latent_share_outside']:.3%}",
-                "active units (of 16)": row["active_units"],
-                "KL(aggregate posterior ‖ prior), nats": f"{row['aggregate_kl_nats']['value']:.3f}",
-                "Hamming correlation of codes": f"{row['hamming_correlation']['value']:.3f}",
-                "KL(P ‖ uniform), nats": f"{row['kl_uniform_nats']['value']:.4f}",
-            }
-            for network, row in results.items()
-            if network in ("A", "B", "untrained_A", "untrained_B")
-        }
-    )
-
-
 def hardest(results: dict, count: int = 5) -> Styler:
-    """The operations argmax decoding reaches least often, P·M being 1 for a perfect generator."""
+    """The operations that argmax decoding seems to reach least, P·M being 1 for a perfect
+    generator: chosen by half of the latents, measured by the other half."""
     return _left(
         pd.DataFrame(
             {
@@ -118,9 +104,20 @@ def hardest(results: dict, count: int = 5) -> Styler:
 
 
 def diversity(results: dict) -> Styler:
-    """Expected operations that N argmax draws of A and N of B reach: alone, both, together."""
-    frame = pd.DataFrame(results["diversity"])
-    frame.columns = ["N", "only A", "only B", "both", "together"]
+    """Expected operations that N argmax draws of A and N of B reach, beside perfect generators."""
+    frame = pd.DataFrame(
+        {
+            "N of each": row["n"],
+            "only A": row["only_a"],
+            "only B": row["only_b"],
+            "only one, perfect": row["perfect"]["only"],
+            "both": row["both"],
+            "both, perfect": row["perfect"]["both"],
+            "together": row["union"],
+            "together, perfect": row["perfect"]["union"],
+        }
+        for row in results["diversity"]
+    )
     return _left(frame).format(precision=1, thousands=",")
 
 
@@ -175,6 +172,7 @@ def generalization(measured: dict[str, dict[str, dict]]) -> Styler:
                     "value": "refused" if row[measure] is None else number(row[measure], unit),
                     "95 % interval": interval(row["ci95"], unit) if row["ci95"] else "exact",
                     "cases": f"{row['n']:,}",
+                    "operations": f"{row['distinct']:,}" if "distinct" in row else "",
                 }
             )
     return _left(pd.DataFrame(lines))

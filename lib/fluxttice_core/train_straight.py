@@ -13,7 +13,6 @@ Four forces lead there, and each is a formula of a few lines below:
 VAE-A and VAE-B are trained in the same steps and share nothing but the data and the draws.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 
@@ -84,16 +83,6 @@ def crookedness(logits: Tensor, midpoints: Tensor) -> Tensor:
     return rest.var(0).sum() / half.detach().var(0).sum()
 
 
-def baked(model: DualVAE, tau: float) -> DualVAE:
-    """A copy whose last decoder layers carry τ: the network that is measured and kept."""
-    final = copy.deepcopy(model)
-    with torch.no_grad():
-        for layer in (final.decoder_A.decoder[4], final.decoder_B.fc_out):
-            layer.weight *= tau
-            layer.bias *= tau
-    return final
-
-
 def fit(p: TrainStraight) -> Iterator[Epoch]:
     """Train and yield after each epoch; see the module's text for the objective.
 
@@ -132,7 +121,7 @@ def fit(p: TrainStraight) -> Iterator[Epoch]:
             optimiser.step()
             losses[k] = loss.detach()
         means = _means(losses, epoch)
-        final = baked(model, sharpness(p, (epoch + 1) / p.epochs))
+        final = model.sharpened(sharpness(p, (epoch + 1) / p.epochs))  # what is measured and kept
         measures = honest_measures(final, p.split_seed, p.coverage_n, p.seed, epoch)
         yield Epoch(epoch, {**means, **measures, "lr": learning_rate(p, progress)}, final)
 
