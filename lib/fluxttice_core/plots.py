@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .operations import M
+from .tables import CONTROLS
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"
@@ -102,9 +103,16 @@ def _coverage_curve(axes: Axes, results: dict) -> None:
     ]
     for key, column, colour, style, label in lines:
         share = [point[column] for point in results[key]["curve"] if point[column] is not None]
-        axes.plot(
-            n[: len(share)], [count / M for count in share], color=colour, ls=style, label=label
-        )
+        y = [count / M for count in share]  # argmax ends at k
+        axes.plot(n[: len(y)], y, color=colour, ls=style, label=label)
+    maps = [
+        (row["n"], row["share"])
+        for control in results["controls"]
+        if control["control"] == "random linear"
+        for row in control["expected_coverage"]
+        if row["decode"] == "argmax"
+    ]
+    axes.scatter(*zip(*maps, strict=True), s=14, color=GREY, label="random linear maps, argmax")
     axes.set(
         xscale="log", xlim=(1e3, 1e7), xlabel="N, latents drawn from the prior",
         title="Operations reached, share of 19,683",
@@ -118,10 +126,9 @@ def _information_bars(axes: Axes, results: dict) -> None:
         if not row["metric"].startswith("information"):
             continue
         vae = row["vae"]
-        controls = ("untrained", "random linear", "collapsed", "uniform")
-        labels += [f"VAE-{vae}", *(f"{control} {vae}" for control in controls)]
-        values += [row["value"], *(row[control][1] for control in controls)]
-        colours += [COLOUR[vae], *[GREY] * len(controls)]
+        labels += [f"VAE-{vae}", *(f"{control} {vae}" for control in CONTROLS)]
+        values += [row["value"], *(row[control][1] for control in CONTROLS)]
+        colours += [COLOUR[vae], *[GREY] * len(CONTROLS)]
     axes.barh(labels, values, color=colours)
     for place, value in enumerate(values):
         axes.text(max(0, value) + 0.01, place, f"{value:.1%}", va="center", fontsize=8)

@@ -88,7 +88,7 @@ def test_the_report_has_a_row_for_each_vae_mode_and_number(vae):
     report = vae.coverage_report([100, 1_000], trials=3)
     assert list(report.columns) == [
         "vae", "decode", "n", "trials", "unique", "share", "of_ceiling", "ci95_low", "ci95_high",
-        "untrained_unique", "above_untrained",
+        "untrained_unique", "discriminates",
     ]  # fmt: skip
     keys = report[["vae", "decode", "n"]].itertuples(index=False, name=None)
     assert list(keys) == [(v, h, n) for v in VAES for h in HOW for n in (100, 1_000)]
@@ -98,7 +98,7 @@ def test_the_report_has_a_row_for_each_vae_mode_and_number(vae):
     pd.testing.assert_series_equal(report["share"], report["unique"] / M, check_names=False)
     of_ceiling = report["unique"] / ceiling(report["n"])
     pd.testing.assert_series_equal(report["of_ceiling"], of_ceiling, check_names=False)
-    assert report["above_untrained"].dtype == bool
+    assert report["discriminates"].dtype == bool
 
 
 def test_the_report_is_the_coverage_of_the_model_beside_fresh_weights(vae):
@@ -109,12 +109,12 @@ def test_the_report_is_the_coverage_of_the_model_beside_fresh_weights(vae):
     assert (row["vae"], row["unique"]) == ("B", ours["unique"])
     assert [row["ci95_low"], row["ci95_high"]] == ours["ci95"]
     assert row["untrained_unique"] == control["unique"]
-    assert row["above_untrained"] == (ours["ci95"][0] > control["ci95"][1])
+    assert row["discriminates"] == (ours["ci95"][0] > control["ci95"][1])
 
 
 def test_a_perfect_model_is_above_the_untrained_by_argmax(perfect):
     report = perfect.coverage_report([10_000], ["argmax", "categorical"])
-    above = report.set_index(["vae", "decode"])["above_untrained"]
+    above = report.set_index(["vae", "decode"])["discriminates"]
     assert above["A", "argmax"] and above["B", "argmax"]
     assert report["of_ceiling"].between(0.98, 1.02).all()
 
@@ -123,7 +123,14 @@ def test_noise_is_never_above_noise(vae):
     """Fresh weights nearly reach the ceiling categorically, and that must not count for them."""
     report = vae.coverage_report([20_000], ["categorical"], trials=3)
     assert (report["of_ceiling"] > 0.9).all()
-    assert not report["above_untrained"].any()
+    assert not report["discriminates"].any()
+
+
+def test_sampling_categorically_never_discriminates(perfect):
+    """A uniform generator is at the ceiling that way, so nothing is above every control."""
+    report = perfect.coverage_report([10_000], ["categorical", "expectation"])
+    assert (report["unique"] > 0.98 * ceiling(10_000)).all()
+    assert not report["discriminates"].any()
 
 
 def test_the_report_depends_on_its_seed_alone(vae):

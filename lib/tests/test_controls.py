@@ -2,11 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fluxttice_core import controls, load, marginal
+from fluxttice_core import controls, files, load, marginal, params
+from fluxttice_core.initialisation import looks_linear
 from fluxttice_core.latent import active_units, aggregate_kl, kl_nats
 from fluxttice_core.measure import compare, essentials, headline
 from fluxttice_core.model import VAES, DualVAE, prior
-from fluxttice_core.operations import M, split
+from fluxttice_core.operations import M, all_operations, split
 from fluxttice_core.reconstruction import posterior
 from fluxttice_core.streams import generator
 
@@ -17,7 +18,7 @@ NS, K = [1_000], 2_000
 @pytest.fixture(scope="module")
 def rows():
     """The essentials of every kind of control, and the comparison of the certified model."""
-    kinds = {"untrained": controls.untrained, "linear start": controls.linear_start}
+    kinds = {"untrained": controls.untrained, "random linear": controls.random_linear}
     kinds |= {"collapsed": controls.collapsed, "uniform": controls.uniform}
     networks = [(kind, make(1_000)) for kind, make in kinds.items()]
     networks.append(("untrained", controls.untrained(1_001)))
@@ -51,7 +52,7 @@ def test_an_untrained_network_is_a_fresh_one():
 
 @pytest.mark.parametrize(
     "make",
-    [controls.untrained, controls.linear_start, controls.collapsed, controls.uniform],
+    [controls.untrained, controls.random_linear, controls.collapsed, controls.uniform],
 )
 def test_controls_keep_to_their_seed_and_leave_the_global_stream(make):
     state = torch.get_rng_state()
@@ -72,6 +73,33 @@ def test_a_collapsed_network_ignores_latent_and_operation(vae):
     assert float(kl_nats(*q).abs().max()) == 0  # the posterior is the prior
     assert active_units(q.mu) == 0
     assert aggregate_kl(q, 1, "x", n=20)["value"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("vae", VAES)
+def test_random_linear_maps_are_linear_sharp_and_use_every_unit(vae):
+    model, linear = controls.random_linear(4), DualVAE.fresh(4)
+    looks_linear(linear, 4)
+    z, y = prior(300, generator(1, "z")), prior(300, generator(2, "z"))
+    decoder = model.decoder(vae)
+    assert torch.allclose(decoder(z + y), decoder(z) + decoder(y), atol=1e-3)
+    assert torch.allclose(decoder(z), 80 * linear.decoder(vae)(z), rtol=1e-4, atol=1e-3)
+    mu = posterior(model, vae).mu
+    assert float(mu.std()) == pytest.approx(1, abs=1e-3) and active_units(mu) == 16
+    table = all_operations().double()
+    fitted = table @ torch.linalg.lstsq(table, mu.double()).solution
+    assert torch.allclose(fitted, mu.double(), atol=1e-4)
+
+
+def test_random_linear_maps_are_as_sharp_as_the_default_recipe():
+    recipe = params.read_yaml(files.root() / "params/train.yaml")
+    assert recipe["sharpness_end"] == controls.SHARPNESS
+
+
+@pytest.mark.parametrize("vae", VAES)
+def test_sharpness_alone_is_most_of_the_information_and_none_of_the_reconstruction(rows, vae):
+    for row in of(rows[0], "random linear", vae):
+        assert row["information_nats"]["share"] > 0.7
+        assert row["exact_match"]["test"] < 0.01
 
 
 @pytest.mark.parametrize("vae", VAES)
@@ -130,11 +158,11 @@ def test_categorical_coverage_does_not_discriminate(rows, vae):
 def test_what_only_learning_gives_discriminates(rows, metric, vae):
     row = rows[1][metric, vae]
     assert row["discriminates"] is True
-    for control in ("untrained", "linear start", "collapsed", "uniform"):
+    for control in ("untrained", "random linear", "collapsed", "uniform"):
         assert row["ci95"][0] > row[control][1]
 
 
-@pytest.mark.parametrize("control", ["untrained", "linear start", "collapsed", "uniform"])
+@pytest.mark.parametrize("control", ["untrained", "random linear", "collapsed", "uniform"])
 def test_a_control_in_the_models_place_discriminates_nowhere(rows, control):
     for vae in VAES:
         ours = {vae: of(rows[0], control, vae)[0]}

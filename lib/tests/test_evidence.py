@@ -14,6 +14,8 @@ MUST = {
     "exact_match_test_sampled": 0.99,
 }
 
+INFORMATION = evidence.METRICS["information"]
+
 
 def planted(gain: float) -> pd.DataFrame:
     """Two recipes, four seeds that move both alike, and `gain` between the recipes."""
@@ -34,14 +36,14 @@ def test_a_paired_difference_shows_through_the_noise_of_the_seeds(gain, word):
     mean = 100 * gain * (1 + 0.01 * 1.5)  # over seeds 0 … 3
     half = stats.t.ppf(1 - 0.05 / 8, 3) * 100 * abs(gain) * 0.01 * (5 / 3) ** 0.5 / 2
     text = f"{mean:+.2f} ({mean - half:+.2f} … {mean + half:+.2f})"
-    assert row["information A"] == row["information B"] == text
+    assert row[f"{INFORMATION}, VAE-A"] == row[f"{INFORMATION}, VAE-B"] == text
 
 
 def test_no_difference_is_no_effect_and_one_seed_is_no_interval():
     for frame in (planted(0.0), planted(0.1).query("seed == 0")):
         (row,) = evidence.answers(frame).to_dict("records")
         assert row["answer"] == "no effect seen"
-    assert "-inf … +inf" in row["information A"]
+    assert "-inf … +inf" in row[f"{INFORMATION}, VAE-A"]
 
 
 def test_opposite_effects_are_both_said():

@@ -19,6 +19,7 @@ from fluxttice_core.marginal import (
     information,
     kl_uniform,
     marginal,
+    min_p_times_m,
     noise_floor,
     rarefied,
     reach,
@@ -430,7 +431,7 @@ def test_hardest_are_the_smallest_with_their_names_and_intervals():
     """Group by group, for three operations of known counts."""
     counts = np.full((GROUPS, M), 3)
     counts[:, 5_000] = 0
-    counts[:, 77] = [1, 2] * 10
+    counts[:, 77] = [1, 1, 2, 2] * 5
     counts[:, 19_000] = 2
     m = from_counts(counts)
     for how in ("argmax", "categorical"):
@@ -439,7 +440,7 @@ def test_hardest_are_the_smallest_with_their_names_and_intervals():
         assert [row["name"] for row in rows] == [describe(i) for i in (5_000, 77, 19_000)]
         scale = M / (m.k / GROUPS)
         assert [row["p_times_m"] for row in rows] == pytest.approx([0, 1.5 * scale, 2 * scale])
-        half = 2.093024 * math.sqrt(20 / 19 * 0.25 / 20) * scale
+        half = 2.262157 * math.sqrt(10 / 9 * 0.25 / 10) * scale
         wide = [1.5 * scale - half, 1.5 * scale + half]
         assert rows[1]["ci95"] == pytest.approx(wide, rel=1e-5)
         assert rows[0]["ci95"] == [0, 0]
@@ -447,14 +448,35 @@ def test_hardest_are_the_smallest_with_their_names_and_intervals():
     assert len(hardest(m, "argmax")) == 10
 
 
+def test_the_hardest_of_a_perfect_generator_are_not_hard():
+    """What half of the latents chose, the other half measures without bias: 1, 20 seeds."""
+    found = [row for seed in range(20) for row in hardest(from_counts(uniform(seed)), "argmax")]
+    values = [row["p_times_m"] for row in found]
+    assert abs(np.mean(values) - 1) < 4 * np.std(values) / len(found) ** 0.5
+    held = np.mean([row["ci95"][0] <= 1 <= row["ci95"][1] for row in found])
+    assert held > 0.95 - 4 * (0.05 * 0.95 / len(found)) ** 0.5
+    assert max(min_p_times_m(from_counts(uniform(seed)), "argmax") for seed in range(5)) < 0.7
+
+
+def uniform(seed):
+    return drawn(np.full(M, 1 / M), 1_000_000, seed)
+
+
+def test_the_least_of_all_is_over_all_groups():
+    counts = np.full((GROUPS, M), 4)
+    counts[0, 9] = 0
+    m = from_counts(counts)
+    assert min_p_times_m(m, "argmax") == pytest.approx(3.8 / (m.k / GROUPS) * M)
+    assert min_p_times_m(m, "categorical") == min_p_times_m(m, "argmax")
+
+
 def test_the_noise_floor_is_that_of_poisson_counts():
-    """min P·M of k uniform draws: P(min ≥ c) ≈ P(Poisson(k/M) ≥ c)^M; twenty seeds."""
+    """min P·M of k uniform draws: P(min ≥ c) ≈ P(Poisson(k/M) ≥ c)^M; twenty draws."""
     for k in (200_000, 5_000_000):
         c = np.arange(10 * k // M)
         below = 1 - stats.poisson.sf(c - 1, k / M) ** M  # P(min < c)
         smallest, largest = c[below < 1e-4].max(), c[below > 1 - 1e-4].min()
-        for seed in range(20):
-            assert smallest <= noise_floor(k, seed) * k / M <= largest
-    assert noise_floor(10_000, 1) == 0
-    assert noise_floor(10**6, 1) == noise_floor(10**6, 1)
-    assert len({noise_floor(5_000_000, seed) for seed in range(20)}) > 3
+        low, high = (end * k / M for end in noise_floor(k, 1))
+        assert smallest <= low < high <= largest
+    assert noise_floor(10_000, 1) == [0, 0]
+    assert noise_floor(10**6, 1) == noise_floor(10**6, 1) != noise_floor(10**6, 2)

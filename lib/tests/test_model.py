@@ -91,6 +91,15 @@ def test_argmax_is_the_first_of_the_largest():
     assert torch.equal(read_out(logits, "argmax"), logits.argmax(-1))
 
 
+def test_a_sharpened_copy_has_that_many_times_the_logits():
+    model, z = DualVAE.fresh(0), prior(10, generator(6, "test"))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    sharp = model.sharpened(7.0)
+    for vae in VAES:
+        assert torch.allclose(sharp.decoder(vae)(z), 7 * model.decoder(vae)(z), rtol=1e-4)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
 def test_categorical_draws_with_the_probabilities_of_torchs_categorical():
     """Each class's count is binomial: within 5 standard deviations of what torch says."""
     n = 40_000

@@ -288,24 +288,25 @@ def test_coverage_by_categorical_decoding(name, n):
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_curve(name):
     """Categorical is within a per cent of the closed form for every N, argmax as far as k
-    carries it; beyond k argmax stays at what was seen."""
+    carries it; beyond k it says nothing."""
     planted = PLANTED[name]()
     m = marginal.marginal(planted.decoder(), planted.k, 99, name)
     rows = curve(m)
     assert rows[0]["n"] == 1 and rows[-1]["n"] == 10**7 and len(rows) > 50
-    seen = int((m.counts > 0).sum())
     for row in rows:
         n = row["n"]
         assert row["ceiling"] == pytest.approx(M * (1 - (1 - 1 / M) ** n), rel=1e-9)
         categorical = distinct(planted.p, n)
-        bias = 0.05 if name == "bijection" else 0.01  # ten latents a cell, and the plug-in is low
+        bias = (
+            0.05 if name in ("bijection", "uneven") else 0.01
+        )  # twenty latents a cell, and the plug-in is low
         assert categorical * (1 - bias) <= row["categorical"] <= categorical * 1.01 + 1e-3
         if n <= planted.k:
             assert row["argmax"] == pytest.approx(distinct(planted.q, n), rel=0.02)
         else:
-            assert row["argmax"] == pytest.approx(seen, rel=1e-6)
+            assert row["argmax"] is None
     for column in ("ceiling", "argmax", "categorical"):
-        values = [row[column] for row in rows]
+        values = [row[column] for row in rows if row[column] is not None]
         assert (np.diff(values) >= -1e-3).all()
 
 
@@ -362,7 +363,7 @@ def test_the_missing_operation_is_named(name):
         for row in others:
             assert DIGITS[0, row["index"]] != DIGITS[0, index]
         low, high = others[0]["ci95"]
-        assert high - low < 0.06
+        assert high - low < 0.1
         held += low <= M / 9 / (2 * 3**8) + 1e-6 and high >= M / 9 / (2 * 3**8) - 1e-6
     assert held >= SEEDS - MISSES
 

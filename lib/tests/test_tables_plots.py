@@ -30,13 +30,13 @@ def comparison():
 
 def network(scale):
     """What is measured of a network, with every number a multiple of `scale`."""
-    estimate = {"value": 0.5 * scale, "ci95": [0.4 * scale, 0.6 * scale]}
     sampled = [
         {"decode": how, "n": n, "trials": 5, "unique": 7.0 * n * scale, "share": 0.3 * scale,
          "of_ceiling": 0.25 * scale, "ci95": [6.0 * n * scale, 8.0 * n * scale]}
         for how in ("argmax", "categorical") for n in (10, 100)
     ]  # fmt: skip
     points = [{"n": 10**i, "ceiling": M, "argmax": M * scale, "categorical": 2.0} for i in range(8)]
+    points[7]["argmax"] = None
     return {
         "coverage": sampled,
         "curve": points,
@@ -45,20 +45,19 @@ def network(scale):
         "plane": {"trit": 5, "points": [[1.0 * scale, 2.0, -1], [3.0, 4.0 * scale, 1]]},
         "hardest": {"argmax": [{"index": 5, "name": "AND (min)", "p_times_m": 0.125 * scale,
                                 "ci95": [0.0, 0.25 * scale]}] * 10},
-        "latent_entropy_nats": 2.5 * scale,
-        "latent_share_outside": 0.01 * scale,
-        "active_units": 16,
-        "aggregate_kl_nats": estimate,
-        "hamming_correlation": estimate,
-        "kl_uniform_nats": estimate,
     }  # fmt: skip
 
 
 @pytest.fixture
 def results():
     networks = {name: network(1 - i / 8) for i, name in enumerate(NETWORKS)}
-    diversity = [{"n": 10, "only_a": 1.25, "only_b": 2.0, "both": 3.0, "union": 6.25}]
-    return {**networks, "comparison": comparison(), "diversity": diversity}
+    perfect = {"only": 1.5, "both": 3.5, "union": 6.5}
+    row = {"n": 10, "only_a": 1.25, "only_b": 2.0, "both": 3.0, "union": 6.25}
+    diversity = [{**row, "perfect": perfect}]
+    covered = [{"decode": how, "n": 10, "share": 0.6} for how in ("argmax", "categorical")]
+    controls = [{"control": name, "expected_coverage": covered} for name in tables.CONTROLS]
+    shown = {"comparison": comparison(), "diversity": diversity, "controls": controls}
+    return {**networks, **shown}
 
 
 def cells(table):
@@ -120,9 +119,8 @@ def test_coverage_names_network_mode_and_n(results):
 def test_other_tables_hold_their_rows(results):
     assert len(cells(tables.hardest(results, count=3))) == 6
     assert "AND (min)" in cells(tables.hardest(results))[0]
-    assert cells(tables.diversity(results)) == ["10 | 1.25 | 2.0 | 3.0 | 6.25"]
-    assert list(tables.latent(results).columns) == ["A", "B", "untrained A", "untrained B"]
-    assert "2.500" in "".join(cells(tables.latent(results)))
+    [line] = cells(tables.diversity(results))
+    assert line == "10 | 1.25 | 2.0 | 1.5 | 3.0 | 3.5 | 6.25 | 6.5"
 
 
 def test_generalization_says_what_was_refused_and_what_is_exact():
@@ -162,9 +160,12 @@ def test_the_headline_shows_the_model_beside_every_control(results, tmp_path):
     figure = plots.headline(results)
     curve, bars = figure.axes
     shown = lines(curve)
-    assert list(shown["VAE-A, argmax"].get_ydata()) == [1.0] * 8
+    assert list(shown["VAE-A, argmax"].get_ydata()) == [1.0] * 7  # none beyond k
+    assert list(shown["VAE-A, argmax"].get_xdata()) == [10**i for i in range(7)]
     assert list(shown["untrained B, categorical"].get_ydata()) == [2 / M] * 8
     assert "ceiling (uniform generator)" in shown
+    [maps] = curve.collections
+    assert maps.get_offsets().tolist() == [[10, 0.6]]
     widths = [bar.get_width() for bar in bars.patches]
     assert widths[0] == 0.798 and len(widths) == 2 * (1 + len(tables.CONTROLS))
     assert widths.count(0.01) == 2 * len(tables.CONTROLS)  # the upper ends of the controls

@@ -77,14 +77,6 @@ def test_the_schedules():
     )
 
 
-def test_baking_puts_the_sharpness_into_the_last_layer_of_a_copy():
-    model = DualVAE.fresh(0)
-    z, tau = prior(10, generator(6, "test")), 7.0
-    final = train_straight.baked(model, tau)
-    for vae in VAES:
-        assert torch.allclose(final.decoder(vae)(z), tau * model.decoder(vae)(z), rtol=1e-4)
-
-
 def test_clipping_changes_no_probability_that_float32_can_see():
     logits = 200 * torch.randn(1_000, 9, 3, generator=generator(7, "test"))
     difference = train_straight.clipped(logits).softmax(-1) - logits.softmax(-1)
