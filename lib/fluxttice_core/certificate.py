@@ -18,7 +18,7 @@ from .errors import InputError
 from .params import Certify
 
 CERTIFICATE = "certificate.json"
-SCHEMA = "fluxttice/certificate/1"
+SCHEMA = "fluxttice/certificate/2"
 MEASURES = (
     "coverage", "gates", "generalization", "intervals", "latent", "marginal", "measure", "model",
     "operations", "reconstruction", "streams",

@@ -69,7 +69,7 @@ class Train(Params):
     epochs: Count
     patience: Count
     keep_every: Count
-    coverage_n: Annotated[Count, Field(le=95_000)]
+    coverage_n: Annotated[Count, Field(le=50_000)]
     min_score: Share
     batch_size: Annotated[Whole, Field(ge=2, le=SPLIT_SIZES["train"])]
 

@@ -14,7 +14,7 @@ from fluxttice_core.operations import C, M, T, split
 from fluxttice_core.params import Benchmark
 from scipy import stats
 
-NS = [100, 1_500]
+NS = [100, 1_000]
 SMALL = Benchmark.model_construct(
     seed=5, split_seed=42, k=2_000, ns=NS, trials=3, untrained_seed=1_000, speed_repeats=3
 )

@@ -141,4 +141,4 @@ def test_the_default_files_pass_the_checks_of_the_job():
 
 def test_a_document_that_does_not_fit_its_schema_is_refused_by_place():
     with pytest.raises(InputError, match="does not fit the schema coverage_vs_entropy"):
-        records.check({"schema": "fluxttice/coverage_vs_entropy/1"}, "coverage_vs_entropy")
+        records.check({"schema": "fluxttice/coverage_vs_entropy/2"}, "coverage_vs_entropy")

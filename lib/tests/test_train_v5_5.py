@@ -281,8 +281,8 @@ def test_the_initial_weights_are_those_of_the_seed(train):
 
 def test_how_much_is_measured_does_not_change_the_weights(train):
     """In v5.5 it did: measuring drew from training's random stream."""
-    assert same(train(), train(coverage_n=1_500))
-    assert train().measures["coverage_B"] != train(coverage_n=1_500).measures["coverage_B"]
+    assert same(train(), train(coverage_n=1_000))
+    assert train().measures["coverage_B"] != train(coverage_n=1_000).measures["coverage_B"]
 
 
 def test_statenet_gets_no_gradient_and_everything_else_moves(train, recipe):
