@@ -19,7 +19,8 @@ from .operations import C, M, T
 from .streams import generator
 
 Decoder = Callable[[Tensor], Tensor]
-CHUNK = 2_048  # latents at a time: bounds the memory, whatever N is, and fits the cache
+CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
+SLICE = 2_048  # of them at a time through the decoder, whose layers then stay in the cache
 
 
 def ceiling(n: object) -> np.ndarray:
@@ -54,7 +55,7 @@ def distinct(
     seen = {mode: torch.zeros(M, dtype=torch.bool, device=rng.device) for mode in how}
     for n in sorted(set(ns)):
         for size in chunks(n - drawn):
-            logits = decoder(prior(size, rng))
+            logits = torch.cat([decoder(z) for z in prior(size, rng).split(SLICE)])
             for mode in how:
                 seen[mode][indices(logits, mode, rng)] = True
         drawn = n
