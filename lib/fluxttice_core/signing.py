@@ -25,7 +25,7 @@ from .checkpoint import parse_json
 from .errors import InputError
 
 SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
-FINGERPRINT = "4a7a5642be6e17ab91bdb1e38ec3f86a2c03506e24411176a3c438fe42e8bba3"
+FINGERPRINT = "45c210708231c691d3fa538120cc99244841ddb550e336f6a317020c91cdf20a"
 KEY_VARIABLE = "FLUXTTICE_SIGNING_KEY"
 DEFAULT_KEY = Path("~/.config/fluxttice/signing_key.pem")
 
