@@ -131,14 +131,14 @@ QUESTIONS = {
 }
 
 
-ASKED_OF = ("coverage_50000", "information")
+ASKED_OF = ("coverage_50000", "information", "exact_match_test_sampled")
 
 
 def answers(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a question: paired differences over seeds, with minus without, and what they say.
 
-    Differences are percentage points, mean over the seeds both recipes have. Four of them bear
-    on an answer, so each has a Student t interval at 98.75 % (Bonferroni): where there is no
+    Differences are percentage points, mean over the seeds both recipes have. Six of them bear
+    on an answer, so each has a Student t interval at 1 - 5 %/6 (Bonferroni): where there is no
     effect, an answer claims one in at most 5 % of cases. A question without data is left out.
     """
     table = []

@@ -80,13 +80,14 @@ def trajectory(rows: list[dict], history: list[dict] = (), n: int = 50_000) -> F
                     x, y, s=36, color=colour, marker="D", ec="white", label=f"VAE-{vae}, runs"
                 )
         axes.set(xlabel=label, ylabel=f"argmax coverage at {n:,}, of ceiling")
+        axes.locator_params(axis="x", nbins=5)
         axes.legend(loc="lower right", fontsize=8)
     return figure
 
 
 def headline(results: dict) -> Figure:
     """Left: coverage against N, model and noise. Right: information, which noise cannot win."""
-    figure, (curve, bars) = _axes(2, 3.8)
+    figure, (curve, bars) = _axes(2, 4.4)
     _coverage_curve(curve, results)
     _information_bars(bars, results)
     return figure
@@ -117,7 +118,7 @@ def _coverage_curve(axes: Axes, results: dict) -> None:
         xscale="log", xlim=(1e3, 1e7), xlabel="N, latents drawn from the prior",
         title="Operations reached, share of 19,683",
     )  # fmt: skip
-    axes.legend(loc="center right", bbox_to_anchor=(1, 0.68), fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
 
 
 def _information_bars(axes: Axes, results: dict) -> None:

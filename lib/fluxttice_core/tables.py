@@ -182,13 +182,16 @@ def number(value: float, metric: str = "", near_all: bool | None = None) -> str:
     """A share as a percentage, with four decimals where two would round it up to all or near it;
     a metric in plain units as a number."""
     if metric in PLAIN_UNITS:
-        return f"{value:.3f}"
+        return f"{value:.4f}" if 0 < value < 0.1 else f"{value:.3f}"
     near_all = 0.999 < value < 1 if near_all is None else near_all
     return f"{value:.4%}" if near_all else f"{value:.2%}"
 
 
 def interval(bounds: list[float], metric: str = "") -> str:
-    near_all = any(0.999 < bound < 1 for bound in bounds)  # both with the same decimals
+    """Both ends with the same decimals, four where they would look alike with two."""
+    low, high = bounds
+    alike = low < high and f"{low:.2%}" == f"{high:.2%}"
+    near_all = alike or any(0.999 < bound < 1 for bound in bounds)
     low, high = (number(bound, metric, near_all) for bound in bounds)
     return low if low == high else f"{low} … {high}"
 

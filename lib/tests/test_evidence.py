@@ -34,7 +34,7 @@ def test_a_paired_difference_shows_through_the_noise_of_the_seeds(gain, word):
     (row,) = evidence.answers(planted(gain)).to_dict("records")
     assert row["question"] == "Does StateNet help?" and row["answer"] == word
     mean = 100 * gain * (1 + 0.01 * 1.5)  # over seeds 0 … 3
-    half = stats.t.ppf(1 - 0.05 / 8, 3) * 100 * abs(gain) * 0.01 * (5 / 3) ** 0.5 / 2
+    half = stats.t.ppf(1 - 0.05 / 12, 3) * 100 * abs(gain) * 0.01 * (5 / 3) ** 0.5 / 2
     text = f"{mean:+.2f} ({mean - half:+.2f} … {mean + half:+.2f})"
     assert row[f"{INFORMATION}, VAE-A"] == row[f"{INFORMATION}, VAE-B"] == text
 
@@ -58,7 +58,7 @@ def test_where_nothing_differs_an_answer_claims_an_effect_in_at_most_one_case_of
     """2,000 tables of noise, three seeds each; five standard errors of 5 % above it."""
     rng, claims = np.random.default_rng(1), 0
     for _ in range(2_000):
-        points = rng.normal(size=(4, 3))
+        points = rng.normal(size=(6, 3))
         claims += evidence._answer([evidence._paired(row) for row in points]) != "no effect seen"
     assert 0.02 * 2_000 < claims < (0.05 + 5 * (0.05 * 0.95 / 2_000) ** 0.5) * 2_000
 
