@@ -7,7 +7,7 @@ from .model import VAES, DualVAE
 from .reconstruction import posterior
 from .streams import generator
 
-SHARPNESS = 80.0  # the last sharpness of params/train.yaml
+LOGIT_SCALE = 200.0  # as in params/train.yaml
 
 
 def untrained(seed: int) -> DualVAE:
@@ -29,7 +29,7 @@ def random_linear(seed: int) -> DualVAE:
         linear_encoder(model.encoder(vae), rng)
         mu = posterior(model, vae).mu
         model.encoder(vae).fc_mu.weight /= mu.std()
-    return model.sharpened(SHARPNESS)
+    return model.sharpened(LOGIT_SCALE)
 
 
 def collapsed(seed: int) -> DualVAE:

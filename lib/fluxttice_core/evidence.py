@@ -51,22 +51,19 @@ def run() -> None:
         if (name, seed) in done:
             continue
         print(f"{number} of {len(jobs)}: {name}, seed {seed}", flush=True)
-        changes = {k: v for k, v in plan[name].items() if k not in ("seeds", "file", "scale")}
+        changes = {k: v for k, v in plan[name].items() if k not in ("seeds", "file")}
         values = {**params.read_yaml(files.find(plan[name]["file"])), **changes, "seed": seed}
         p = params.check("train", {**values, "min_score": 0}, f"{where}: {name}")
-        found = _train(p, plan[name].get("scale", 1.0))
-        _append(pd.DataFrame({"recipe": name, "seed": seed, **row} for row in found))
+        _append(pd.DataFrame({"recipe": name, "seed": seed, **row} for row in _train(p)))
 
 
-def _train(p: params.Train, scale: float) -> list[dict]:
-    """Run the training notebook in a temporary folder and measure what it selects, its logits
-    multiplied by `scale`."""
+def _train(p: params.Train) -> list[dict]:
+    """Run the training notebook in a temporary folder and measure what it selects."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(files.root()):
         values = {**p.model_dump(), "run_dir": folder}
         report.execute_quietly("1_train", values, Path(folder, "train.ipynb"), output=None)
         loaded = checkpoint.load(Path(folder, "checkpoint"))
-        model = loaded.model.sharpened(scale)
-        return [{"epoch": loaded.epoch, **row} for row in rows(model, p.split_seed)]
+        return [{"epoch": loaded.epoch, **row} for row in rows(loaded.model, p.split_seed)]
 
 
 def rows(model: DualVAE, split_seed: int) -> list[dict]:
@@ -123,10 +120,7 @@ QUESTIONS = {
     "Does the linear start help?": ("straight", "straight, no looks-linear start"),
     "Does the unevenness term help?": ("straight", "straight, no unevenness term"),
     "Does the crookedness term help?": ("straight", "straight, no crookedness term"),
-    "Does sharpening while training help, and not only at its end?": (
-        "straight",
-        "straight, no sharpening",
-    ),
+    "Does scaling the logits help?": ("straight", "straight, logits not scaled"),
     "Does the fall of beta help?": ("straight", "straight, beta kept at 0.5"),
 }
 

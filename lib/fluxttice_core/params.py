@@ -87,16 +87,15 @@ class TrainStraight(Train):
     beta_start: Positive
     beta_end: Positive
     beta_ramp_end: Share
-    sharpness_end: Annotated[Real, Field(ge=1)]
-    sharpness_ramp_end: Share
     uniformity_weight: NonNegative
-    uniformity_sharpness: Positive
+    uniformity_scale: Positive
     straightness_weight: NonNegative
+    logit_scale: Positive
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.ramp_start >= min(self.beta_ramp_end, self.sharpness_ramp_end):
-            raise ValueError("ramp_start must be below beta_ramp_end and sharpness_ramp_end")
+        if self.ramp_start >= self.beta_ramp_end:
+            raise ValueError("ramp_start must be below beta_ramp_end")
         return self
 
 

@@ -8,7 +8,8 @@ Four forces lead there, and each is a formula of a few lines below:
 - `unevenness` is the chi-square distance from uniform of the decoder's own marginal under the
   prior, orders one and two, so every operation gets its share of the prior;
 - `crookedness` is zero exactly when the logits are affine in z, so boundaries are straight;
-- a sharpness τ multiplies the logits, growing from 1; at the end it is part of the last layer.
+- a constant multiplies the logits once training has ended, so that the latent decides. It moves
+  no boundary, so it is no learning: `controls.random_linear` has it too.
 
 VAE-A and VAE-B are trained in the same steps and share nothing but the data and the draws.
 """
@@ -37,11 +38,6 @@ def ramp(progress: float, start: float, end: float) -> float:
 def learning_rate(p: TrainStraight, progress: float) -> float:
     """Linear warm-up times a half cosine to zero."""
     return p.lr * min(1, progress / p.warmup_share) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def sharpness(p: TrainStraight, progress: float) -> float:
-    """τ: 1 … `sharpness_end`, geometric."""
-    return p.sharpness_end ** ramp(progress, p.ramp_start, p.sharpness_ramp_end)
 
 
 def beta(p: TrainStraight, progress: float) -> float:
@@ -121,7 +117,7 @@ def fit(p: TrainStraight) -> Iterator[Epoch]:
             optimiser.step()
             losses[k] = loss.detach()
         means = _means(losses, epoch)
-        final = model.sharpened(sharpness(p, (epoch + 1) / p.epochs))  # what is measured and kept
+        final = model.sharpened(p.logit_scale)  # what is measured and kept
         measures = honest_measures(final, p.split_seed, p.coverage_n, p.seed, epoch)
         yield Epoch(epoch, {**means, **measures, "lr": learning_rate(p, progress)}, final)
 
@@ -129,9 +125,10 @@ def fit(p: TrainStraight) -> Iterator[Epoch]:
 def vae_loss(
     model: DualVAE, vae: str, x: Tensor, eps: Tensor, prior: Tensor, p: TrainStraight, t: float
 ) -> Tensor:
-    """CE(τ·f(z)) + β·KL + w_u·unevenness + w_s·crookedness, in nats a sample where that applies.
+    """CE(f(z)) + β·KL + w_u·unevenness(s·f) + w_s·crookedness(f), the first two in nats a sample.
 
-    Unevenness counts only once the ramps begin: before, the codes are still being found.
+    Unevenness counts only from `ramp_start` on: before, the codes are still being found. Its
+    scale s brings the marginal it sees near the one by argmax, and leaves it a gradient.
 
     x (B, T) in {-1, 0, 1}; eps (B, D) and prior (S, D) standard normal; t progress 0 … 1.
     """
@@ -141,23 +138,13 @@ def vae_loss(
     middle = (pairs + pairs.roll(1, 0)) / math.sqrt(2)
     f = model.decoder(vae)(torch.cat([z, prior, middle]))
     at_z, at_prior, at_middle = f.split([len(z), len(prior), len(middle)])
-    tau = sharpness(p, t)
-    ce = cross_entropy(clipped(tau * at_z).flatten(0, 1), (x + 1).flatten(), reduction="sum")
+    ce = cross_entropy(at_z.flatten(0, 1), (x + 1).flatten(), reduction="sum")
     loss = ce / len(x) + beta(p, t) * latent.kl_nats(*q).sum(1).mean()
     if p.uniformity_weight and t >= p.ramp_start:
-        blunt = min(tau, p.uniformity_sharpness)  # sharp indicators would be mostly noise
-        loss = loss + p.uniformity_weight * unevenness(blunt * at_prior)
+        loss = loss + p.uniformity_weight * unevenness(p.uniformity_scale * at_prior)
     if p.straightness_weight:
         loss = loss + p.straightness_weight * crookedness(at_prior, at_middle)
     return loss
-
-
-def clipped(logits: Tensor) -> Tensor:
-    """`logits` minus their largest, no lower than -16: e^-16 is 1 + e^-16 to float32's last digit.
-
-    Where sharp logits go below, their gradient would be a denormal number, which halves the speed.
-    """
-    return (logits - logits.detach().amax(-1, keepdim=True)).clamp(min=-16)
 
 
 def _means(losses: Tensor, epoch: int) -> dict[str, float]:

@@ -81,8 +81,8 @@ def test_random_linear_maps_are_linear_sharp_and_use_every_unit(vae):
     looks_linear(linear, 4)
     z, y = prior(300, generator(1, "z")), prior(300, generator(2, "z"))
     decoder = model.decoder(vae)
-    assert torch.allclose(decoder(z + y), decoder(z) + decoder(y), atol=1e-3)
-    assert torch.allclose(decoder(z), 80 * linear.decoder(vae)(z), rtol=1e-4, atol=1e-3)
+    assert torch.allclose(decoder(z + y), decoder(z) + decoder(y), atol=3e-3)
+    assert torch.allclose(decoder(z), 200 * linear.decoder(vae)(z), rtol=1e-4, atol=2e-3)
     mu = posterior(model, vae).mu
     assert float(mu.std()) == pytest.approx(1, abs=1e-3) and active_units(mu) == 16
     table = all_operations().double()
@@ -92,7 +92,7 @@ def test_random_linear_maps_are_linear_sharp_and_use_every_unit(vae):
 
 def test_random_linear_maps_are_as_sharp_as_the_default_recipe():
     recipe = params.read_yaml(files.root() / "params/train.yaml")
-    assert recipe["sharpness_end"] == controls.SHARPNESS
+    assert recipe["logit_scale"] == controls.LOGIT_SCALE
 
 
 @pytest.mark.parametrize("vae", VAES)
