@@ -134,6 +134,12 @@ def test_every_so_many_epochs_the_weights_are_kept(run, tmp_path, every, kept):
     assert [(c.epoch, int(c.model.grad_norm_A_ema)) for c in loaded] == [(n, n) for n in kept]
 
 
+@pytest.mark.parametrize("end", [{"epochs": 6}, {"patience": 5}])
+def test_the_last_epochs_weights_are_kept_whatever_made_it_the_last(run, tmp_path, end):
+    run([0.5] + [0.1] * 5, keep_every=4, **end)
+    assert sorted(path.name[-1] for path in (tmp_path / "epochs").iterdir()) == ["0", "4", "5"]
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("broken"), KeyboardInterrupt(), TrainingError("not finite.")], ids=repr
 )
