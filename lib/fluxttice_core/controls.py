@@ -19,8 +19,8 @@ def untrained(seed: int) -> DualVAE:
 def random_linear(seed: int) -> DualVAE:
     """Random linear maps, the hardest to beat of what has learnt nothing.
 
-    The decoders are those the `straight` recipe starts with, their logits as sharp as that recipe
-    makes its own: sharpness alone turns even cells of any kind into information. The encoders
+    The decoders are those the `straight` recipe starts with, their logits scaled as that recipe
+    scales its own: scale alone turns even cells of any kind into information. The encoders
     project the table at random onto codes of unit variance, all 16 units active.
     """
     model, rng = untrained(seed), generator(seed, "random linear")
