@@ -54,7 +54,7 @@ class TernaryVAE:
     def coverage_report(
         self,
         ns: Iterable[int] = NS,
-        how: Iterable[str] = HOW,
+        how: str | Iterable[str] = HOW,
         *,
         trials: int = 5,
         seed: int = 0,
@@ -69,9 +69,11 @@ class TernaryVAE:
             categorical sampling it always is, since a uniform generator reaches the ceiling.
 
         Raises:
-            InputError: an n below 1, fewer than 2 trials, or an unknown mode.
+            InputError: ns that are no numbers, an n below 1, fewer than 2 trials, an unknown mode.
         """
-        ns, how = list(ns), list(how)
+        if not isinstance(ns, Iterable):
+            raise InputError(f"ns is {ns!r}, but must be numbers of draws, such as [50_000].")
+        ns, how = list(ns), [how] if isinstance(how, str) else list(how)
         unknown = [mode for mode in how if mode not in HOW]
         if unknown:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")

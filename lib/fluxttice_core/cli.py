@@ -61,7 +61,10 @@ def _verify(options: argparse.Namespace) -> int:
 
     trusted = signing.FINGERPRINT
     if options.public_key:
-        key = checkpoint.read_file(checkpoint.find(options.public_key), links=True)
+        try:
+            key = checkpoint.read_file(checkpoint.find(options.public_key), links=True)
+        except InputError:
+            raise InputError(f"No public key at {options.public_key}.") from None
         trusted = signing.fingerprint(key)
     found = verify.verify(options.path, trusted, options.quick)
     print(verify.table(found.rows))

@@ -2,7 +2,8 @@
 
 `python -m fluxttice_core.evidence` trains every recipe of params/evidence.yaml with every seed
 and appends to reports/evidence.csv, one row a VAE. What is there already is not run again, so an
-interrupted batch goes on where it stopped; delete the file to start afresh.
+interrupted batch goes on where it stopped; delete the file, or the rows of a recipe that has
+changed, to start afresh.
 """
 
 import contextlib

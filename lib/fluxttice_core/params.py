@@ -215,7 +215,9 @@ def check(notebook: str, values: dict[str, Any], where: str) -> Params:
     try:
         return kind(**values)
     except ValidationError as error:
-        raise InputError(_sentence(error.errors()[0], kind, where)) from None
+        # A misspelt name is also a missing one: the name that is there says which.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise InputError(_sentence(first, kind, where)) from None
 
 
 def _recipe(values: dict[str, Any], where: str) -> type[Params]:

@@ -171,3 +171,9 @@ def test_bad_input_is_named_in_one_sentence(vae, call, words):
 def test_a_notebook_shows_the_sentence_and_no_traceback():
     assert InputError("n is 0.")._render_traceback_() == ["InputError: n is 0."]
     assert api.load is load
+
+
+def test_a_report_takes_one_mode_by_name_and_no_single_number(vae):
+    assert set(vae.coverage_report([50], "argmax", trials=2)["decode"]) == {"argmax"}
+    with pytest.raises(InputError, match="ns is 50, but must be numbers of draws"):
+        vae.coverage_report(50)

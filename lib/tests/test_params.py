@@ -4,7 +4,7 @@ from pathlib import Path
 import fluxttice_core
 import pytest
 import yaml
-from fluxttice_core import params
+from fluxttice_core import files, params
 from fluxttice_core.errors import InputError
 from fluxttice_core.params import check, read_yaml
 
@@ -281,3 +281,13 @@ def test_a_misspelt_injected_name_is_an_error_in_the_notebook(notebook, recipe, 
     result = notebook(cell("# parameters", recipe), injected, CALL)
     assert isinstance(result.error_in_exec, InputError)
     assert "unknown parameter epoch; did you mean epochs?" in str(result.error_in_exec)
+
+
+@pytest.mark.parametrize("name, file", [("trials", "benchmark"), ("epochs", "train")])
+def test_a_misspelt_name_is_named_and_not_the_one_that_it_leaves_missing(name, file):
+    values = params.read_yaml(files.root() / f"params/{file}.yaml")
+    values[name[:-1]] = values.pop(name)
+    if file == "benchmark":
+        values.update(run_dir="", checkpoint="x")
+    with pytest.raises(InputError, match=f"unknown parameter {name[:-1]}; did you mean {name}"):
+        params.check(file, values, "test")

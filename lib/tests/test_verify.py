@@ -305,3 +305,9 @@ def test_an_untrained_network_fails_every_gate():
     """What a certificate rests on: these gates tell noise. (The controls say so for each run.)"""
     measured = gates.every(DualVAE.fresh(5), certify_params(), str)
     assert {row["verdict"] for row in measured} == {"FAIL"}
+
+
+def test_a_public_key_that_is_not_there_is_called_so(tmp_path, capsys):
+    missing = str(tmp_path / "nope.pub")
+    assert cli.main(["verify", str(tmp_path), "--public-key", missing]) == 1
+    assert capsys.readouterr().err == f"fluxttice: No public key at {missing}.\n"
