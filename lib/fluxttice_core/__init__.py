@@ -2,6 +2,6 @@
 
 from .api import TernaryVAE, load
 from .errors import InputError
-from .operations import all_operations
+from .model.operations import all_operations
 
 __all__ = ["InputError", "TernaryVAE", "all_operations", "load"]

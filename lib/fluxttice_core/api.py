@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from . import checkpoint
-from .coverage import coverage
+from .checkpoints import folder as checkpoint
+from .metrics.coverage import coverage
 from .errors import InputError
-from .model import HOW, VAES, DualVAE
-from .streams import generator
+from .model.network import HOW, VAES, DualVAE
+from .model.streams import generator
 
 NS = (10_000, 50_000, 195_000)
 

@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from . import files, report  # papermill takes a second to import
+    from . import files
+    from . import report  # papermill takes a second to import
 
     job = report.Job(
         options.train, options.benchmark, options.certify, options.checkpoint, options.name
@@ -57,7 +58,9 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from . import checkpoint, signing, verify
+    from .checkpoints import folder as checkpoint
+    from .certification import signing
+    from .certification import verify
 
     trusted = signing.FINGERPRINT
     if options.public_key:
@@ -76,7 +79,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from . import checkpoint
+    from .checkpoints import folder as checkpoint
 
     folder = checkpoint.import_v5_5(options.old, Path(options.folder))
     loaded = checkpoint.load(folder)
@@ -86,7 +89,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _keygen(options: argparse.Namespace) -> int:
-    from . import signing
+    from .certification import signing
 
     path = options.path or signing.DEFAULT_KEY
     print(f"fingerprint {signing.keygen(path)}")

@@ -21,8 +21,8 @@ from pydantic import (
 )
 
 from .errors import InputError
-from .marginal import FEWEST, GROUPS
-from .operations import SPLIT_SIZES
+from .metrics.marginal import FEWEST, GROUPS
+from .model.operations import SPLIT_SIZES
 
 
 def _number(value: Any) -> Any:

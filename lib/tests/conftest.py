@@ -5,9 +5,10 @@ from statistics import NormalDist
 
 import pytest
 import torch
-from fluxttice_core import checkpoint, params
-from fluxttice_core.model import DualVAE
-from fluxttice_core.operations import T
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core import params
+from fluxttice_core.model.network import DualVAE
+from fluxttice_core.model.operations import T
 from torch import nn
 
 TERCILE = NormalDist().inv_cdf(2 / 3)  # 0.4307: a third of N(0, 1) lies above it

@@ -2,10 +2,14 @@ import fluxttice_core
 import pandas as pd
 import pytest
 import torch
-from fluxttice_core import InputError, all_operations, api, checkpoint, load
-from fluxttice_core.coverage import ceiling, coverage
-from fluxttice_core.model import HOW, VAES, D, DualVAE
-from fluxttice_core.operations import M, T
+from fluxttice_core import InputError
+from fluxttice_core import all_operations
+from fluxttice_core import api
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core import load
+from fluxttice_core.metrics.coverage import ceiling, coverage
+from fluxttice_core.model.network import HOW, VAES, D, DualVAE
+from fluxttice_core.model.operations import M, T
 
 
 @pytest.fixture

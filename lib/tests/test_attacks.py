@@ -22,9 +22,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from fluxttice_core import archive, certificate, checkpoint, files, params, signing, verify
+from fluxttice_core.checkpoints import archive
+from fluxttice_core.certification import certificate
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core import files
+from fluxttice_core import params
+from fluxttice_core.certification import signing
+from fluxttice_core.certification import verify
 from fluxttice_core.errors import InputError
-from fluxttice_core.model import DualVAE
+from fluxttice_core.model.network import DualVAE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoint import Attack, pt, v5_5
@@ -512,7 +518,7 @@ def write_links(place, saved):
 LOADER = """
 import json, resource, sys
 from pathlib import Path
-from fluxttice_core import checkpoint
+from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
 found = {}
 for path in sorted(Path(sys.argv[1]).iterdir()):

@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from fluxttice_core import (
-    certificate,
-    checkpoint,
-    cli,
-    files,
-    gates,
-    marginal,
-    params,
-    records,
-    signing,
-)
+from fluxttice_core.certification import certificate
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core import cli
+from fluxttice_core import files
+from fluxttice_core.metrics import gates
+from fluxttice_core.metrics import marginal
+from fluxttice_core import params
+from fluxttice_core.report import records
+from fluxttice_core.certification import signing
 from fluxttice_core.errors import InputError
 
 PASSED = {"gate": "g", "vae": "A", "bound": 0.5, "value": 0.9, "ci95": [0.8, 0.95]}

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from fluxttice_core import checkpoint, files
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core import files
 from fluxttice_core.errors import InputError
-from fluxttice_core.model import DualVAE
-from fluxttice_core.operations import SPLIT_SIZES, split
+from fluxttice_core.model.network import DualVAE
+from fluxttice_core.model.operations import SPLIT_SIZES, split
 
 
 def refused(path, **kwargs):

@@ -2,14 +2,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from fluxttice_core import controls, files, load, marginal, params
-from fluxttice_core.initialisation import looks_linear
-from fluxttice_core.latent import active_units, aggregate_kl, kl_nats
-from fluxttice_core.measure import compare, essentials, headline
-from fluxttice_core.model import VAES, DualVAE, prior
-from fluxttice_core.operations import M, all_operations, split
-from fluxttice_core.reconstruction import posterior
-from fluxttice_core.streams import generator
+from fluxttice_core.metrics import controls
+from fluxttice_core import files
+from fluxttice_core import load
+from fluxttice_core.metrics import marginal
+from fluxttice_core import params
+from fluxttice_core.model.initialisation import looks_linear
+from fluxttice_core.metrics.codes import active_units, aggregate_kl, kl_nats
+from fluxttice_core.metrics.measurement import compare, essentials, headline
+from fluxttice_core.model.network import VAES, DualVAE, prior
+from fluxttice_core.model.operations import M, all_operations, split
+from fluxttice_core.metrics.reconstruction import posterior
+from fluxttice_core.model.streams import generator
 
 CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
 NS, K = [1_000], 2_000

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from fluxttice_core.coverage import CHUNK, ceiling, chunks, coverage, distinct, indices
+from fluxttice_core.metrics.coverage import CHUNK, ceiling, chunks, coverage, distinct, indices
 from fluxttice_core.errors import InputError
-from fluxttice_core.model import HOW, VAES, D, prior, read_out
-from fluxttice_core.operations import C, M, T, all_operations, index_of
-from fluxttice_core.streams import generator
+from fluxttice_core.model.network import HOW, VAES, D, prior, read_out
+from fluxttice_core.model.operations import C, M, T, all_operations, index_of
+from fluxttice_core.model.streams import generator
 
 TERCILE = 0.4307273  # a third of N(0, 1) lies above it
 

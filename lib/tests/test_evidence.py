@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fluxttice_core import evidence
+from fluxttice_core.report import batch as evidence
 from scipy import stats
 
 MUST = {

@@ -6,10 +6,10 @@ import pytest
 import torch
 from fluxttice_core import params
 from fluxttice_core.errors import InputError
-from fluxttice_core.gates import gates, judge, verdict
-from fluxttice_core.marginal import FEWEST
-from fluxttice_core.model import VAES
-from fluxttice_core.operations import all_operations, split
+from fluxttice_core.metrics.gates import gates, judge, verdict
+from fluxttice_core.metrics.marginal import FEWEST
+from fluxttice_core.model.network import VAES
+from fluxttice_core.model.operations import all_operations, split
 
 PARAMS = Path(__file__).parents[2] / "params" / "certify.yaml"
 NAN, INF = math.nan, math.inf

@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
-from fluxttice_core import controls, load
-from fluxttice_core.checkpoint import split_record
-from fluxttice_core.coverage import coverage
-from fluxttice_core.generalization import (
+from fluxttice_core.metrics import controls
+from fluxttice_core import load
+from fluxttice_core.checkpoints.folder import split_record
+from fluxttice_core.metrics.coverage import coverage
+from fluxttice_core.metrics.generalisation import (
     BOUNDS,
     FLIPS,
     code_shift,
@@ -24,10 +25,10 @@ from fluxttice_core.generalization import (
     separation,
     shares,
 )
-from fluxttice_core.intervals import clopper_pearson
-from fluxttice_core.latent import active_units
-from fluxttice_core.model import VAES, D, Posterior
-from fluxttice_core.operations import M, T, all_operations, index_of, names, split
+from fluxttice_core.metrics.intervals import clopper_pearson
+from fluxttice_core.metrics.codes import active_units
+from fluxttice_core.model.network import VAES, D, Posterior
+from fluxttice_core.model.operations import M, T, all_operations, index_of, names, split
 
 PARTS = split(42)
 UNSEEN = torch.cat([PARTS.val, PARTS.test])

@@ -4,7 +4,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from fluxttice_core import archive, certificate, checkpoint, cli, files, params
+from fluxttice_core.checkpoints import archive
+from fluxttice_core.certification import certificate
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core import cli
+from fluxttice_core import files
+from fluxttice_core import params
 from fluxttice_core.errors import InputError
 from test_checkpoint import pt, same, v5_5
 

@@ -18,9 +18,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from fluxttice_core import all_operations, coverage, load, marginal, reconstruction
-from fluxttice_core.model import VAES, DualVAE
-from fluxttice_core.operations import split
+from fluxttice_core import all_operations
+from fluxttice_core.metrics import coverage
+from fluxttice_core import load
+from fluxttice_core.metrics import marginal
+from fluxttice_core.metrics import reconstruction
+from fluxttice_core.model.network import VAES, DualVAE
+from fluxttice_core.model.operations import split
 from scipy import stats
 
 CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"

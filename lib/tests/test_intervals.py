@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from fluxttice_core.intervals import clopper_pearson, student_t
+from fluxttice_core.metrics.intervals import clopper_pearson, student_t
 from scipy import stats
 
 

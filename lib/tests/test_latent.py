@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from fluxttice_core.latent import (
+from fluxttice_core.metrics.codes import (
     active_units,
     aggregate_kl,
     entropy_nats,
@@ -12,10 +12,10 @@ from fluxttice_core.latent import (
     plane,
     share_outside,
 )
-from fluxttice_core.model import D, Posterior
-from fluxttice_core.operations import M, T, all_operations
-from fluxttice_core.reconstruction import posterior
-from fluxttice_core.streams import generator
+from fluxttice_core.model.network import D, Posterior
+from fluxttice_core.model.operations import M, T, all_operations
+from fluxttice_core.metrics.reconstruction import posterior
+from fluxttice_core.model.streams import generator
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 

@@ -5,10 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from fluxttice_core import marginal as module
-from fluxttice_core.coverage import ceiling
+from fluxttice_core.metrics import marginal as module
+from fluxttice_core.metrics.coverage import ceiling
 from fluxttice_core.errors import InputError
-from fluxttice_core.marginal import (
+from fluxttice_core.metrics.marginal import (
     FEWEST,
     GROUPS,
     LIMIT_NATS,
@@ -27,9 +27,9 @@ from fluxttice_core.marginal import (
     shannon_nats,
     trit_distributions,
 )
-from fluxttice_core.model import D, read_out
-from fluxttice_core.operations import C, M, T, all_operations, describe
-from fluxttice_core.streams import generator
+from fluxttice_core.model.network import D, read_out
+from fluxttice_core.model.operations import C, M, T, all_operations, describe
+from fluxttice_core.model.streams import generator
 from scipy import stats
 
 DIGITS = np.indices((C,) * T).reshape(T, M)[::-1]  # (T, M): trit t of operation i, least first

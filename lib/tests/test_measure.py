@@ -7,10 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from fluxttice_core import latent, marginal, measure, reconstruction
-from fluxttice_core.measure import compare, curve, diversity, essentials, headline, speed
-from fluxttice_core.model import VAES, DualVAE
-from fluxttice_core.operations import C, M, T, split
+from fluxttice_core.metrics import codes as latent
+from fluxttice_core.metrics import marginal
+from fluxttice_core.metrics import measurement as measure
+from fluxttice_core.metrics import reconstruction
+from fluxttice_core.metrics.measurement import compare, curve, diversity, essentials, headline, speed
+from fluxttice_core.model.network import VAES, DualVAE
+from fluxttice_core.model.operations import C, M, T, split
 from fluxttice_core.params import Benchmark
 from scipy import stats
 

@@ -4,7 +4,8 @@ import ast
 import json
 
 import pytest
-from fluxttice_core import files, params
+from fluxttice_core import files
+from fluxttice_core import params
 
 ROOT = files.root()
 PAIRS = {"1_train": "train", "2_benchmark": "benchmark", "3_certify": "certify"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from fluxttice_core.errors import InputError
-from fluxttice_core.operations import (
+from fluxttice_core.model.operations import (
     SPLIT_SIZES,
     C,
     M,

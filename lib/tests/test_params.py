@@ -4,7 +4,8 @@ from pathlib import Path
 import fluxttice_core
 import pytest
 import yaml
-from fluxttice_core import files, params
+from fluxttice_core import files
+from fluxttice_core import params
 from fluxttice_core.errors import InputError
 from fluxttice_core.params import check, read_yaml
 

@@ -14,13 +14,15 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from fluxttice_core import latent, marginal, reconstruction
-from fluxttice_core.coverage import coverage
-from fluxttice_core.marginal import FEWEST
-from fluxttice_core.measure import curve, diversity
-from fluxttice_core.model import VAES, D, Posterior
-from fluxttice_core.operations import C, M, T, names, split
-from fluxttice_core.streams import generator
+from fluxttice_core.metrics import codes as latent
+from fluxttice_core.metrics import marginal
+from fluxttice_core.metrics import reconstruction
+from fluxttice_core.metrics.coverage import coverage
+from fluxttice_core.metrics.marginal import FEWEST
+from fluxttice_core.metrics.measurement import curve, diversity
+from fluxttice_core.model.network import VAES, D, Posterior
+from fluxttice_core.model.operations import C, M, T, names, split
+from fluxttice_core.model.streams import generator
 from scipy import stats
 
 SEEDS = 20

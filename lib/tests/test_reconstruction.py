@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from fluxttice_core.model import VAES, D, Posterior
-from fluxttice_core.operations import M, T, all_operations, split
-from fluxttice_core.reconstruction import (
+from fluxttice_core.model.network import VAES, D, Posterior
+from fluxttice_core.model.operations import M, T, all_operations, split
+from fluxttice_core.metrics.reconstruction import (
     by_split,
     drawn,
     posterior,
@@ -12,7 +12,7 @@ from fluxttice_core.reconstruction import (
     robustness,
     share,
 )
-from fluxttice_core.streams import generator
+from fluxttice_core.model.streams import generator
 from scipy import stats
 
 

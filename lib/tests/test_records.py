@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from fluxttice_core import files, records
+from fluxttice_core import files
+from fluxttice_core.report import records
 from fluxttice_core.errors import InputError
 
 PUBLISHED = sorted((files.root() / "reports").glob("*/*/coverage_vs_entropy.json"))

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from fluxttice_core import cli, files, records, report
+from fluxttice_core import cli
+from fluxttice_core import files
+from fluxttice_core.report import records
+from fluxttice_core.report import job as report
 from fluxttice_core.errors import InputError
 
 ROOT = files.root()

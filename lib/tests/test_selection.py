@@ -2,13 +2,14 @@ import itertools
 
 import pytest
 import torch
-from fluxttice_core import checkpoint, selection
-from fluxttice_core.coverage import coverage
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.training import loop as selection
+from fluxttice_core.metrics.coverage import coverage
 from fluxttice_core.errors import InputError
-from fluxttice_core.model import VAES, DualVAE
-from fluxttice_core.operations import all_operations, split
+from fluxttice_core.model.network import VAES, DualVAE
+from fluxttice_core.model.operations import all_operations, split
 from fluxttice_core.params import check
-from fluxttice_core.selection import (
+from fluxttice_core.training.loop import (
     RULE,
     Epoch,
     TrainingError,

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from fluxttice_core.streams import generator
+from fluxttice_core.model.streams import generator
 
 
 def draw(rng: torch.Generator, n: int = 1000) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Tables and figures say what the rows say: nothing is computed, nothing is left out."""
 
 import pytest
-from fluxttice_core import plots, tables
-from fluxttice_core.operations import M
+from fluxttice_core.report import plots
+from fluxttice_core.report import tables
+from fluxttice_core.model.operations import M
 
 NETWORKS = ("A", "B", "untrained_A", "untrained_B")
 CONTROLS = {control: [0.0, 0.01] for control in tables.CONTROLS}

@@ -6,10 +6,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from fluxttice_core import files, params, selection, train, train_straight
-from fluxttice_core.initialisation import looks_linear
-from fluxttice_core.model import VAES, DualVAE, prior
-from fluxttice_core.streams import generator
+from fluxttice_core import files
+from fluxttice_core import params
+from fluxttice_core.training import loop as selection
+from fluxttice_core.training import recipes as train
+from fluxttice_core.training import straight as train_straight
+from fluxttice_core.model.initialisation import looks_linear
+from fluxttice_core.model.network import VAES, DualVAE, prior
+from fluxttice_core.model.streams import generator
 
 VALUES = params.read_yaml(files.root() / "params/train.yaml")
 QUICK = {"epochs": 1, "batch_size": 5_000, "prior_size": 64, "device": "cpu"}

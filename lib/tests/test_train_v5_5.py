@@ -2,13 +2,13 @@ import math
 
 import pytest
 import torch
-from fluxttice_core import selection
-from fluxttice_core import train_v5_5 as v5_5
-from fluxttice_core.model import VAES, D, DualVAE
-from fluxttice_core.operations import C, T, all_operations
+from fluxttice_core.training import loop as selection
+from fluxttice_core.training import v5_5
+from fluxttice_core.model.network import VAES, D, DualVAE
+from fluxttice_core.model.operations import C, T, all_operations
 from fluxttice_core.params import check
-from fluxttice_core.selection import TrainingError
-from fluxttice_core.streams import generator
+from fluxttice_core.training.loop import TrainingError
+from fluxttice_core.model.streams import generator
 from torch.distributions import Categorical, Normal, kl_divergence
 
 FAST = {"epochs": 1, "batch_size": 256, "coverage_n": 500, "device": "cpu"}

@@ -6,9 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from fluxttice_core import certificate, checkpoint, cli, gates, marginal, params, signing, verify
+from fluxttice_core.certification import certificate
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core import cli
+from fluxttice_core.metrics import gates
+from fluxttice_core.metrics import marginal
+from fluxttice_core import params
+from fluxttice_core.certification import signing
+from fluxttice_core.certification import verify
 from fluxttice_core.errors import InputError
-from fluxttice_core.model import DualVAE
+from fluxttice_core.model.network import DualVAE
 
 ROOT = Path(__file__).parents[2]
 

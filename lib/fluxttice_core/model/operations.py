@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .streams import generator
+from ..errors import InputError
+from ..model.streams import generator
 
 T, C = 9, 3
 M = C**T  # 19,683

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from .model import D, DualVAE, Encoder
-from .operations import C, T
-from .streams import generator
+from ..model.network import D, DualVAE, Encoder
+from ..model.operations import C, T
+from ..model.streams import generator
 
 
 @torch.no_grad()

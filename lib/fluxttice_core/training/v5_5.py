@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from . import latent
-from .model import VAES, D, DualVAE
-from .operations import C, all_operations, split
-from .params import TrainV55
-from .selection import Epoch, TrainingError, honest_measures, pick_device
-from .streams import generator
+from ..metrics import codes as latent
+from ..model.network import VAES, D, DualVAE
+from ..model.operations import C, all_operations, split
+from ..params import TrainV55
+from ..training.loop import Epoch, TrainingError, honest_measures, pick_device
+from ..model.streams import generator
 
 
 def learning_rate(p: TrainV55, epoch: int) -> float:

@@ -12,10 +12,14 @@ from typing import Any
 
 import torch
 
-from . import checkpoint, files, gates, records, signing
-from .checkpoint import MANIFEST, WEIGHTS, Checkpoint
-from .errors import InputError
-from .params import Certify
+from ..checkpoints import folder as checkpoint
+from .. import files
+from ..metrics import gates
+from ..report import records
+from ..certification import signing
+from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
+from ..errors import InputError
+from ..params import Certify
 
 CERTIFICATE = "certificate.json"
 SCHEMA = "fluxttice/certificate/2"

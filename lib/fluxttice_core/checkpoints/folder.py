@@ -21,10 +21,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import archive, files
-from .errors import InputError
-from .model import DualVAE
-from .operations import split
+from ..checkpoints import archive
+from .. import files
+from ..errors import InputError
+from ..model.network import DualVAE
+from ..model.operations import split
 
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 SCHEMA = "fluxttice/manifest/1"

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .intervals import student_t
-from .model import HOW, prior, read_out
-from .operations import C, M, T
-from .streams import generator
+from ..errors import InputError
+from ..metrics.intervals import student_t
+from ..model.network import HOW, prior, read_out
+from ..model.operations import C, M, T
+from ..model.streams import generator
 
 Decoder = Callable[[Tensor], Tensor]
 CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is

@@ -16,13 +16,18 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from . import checkpoint, files, marginal, params, reconstruction, report
-from .errors import InputError
-from .gates import NS
-from .intervals import CONFIDENCE, student_t
-from .measure import essentials
-from .model import VAES, DualVAE
-from .operations import split
+from ..checkpoints import folder as checkpoint
+from .. import files
+from ..metrics import marginal
+from .. import params
+from ..metrics import reconstruction
+from ..report import job as report
+from ..errors import InputError
+from ..metrics.gates import NS
+from ..metrics.intervals import CONFIDENCE, student_t
+from ..metrics.measurement import essentials
+from ..model.network import VAES, DualVAE
+from ..model.operations import split
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
 METRICS = {

@@ -6,10 +6,10 @@ Shape letters: M operations, D latent, T trits.
 import torch
 from torch import Tensor
 
-from .intervals import clopper_pearson
-from .model import DualVAE, Posterior, read_out
-from .operations import Split, all_operations
-from .streams import generator
+from ..metrics.intervals import clopper_pearson
+from ..model.network import DualVAE, Posterior, read_out
+from ..model.operations import Split, all_operations
+from ..model.streams import generator
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import jsonschema
 
-from . import files
-from .errors import InputError
+from .. import files
+from ..errors import InputError
 
 COLUMNS = (
     "created_utc", "run", "git_commit", "checkpoint_sha256", "epoch", "vae", "information_share",

@@ -2,10 +2,10 @@
 
 import torch
 
-from .initialisation import linear_encoder, looks_linear
-from .model import VAES, DualVAE
-from .reconstruction import posterior
-from .streams import generator
+from ..model.initialisation import linear_encoder, looks_linear
+from ..model.network import VAES, DualVAE
+from ..metrics.reconstruction import posterior
+from ..model.streams import generator
 
 LOGIT_SCALE = 200.0  # as in params/train.yaml
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from . import train_straight, train_v5_5
-from .params import Train
-from .selection import Epoch
+from ..training import straight as train_straight
+from ..training import v5_5 as train_v5_5
+from ..params import Train
+from ..training.loop import Epoch
 
 RECIPES = {"straight": train_straight.fit, "v5_5": train_v5_5.fit}
 

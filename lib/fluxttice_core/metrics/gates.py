@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 
-from . import checkpoint, controls, generalization, marginal, reconstruction
-from .coverage import ceiling
-from .marginal import FEWEST
-from .measure import essentials
-from .model import VAES, DualVAE
-from .operations import M, split
-from .params import Certify
+from ..checkpoints import folder as checkpoint
+from ..metrics import controls
+from ..metrics import generalisation as generalization
+from ..metrics import marginal
+from ..metrics import reconstruction
+from ..metrics.coverage import ceiling
+from ..metrics.marginal import FEWEST
+from ..metrics.measurement import essentials
+from ..model.network import VAES, DualVAE
+from ..model.operations import M, split
+from ..params import Certify
 
 NS = [50_000, 195_000]
 

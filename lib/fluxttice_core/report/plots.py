@@ -7,8 +7,8 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .operations import M
-from .tables import CONTROLS
+from ..model.operations import M
+from ..report.tables import CONTROLS
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"

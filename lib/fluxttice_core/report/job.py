@@ -13,8 +13,9 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from . import files, params
-from .errors import InputError
+from .. import files
+from .. import params
+from ..errors import InputError
 
 NOTEBOOKS = {"train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify"}
 TEMPLATES = Path(__file__).parent / "template"

@@ -17,12 +17,12 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from .coverage import Decoder, ceiling
-from .errors import InputError
-from .intervals import CONFIDENCE, student_t
-from .model import prior
-from .operations import C, M, T, describe
-from .streams import generator
+from ..metrics.coverage import Decoder, ceiling
+from ..errors import InputError
+from ..metrics.intervals import CONFIDENCE, student_t
+from ..model.network import prior
+from ..model.operations import C, M, T, describe
+from ..model.streams import generator
 
 LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M operations
 GROUPS = 20

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from .checkpoint import save, split_record
-from .errors import InputError
-from .latent import entropy_nats
-from .marginal import coverage_at, information, marginal
-from .model import VAES, DualVAE
-from .operations import split
-from .reconstruction import posterior, right_trits
+from ..checkpoints.folder import save, split_record
+from ..errors import InputError
+from ..metrics.codes import entropy_nats
+from ..metrics.marginal import coverage_at, information, marginal
+from ..model.network import VAES, DualVAE
+from ..model.operations import split
+from ..metrics.reconstruction import posterior, right_trits
 
 RULE = (
     "the epoch whose worse VAE is best: largest min over A and B of (validation exact match) × "

@@ -6,10 +6,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from .intervals import student_t
-from .model import Posterior
-from .operations import M, all_operations
-from .streams import generator
+from ..metrics.intervals import student_t
+from ..model.network import Posterior
+from ..model.operations import M, all_operations
+from ..model.streams import generator
 
 BINS, RANGE = 50, 3.0
 ACTIVE = 0.01  # variance of the posterior mean above which a unit counts as active

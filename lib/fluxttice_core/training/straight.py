@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from . import latent
-from .initialisation import looks_linear
-from .model import VAES, D, DualVAE
-from .operations import C, T, all_operations, split
-from .params import TrainStraight
-from .selection import Epoch, TrainingError, honest_measures, pick_device
-from .streams import generator
+from ..metrics import codes as latent
+from ..model.initialisation import looks_linear
+from ..model.network import VAES, D, DualVAE
+from ..model.operations import C, T, all_operations, split
+from ..params import TrainStraight
+from ..training.loop import Epoch, TrainingError, honest_measures, pick_device
+from ..model.streams import generator
 
 
 def ramp(progress: float, start: float, end: float) -> float:

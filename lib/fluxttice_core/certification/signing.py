@@ -20,9 +20,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from . import files
-from .checkpoint import parse_json
-from .errors import InputError
+from .. import files
+from ..checkpoints.folder import parse_json
+from ..errors import InputError
 
 SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
 FINGERPRINT = "45c210708231c691d3fa538120cc99244841ddb550e336f6a317020c91cdf20a"

@@ -13,10 +13,16 @@ from typing import Any
 
 import torch
 
-from . import certificate, checkpoint, files, gates, params, records, signing
-from .certificate import CERTIFICATE
-from .checkpoint import MANIFEST, WEIGHTS, Checkpoint
-from .errors import InputError
+from ..certification import certificate
+from ..checkpoints import folder as checkpoint
+from .. import files
+from ..metrics import gates
+from .. import params
+from ..report import records
+from ..certification import signing
+from ..certification.certificate import CERTIFICATE
+from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
+from ..errors import InputError
 
 FILES = (WEIGHTS, MANIFEST, CERTIFICATE, signing.PUBLIC_KEY, signing.SIGNATURE)
 

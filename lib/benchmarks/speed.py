@@ -11,11 +11,17 @@ from collections.abc import Callable
 
 import torch
 
-from . import checkpoint, evidence, files, measure, params, selection, train
-from .coverage import distinct
-from .model import HOW, VAES, DualVAE, prior
-from .operations import split
-from .streams import generator
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.report import batch as evidence
+from fluxttice_core. import files
+from fluxttice_core.metrics import measurement as measure
+from fluxttice_core. import params
+from fluxttice_core.training import loop as selection
+from fluxttice_core.training import recipes as train
+from fluxttice_core.metrics.coverage import distinct
+from fluxttice_core.model.network import HOW, VAES, DualVAE, prior
+from fluxttice_core.model.operations import split
+from fluxttice_core.model.streams import generator
 
 REPEATS = 5
 N = 195_000

@@ -5,7 +5,7 @@ from numbers import Integral
 
 import torch
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def generator(seed: int, *name: object, device: str | torch.device = "cpu") -> torch.Generator:

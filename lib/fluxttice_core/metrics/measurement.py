@@ -9,13 +9,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import controls, latent, marginal, reconstruction
-from .coverage import ceiling, coverage
-from .marginal import MARGINALS, Marginal
-from .model import HOW, VAES, DualVAE, Posterior
-from .operations import Split, split
-from .params import Benchmark
-from .streams import generator
+from ..metrics import controls
+from ..metrics import codes as latent
+from ..metrics import marginal
+from ..metrics import reconstruction
+from ..metrics.coverage import ceiling, coverage
+from ..metrics.marginal import MARGINALS, Marginal
+from ..model.network import HOW, VAES, DualVAE, Posterior
+from ..model.operations import Split, split
+from ..params import Benchmark
+from ..model.streams import generator
 
 CURVE = [int(n) for n in np.unique(np.logspace(0, 7, 57).round())]
 UNTRAINED_SEEDS = 5

@@ -15,12 +15,12 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from .intervals import CONFIDENCE, student_t
-from .latent import active_units
-from .model import DualVAE, Posterior
-from .operations import C, M, Split, all_operations, index_of, noisy
-from .reconstruction import posterior, right_trits, share
-from .streams import generator
+from ..metrics.intervals import CONFIDENCE, student_t
+from ..metrics.codes import active_units
+from ..model.network import DualVAE, Posterior
+from ..model.operations import C, M, Split, all_operations, index_of, noisy
+from ..metrics.reconstruction import posterior, right_trits, share
+from ..model.streams import generator
 
 FLIPS = (1, 2)
 RESAMPLES = 1_000

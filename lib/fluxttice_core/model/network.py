@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
-from .operations import C, T, check_operations
-from .streams import generator
+from ..errors import InputError
+from ..model.operations import C, T, check_operations
+from ..model.streams import generator
 
 D = 16
 VAES = ("A", "B")
