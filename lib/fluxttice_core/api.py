@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from .checkpoints import folder as checkpoint
-from .metrics.coverage import coverage
+from .checkpoints import folder as checkpoints
 from .errors import InputError
-from .model.network import HOW, VAES, DualVAE
+from .metrics.coverage import Drawn, coverage
+from .model.network import HOW, DualVAE
 from .model.streams import generator
 
 NS = (10_000, 50_000, 195_000)
@@ -18,7 +18,7 @@ NS = (10_000, 50_000, 195_000)
 class TernaryVAE:
     """Both VAEs of a checkpoint. Each verb takes `vae="A"` or `"B"`, and B where none is named."""
 
-    def __init__(self, loaded: checkpoint.Checkpoint) -> None:
+    def __init__(self, loaded: checkpoints.Checkpoint) -> None:
         self.checkpoint = loaded
 
     def __repr__(self) -> str:
@@ -78,7 +78,7 @@ class TernaryVAE:
         if unknown:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
         fresh, rows = DualVAE.fresh(seed), []
-        for vae in VAES:
+        for vae in self.model.vaes:
             options = {"how": how, "trials": trials, "seed": seed, "stream": vae}
             ours = coverage(self.model.decoder(vae), ns, **options)
             control = coverage(fresh.decoder(vae), ns, **options)
@@ -86,18 +86,23 @@ class TernaryVAE:
         return pd.DataFrame(rows)
 
 
-def _beside(vae: str, row: dict, control: dict) -> dict:
-    low, high = row["ci95"]
+def _beside(vae: str, row: Drawn, control: Drawn) -> dict[str, object]:
+    count = row.unique
     return {
         "vae": vae,
-        **{key: value for key, value in row.items() if key != "ci95"},
-        "ci95_low": low,
-        "ci95_high": high,
-        "untrained_unique": control["unique"],
-        "discriminates": row["decode"] == "argmax" and low > control["ci95"][1],
+        "decode": row.decode,
+        "n": row.n,
+        "trials": count.n,
+        "unique": count.value,
+        "share": row.share.value,
+        "of_ceiling": row.of_ceiling.value,
+        "ci95_low": count.low,
+        "ci95_high": count.high,
+        "untrained_unique": control.unique.value,
+        "discriminates": row.decode == "argmax" and count.low > control.unique.high,
     }
 
 
 def load(path: str | Path, expected_sha256: str = "") -> TernaryVAE:
-    """A checkpoint (a folder of ours or a v5.5 `.pt`) ready for use; see `checkpoint.load`."""
-    return TernaryVAE(checkpoint.load(path, expected_sha256))
+    """A checkpoint (a folder of ours or a v5.5 `.pt`) ready for use; see `checkpoints.folder.load`."""
+    return TernaryVAE(checkpoints.load(path, expected_sha256))

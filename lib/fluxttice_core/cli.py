@@ -35,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     import_.add_argument("old", help="the .pt")
     import_.add_argument("folder", help="a new folder")
     import_.set_defaults(run=_import)
+    evidence = commands.add_parser("evidence", help="train and measure params/evidence.yaml")
+    evidence.set_defaults(run=_evidence)
     keygen = commands.add_parser("keygen", help="make a signing key, outside the repository")
     keygen.add_argument("path", nargs="?", help="where to (default: in ~/.config/fluxttice)")
     keygen.set_defaults(run=_keygen)
@@ -43,14 +45,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(options: argparse.Namespace) -> int:
     from . import files
-    from . import report  # papermill takes a second to import
+    from .report import job  # papermill takes a second to import
 
-    job = report.Job(
+    wanted = job.Job(
         options.train, options.benchmark, options.certify, options.checkpoint, options.name
     )
     try:
-        folder = report.run(job)
-    except report.StepFailed as error:
+        folder = job.run(wanted)
+    except job.StepFailed as error:
         print(f"fluxttice: {error}", file=sys.stderr)
         return 1
     print(f"\nDone: open the .html files in\n{files.shown(folder)}")
@@ -58,14 +60,13 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from .checkpoints import folder as checkpoint
-    from .certification import signing
-    from .certification import verify
+    from . import files
+    from .certification import signing, verify
 
     trusted = signing.FINGERPRINT
     if options.public_key:
         try:
-            key = checkpoint.read_file(checkpoint.find(options.public_key), links=True)
+            key = files.read_file(files.existing(options.public_key), links=True)
         except InputError:
             raise InputError(f"No public key at {options.public_key}.") from None
         trusted = signing.fingerprint(key)
@@ -85,6 +86,13 @@ def _import(options: argparse.Namespace) -> int:
     loaded = checkpoint.load(folder)
     print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
     print(f"from {options.old}, sha256 {loaded.manifest['imported']['sha256']}")
+    return 0
+
+
+def _evidence(_options: argparse.Namespace) -> int:
+    from .report import batch
+
+    batch.run()
     return 0
 
 

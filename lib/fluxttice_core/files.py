@@ -11,12 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from .errors import InputError
 
-LIBRARIES = ("torch", "numpy", "safetensors", "pydantic", "pandas", "papermill")
+LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "safetensors")
 
 
 def root() -> Path:
@@ -117,16 +116,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def record_params(folder: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun.
-
-    Returns:
-        `{path, sha256, values}`, the hash being over the file's bytes as read back.
-    """
+def record_params(folder: Path, name: str, values: dict[str, Any]) -> None:
+    """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun."""
     values = {key: value for key, value in values.items() if key != "run_dir"}
-    path = folder / f"{name}.params.yaml"
-    write_bytes(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
-    return {"path": shown(path), "sha256": sha256(path.read_bytes()), "values": values}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    write_bytes(folder / f"{name}.params.yaml", text.encode())
 
 
 def git_commit() -> dict[str, Any]:
@@ -151,11 +145,10 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def environment() -> dict[str, Any]:
-    """What a rerun would need to be the same: versions, platform, threads."""
+def environment() -> dict[str, str]:
+    """What a rerun would need to be the same: versions and platform."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
         "platform": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
     }

@@ -9,35 +9,41 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
+import pandas as pd
+from pydantic import ValidationError
 
-from ..certification import certificate
-from ..checkpoints import folder as checkpoint
-from .. import files
-from ..metrics import gates
-from .. import params
-from ..report import records
-from ..certification import signing
-from ..certification.certificate import CERTIFICATE
+from .. import files, params
+from ..checkpoints import folder as checkpoints
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..errors import InputError
+from ..metrics import gates
+from ..metrics.gates import Certify, Judged
+from . import certificate, signing
+from .certificate import CERTIFICATE, SCHEMA, Certificate
 
 FILES = (WEIGHTS, MANIFEST, CERTIFICATE, signing.PUBLIC_KEY, signing.SIGNATURE)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A gate as certified, and as measured again: None where nothing was."""
+
+    stated: Judged
+    again: Judged | None = None
+    agreement: str = "not measured"
 
 
 @dataclass(frozen=True)
 class Verified:
     """A certified checkpoint whose files, and perhaps figures, are what was signed.
 
-    rows: one a gate, `{gate, vae, bound, certified, ci95, measured, agreement, verdict}`;
     problem: why it is refused all the same, empty if it is not.
     """
 
     checkpoint: Checkpoint
-    certificate: dict[str, Any]
-    rows: list[dict[str, Any]]
+    certificate: Certificate
+    rows: list[Checked]
     problem: str
 
 
@@ -49,8 +55,8 @@ def verify(
 ) -> Verified:
     """Verify the certified checkpoint in the folder `path`; `quick` measures nothing again.
 
-    A figure measured again must equal the certificate's where environment, threads and processor
-    are the same, and lie in the stated interval, with the same verdict, elsewhere.
+    A figure measured again must equal the certificate's where environment and processor are
+    the same, and lie in the stated interval, with the same verdict, elsewhere.
 
     Args:
         path: the folder. Its name does not matter; what is in it does.
@@ -67,21 +73,22 @@ def verify(
     report(f"signature: by the key {trusted}")
     with _step(name, "hashes"):
         weights, manifest = contents[WEIGHTS], contents[MANIFEST]
-        loaded = checkpoint.from_bytes(weights, manifest, name, files.shown(checkpoint.find(path)))
+        shown = files.shown(files.existing(path))
+        loaded = checkpoints.from_bytes(weights, manifest, name, shown)
     report(f"hashes:    {len(contents) - 1} files as signed; weights {loaded.sha256}")
     with _step(name, "schema"):
         stated, p = _stated(contents)
-    report(f"schema:    {stated['schema']}, consistent, issued {stated['created_utc']}")
-    rows = [_row(row) for row in stated["gates"]]
-    problem = _problem(stated["verdict"])
+    report(f"schema:    {SCHEMA}, consistent, issued {stated.created_utc}")
+    rows = [Checked(row) for row in stated.gates]
+    said = stated.verdict
+    problem = "" if said == "PASS" else f"the certificate is genuine and says {said}"
     if not quick:
         rows = _again(loaded, stated, p, report)
-        different = [row for row in rows if row["agreement"] == "DIFFERS"]
+        different = [row.stated for row in rows if row.agreement == "DIFFERS"]
         if different:
-            worst = different[0]
             problem = (
                 f"{len(different)} of {len(rows)} figures are not what the weights give, the first "
-                f"being {worst['gate']} of VAE-{worst['vae']}"
+                f"being {different[0].title} of VAE-{different[0].vae}"
             )
     return Verified(loaded, stated, rows, problem)
 
@@ -95,25 +102,26 @@ def refusal(path: str | Path, trusted: str, quick: bool = True) -> str:
         return str(error).replace(str(path), Path(path).name)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Checked]) -> str:
     """Rows of `Verified` as text, a gate a line."""
-    shown = [
-        {
-            **row,
-            "ci95": " … ".join("–" if v is None else f"{v:.5f}" for v in row["ci95"]),
-            "measured": "–" if row["measured"] is None else f"{row['measured']:.5f}",
-            "certified": "refused" if row["certified"] is None else f"{row['certified']:.5f}",
-        }
-        for row in rows
-    ]
-    lines = [list(shown[0]), *([str(value) for value in row.values()] for row in shown)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    lines = []
+    for row in rows:
+        m, again = row.stated.measured, row.again.measured.value if row.again else None
+        values = [row.stated.bound, m.value, m.low, m.high, again]
+        bound, value, low, high, again = ("–" if v is None else f"{v:.6g}" for v in values)
+        lines.append(
+            {
+                "gate": f"{row.stated.gate} ({row.stated.vae})", "bound": bound,
+                "certified": value, "95 %": f"{low} … {high}", "measured": again,
+                "agreement": row.agreement, "verdict": row.stated.verdict,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(lines).to_string(index=False, justify="left")
 
 
 def _read(path: str | Path) -> dict[str, bytes]:
     """Every file of the folder, read once; there must be these five and nothing else."""
-    place = checkpoint.find(path)
+    place = files.existing(path)
     if not place.is_dir():
         raise InputError(f"{path} is not a folder: give that of a certified checkpoint.")
     try:
@@ -126,7 +134,7 @@ def _read(path: str | Path) -> dict[str, bytes]:
             raise InputError(f"{path} has no {name}{unsigned}: refused.")
     for name in sorted(found - set(FILES)):
         raise InputError(f"{path} holds {name!r}, which is no part of a certified checkpoint.")
-    return {name: checkpoint.read_file(place / name) for name in FILES}
+    return {name: files.read_file(place / name) for name in FILES}
 
 
 @contextlib.contextmanager
@@ -137,72 +145,51 @@ def _step(name: str, step: str) -> Iterator[None]:
         raise InputError(f"{name} is refused at its {step}: {error}") from None
 
 
-def _stated(contents: dict[str, bytes]) -> tuple[dict[str, Any], params.Certify]:
+def _stated(contents: dict[str, bytes]) -> tuple[Certificate, Certify]:
     """The certificate and its parameters, if they fit the schema, the files and one another."""
     try:
-        stated = checkpoint.parse_json(contents[CERTIFICATE])
+        found = files.parse_json(contents[CERTIFICATE])
     except ValueError as error:
         raise InputError(f"{CERTIFICATE} is not valid JSON: {error}.") from None
-    records.check(stated, "certificate")
-    p = params.check("certify", stated["params"], CERTIFICATE)
-    if stated["subject"] != certificate.subject(contents):
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise InputError(
+            f"{CERTIFICATE} has the schema {schema!r}, and this release reads {SCHEMA}: verify "
+            "it with the release that issued it (CHANGELOG.md lists them)."
+        )
+    try:
+        stated = Certificate.model_validate(found, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "/".join(str(part) for part in first["loc"])
+        raise InputError(f"{CERTIFICATE} does not fit {SCHEMA} at {place}: {first['msg']}.") from None
+    p = params.check(Certify, stated.params, CERTIFICATE)
+    if stated.subject != certificate.subject(contents):
         raise InputError(f"{CERTIFICATE} is about other files than these.")
-    judged = gates.verdict(stated["gates"])
-    if stated["verdict"] != judged:
-        raise InputError(f"{CERTIFICATE} says {stated['verdict']}, but its gates say {judged}.")
+    judged = gates.verdict(stated.gates)
+    if stated.verdict != judged:
+        raise InputError(f"{CERTIFICATE} says {stated.verdict}, but its gates say {judged}.")
     return stated, p
 
 
 def _again(
-    loaded: Checkpoint, stated: dict[str, Any], p: params.Certify, report: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    with _threads(stated["environment"]["threads"]):
-        same = certificate.environment() == stated["environment"]
-        report(f"measuring again, {'the same' if same else 'another'} environment")
-        again = gates.every(loaded.model, p, report)
-    if [_key(row) for row in again] != [_key(row) for row in stated["gates"]]:
+    loaded: Checkpoint, stated: Certificate, p: Certify, report: Callable[[str], None]
+) -> list[Checked]:
+    same = certificate.environment() == stated.environment
+    report(f"measuring again, {'the same' if same else 'another'} environment")
+    again = gates.gates(loaded.model, p, report=report)
+    keys = [[(row.gate, row.vae, row.bound) for row in rows] for rows in (again, stated.gates)]
+    if keys[0] != keys[1]:
         raise InputError(f"{loaded.path} is refused: its gates are not those of this code.")
-    pairs = zip(stated["gates"], again, strict=True)
-    return [_row(row, other, agreement(row, other, same)) for row, other in pairs]
+    pairs = zip(stated.gates, again, strict=True)
+    return [Checked(row, other, agreement(row, other, same)) for row, other in pairs]
 
 
-def agreement(row: dict[str, Any], again: dict[str, Any], same: bool) -> str:
+def agreement(row: Judged, again: Judged, same: bool) -> str:
     """ "equal"; "in interval" where that suffices (another environment); else "DIFFERS"."""
     if row == again:
         return "equal"
-    low, high = row["ci95"]
-    numbers = None not in (low, high, again["value"])
-    inside = numbers and low <= again["value"] <= high and again["verdict"] == row["verdict"]
-    return "in interval" if inside and not same else "DIFFERS"
-
-
-def _row(row: dict, again: dict | None = None, agrees: str = "not measured") -> dict:
-    return {
-        "gate": row["gate"],
-        "vae": row["vae"],
-        "bound": row["bound"],
-        "certified": row["value"],
-        "ci95": row["ci95"],
-        "measured": again["value"] if again else None,
-        "agreement": agrees,
-        "verdict": row["verdict"],
-    }
-
-
-def _key(row: dict[str, Any]) -> tuple:
-    return row["gate"], row["vae"], row["bound"], row.get("upper")
-
-
-def _problem(verdict: str) -> str:
-    return "" if verdict == "PASS" else f"the certificate is genuine and says {verdict}"
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """torch with as many threads as the certificate's; sums may depend on them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    m, value = row.measured, again.measured.value
+    inside = None not in (m.value, value) and m.low <= value <= m.high
+    alike = inside and again.verdict == row.verdict and not same
+    return "in interval" if alike else "DIFFERS"

@@ -6,10 +6,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ..metrics.intervals import student_t
 from ..model.network import Posterior
 from ..model.operations import M, all_operations
 from ..model.streams import generator
+from .results import Measured, Record, exact, mean
 
 BINS, RANGE = 50, 3.0
 ACTIVE = 0.01  # variance of the posterior mean above which a unit counts as active
@@ -52,12 +52,12 @@ def kl_nats(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (logvar.exp() + mu.square() - 1 - logvar)
 
 
-def aggregate_kl(q: Posterior, seed: int, stream: str, n: int = 400) -> dict[str, object]:
+def aggregate_kl(q: Posterior, seed: int, stream: str, n: int = 400) -> Measured:
     """KL(q(z) ‖ N(0, I)) of the aggregate posterior q(z) = mean_x q(z|x), nats, ≥ 0.
 
     E_q[ln q(z) - ln p(z)] over `n` draws of q(z), with the mixture over all operations evaluated
-    exactly, so the mean is unbiased; `{value, ci95}`, Student t. It is the part of the ELBO's KL
-    that costs coverage (Hoffman & Johnson 2016, ELBO surgery, eq. 3).
+    exactly, so the mean is unbiased. It is the part of the ELBO's KL that costs coverage
+    (Hoffman & Johnson 2016, ELBO surgery, eq. 3).
     """
     rng = generator(seed, "aggregate", stream, device=q.mu.device)
     mu, logvar = q.mu.double(), q.logvar.double()
@@ -66,8 +66,7 @@ def aggregate_kl(q: Posterior, seed: int, stream: str, n: int = 400) -> dict[str
     z = mu[pick] + (logvar[pick] / 2).exp() * eps
     ratio = torch.cat([_log_mixture(part, mu, logvar) for part in z.split(250)])
     ratio += 0.5 * z.square().sum(1)  # the constants of q and p cancel
-    low, high = student_t(ratio.cpu().numpy())
-    return {"value": max(0.0, float(ratio.mean())), "ci95": [max(0.0, low), max(0.0, high)]}
+    return mean(ratio.cpu().numpy(), low=0.0)
 
 
 def _log_mixture(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -78,10 +77,10 @@ def _log_mixture(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     return torch.logsumexp(-0.5 * square, 1) - math.log(len(mu))
 
 
-def hamming_correlation(codes: Tensor, seed: int, stream: str, pairs: int = 20_000) -> dict:
+def hamming_correlation(codes: Tensor, seed: int, stream: str, pairs: int = 20_000) -> Measured:
     """Spearman correlation of Hamming distance and code distance over random pairs: -1 … 1.
 
-    `{value, ci95}`; the interval is Fisher's z with the variance of Bonett & Wright (2000).
+    The interval is Fisher's z with the variance of Bonett & Wright (2000).
     """
     rng = generator(seed, "pairs", stream)
     i, j = torch.randint(M, (2, pairs), generator=rng)
@@ -89,24 +88,28 @@ def hamming_correlation(codes: Tensor, seed: int, stream: str, pairs: int = 20_0
     hamming = (ops[i] != ops[j]).sum(1).numpy()
     distance = (codes[i] - codes[j]).norm(dim=1).cpu().numpy()
     if distance.std() == 0:  # a constant encoder has no correlation with anything
-        return {"value": 0.0, "ci95": [0.0, 0.0]}
+        return exact(0.0, pairs)
     r = float(stats.spearmanr(hamming, distance).statistic)
     half = stats.norm.ppf(0.975) * math.sqrt((1 + r * r / 2) / (pairs - 3))
     z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))  # finite for a perfect correlation too
-    return {"value": r, "ci95": [min(r, math.tanh(z - half)), max(r, math.tanh(z + half))]}
+    low, high = min(r, math.tanh(z - half)), max(r, math.tanh(z + half))
+    return Measured(value=r, low=low, high=high, n=pairs, method="Fisher z, Bonett-Wright")
 
 
-def plane(codes: Tensor, seed: int, n: int = 1_500) -> dict[str, object]:
-    """`n` operations' codes on the first two principal axes of all M, and what axis one sorts by.
+class Plane(Record):
+    """Codes on two axes: rows [x, y, value of `trit`]."""
 
-    Returns:
-        `{trit, points}`: the trit (0 … 8) whose value correlates most with the first axis, and
-        rows [x, y, value of that trit].
-    """
+    trit: int
+    points: list[tuple[float, float, float]]
+
+
+def plane(codes: Tensor, seed: int, n: int = 1_500) -> Plane:
+    """`n` operations' codes on the first two principal axes of all M, and what axis one sorts by:
+    the trit (0 … 8) whose value correlates most with it."""
     centred = (codes - codes.mean(0)).double().cpu()
     axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, [-1, -2]]
     xy, ops = centred @ axes, all_operations()
     trit = int((xy[:, 0] @ ops.double()).abs().argmax())  # all trits have one mean and variance
     pick = torch.randperm(M, generator=generator(seed, "plane"))[:n]
     rows = torch.cat([xy[pick], ops[pick, trit, None]], 1)
-    return {"trit": trit, "points": [[round(v, 3) for v in row] for row in rows.tolist()]}
+    return Plane(trit=trit, points=[tuple(round(v, 3) for v in row) for row in rows.tolist()])

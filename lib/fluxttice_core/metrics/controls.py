@@ -1,11 +1,14 @@
 """Controls: what a number must beat before it says anything about learning."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 
 from ..model.initialisation import linear_encoder, looks_linear
-from ..model.network import VAES, DualVAE
-from ..metrics.reconstruction import posterior
+from ..model.network import VAES, DualVAE, Network
 from ..model.streams import generator
+from .reconstruction import posterior
 
 LOGIT_SCALE = 200.0  # as in params/train.yaml
 
@@ -55,3 +58,19 @@ def uniform(seed: int) -> DualVAE:
             last.weight.zero_()
             last.bias.zero_()
     return model
+
+
+class Control(NamedTuple):
+    """A kind of network that stands beside the model: how to make one, and from how many seeds."""
+
+    make: Callable[[int], Network]
+    seeds: int
+
+
+# What has learnt nothing: a metric that one of these reaches decides nothing.
+CONTROLS = {
+    "untrained": Control(untrained, 5),
+    "random linear": Control(random_linear, 5),
+    "collapsed": Control(collapsed, 1),
+    "uniform": Control(uniform, 1),
+}

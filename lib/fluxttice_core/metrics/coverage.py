@@ -1,11 +1,10 @@
-"""Coverage by drawing: how many distinct operations N latents of the prior lead to.
+"""Coverage: how many distinct operations N latents of the prior lead to, drawn and expected.
 
 A coverage is a number only together with its N and its decoding mode, and an honest one stands
-beside the ceiling: what a perfect (uniform) generator would reach with the same N. A decoder
-here is any function from latents (B, D) to logits (B, T, C).
+beside the ceiling: what a perfect (uniform) generator would reach with the same N.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Integral
 
 import numpy as np
@@ -13,19 +12,36 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..metrics.intervals import student_t
 from ..model.network import HOW, prior, read_out
 from ..model.operations import C, M, T
 from ..model.streams import generator
+from .marginal import Decoder, Marginal, jackknife
+from .results import Measured, Record, mean
 
-Decoder = Callable[[Tensor], Tensor]
 CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
 SLICE = 2_048  # of them at a time through the decoder, whose layers then stay in the cache
+EXPECTED = ("argmax", "categorical")  # decoding modes whose coverage the marginal gives
 
 
 def ceiling(n: object) -> np.ndarray:
     """C(N) = M·(1 - (1 - 1/M)^N): expected distinct operations of N uniform draws; exact."""
     return -M * np.expm1(np.asarray(n, dtype=float) * np.log1p(-1 / M))
+
+
+class Drawn(Record):
+    """Distinct operations among N prior draws: a mean over trials and its interval, as counts."""
+
+    decode: str
+    n: int
+    unique: Measured
+
+    @property
+    def share(self) -> Measured:
+        return self.unique.of(M)
+
+    @property
+    def of_ceiling(self) -> Measured:
+        return self.unique.of(float(ceiling(self.n)))
 
 
 def chunks(n: int) -> Iterator[int]:
@@ -49,7 +65,7 @@ def distinct(
 
     One stream of latents serves all of them: the modes read the same logits, and a larger N
     continues a smaller one (so figures of different N share their noise). Memory does not grow
-    with N. Each count is an unbiased draw of the number whose mean the exact marginal gives.
+    with N. Each count is an unbiased draw of the number whose mean `expected` gives.
     """
     counts, drawn, how = {}, 0, tuple(how)
     seen = {mode: torch.zeros(M, dtype=torch.bool, device=rng.device) for mode in how}
@@ -72,8 +88,8 @@ def coverage(
     seed: int,
     stream: str = "",
     device: str | torch.device = "cpu",
-) -> list[dict]:
-    """Sampled coverage over independent trials, one row for each mode and N.
+) -> list[Drawn]:
+    """Coverage by drawing over independent trials, one row for each mode and N.
 
     Args:
         decoder: latents (B, D) → logits (B, T, C).
@@ -81,11 +97,6 @@ def coverage(
         how: decoding modes.
         trials: independent trials, 2 or more; trial k draws from its own stream.
         seed, stream: what the random streams depend on.
-
-    Returns:
-        Rows `{decode, n, trials, unique, share, of_ceiling, ci95}`: `unique` is the mean count
-        over the trials, `share` = unique / M, `of_ceiling` = unique / C(n), `ci95` the Student t
-        interval of `unique` (a count).
 
     Raises:
         InputError: an n that is not a whole number or below 1, or fewer than 2 trials.
@@ -99,21 +110,124 @@ def coverage(
         distinct(decoder, ns, how, generator(seed, "coverage", stream, trial, device=device))
         for trial in range(trials)
     ]
-    return [_row(mode, n, [run[mode, n] for run in runs]) for mode in how for n in ns]
+    return [
+        Drawn(decode=mode, n=n, unique=mean([run[mode, n] for run in runs]))
+        for mode in how
+        for n in ns
+    ]
 
 
 def _is_count(n: object) -> bool:
     return isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
 
 
-def _row(mode: str, n: int, counts: list[int]) -> dict:
-    unique = float(np.mean(counts))
-    return {
-        "decode": mode,
-        "n": n,
-        "trials": len(counts),
-        "unique": unique,
-        "share": unique / M,
-        "of_ceiling": unique / float(ceiling(n)),
-        "ci95": list(student_t(counts)),
-    }
+# --- Expected, from the exact marginal ----------------------------------------------------------
+
+
+def expected_distinct(p: np.ndarray, n: float) -> float:
+    """Σ_x 1 - (1 - P(x))^N: expected distinct operations of N draws from P (M,); exact for P."""
+    return float(-np.expm1(n * np.log1p(-np.minimum(p, 1 - 1e-12))).sum())
+
+
+def rarefied(counts: np.ndarray, n: int) -> float:
+    """Expected distinct operations of n draws, from counts of K ≥ n draws: unbiased.
+
+    Σ_x 1 - C(K - c_x, n) / C(K, n) (Hurlbert 1971, The nonconcept of species diversity): the
+    mean over all subsamples of size n, so its expectation is that of n fresh draws.
+    """
+    return float(reach(counts, n).sum())
+
+
+def reach(counts: np.ndarray, n: int) -> np.ndarray:
+    """(M,): the terms of `rarefied`, an unbiased estimate of P(x is among n draws) for each x.
+
+    Of K draws, c_x of them x, n without x: Π_{j < c_x} 1 - n/(K - j), summed in logarithms.
+
+    Raises:
+        InputError: n above K, which says nothing about what was not seen.
+    """
+    k = int(counts.sum())
+    if n > k:
+        raise InputError(f"n is {n}, but must be at most the {k} draws that were counted.")
+    with np.errstate(divide="ignore"):  # ln 0: more of x than the draws left out
+        steps = np.log1p(-np.minimum(n / (k - np.arange(counts.max())), 1))
+    return -np.expm1(np.concatenate([[0.0], np.cumsum(steps)])[counts])
+
+
+def expected(m: Marginal, n: int, how: str) -> Measured:
+    """Expected distinct operations of n draws: 0 … C(n).
+
+    "argmax": rarefaction of the counts, unbiased; "categorical": the plug-in of P, which is biased
+    low by order 1/k. The jackknife takes that out where n is well below k or p(x|z) is soft; where
+    it is sharp and n near k it overshoots, so the interval spans plug-in and corrected value.
+
+    Raises:
+        InputError: argmax and n > k/2. Near k all that was seen is always drawn, and groups that
+            agree on that give an interval that is too narrow.
+    """
+    if how == "argmax" and n > m.k // 2:
+        raise InputError(f"n is {n}, but argmax coverage from {m.k} latents goes to half of them.")
+    top = float(ceiling(n))
+    if how == "argmax":
+        return jackknife(m, lambda t: rarefied(t.counts, n), top)
+    return jackknife(m, lambda t: expected_distinct(t.P, n), top, span=True)
+
+
+class Point(Record):
+    """Expected distinct operations at one N; argmax is None beyond k/2 (see `expected`)."""
+
+    n: int
+    ceiling: float
+    argmax: float | None
+    categorical: float
+
+
+def curve(m: Marginal) -> list[Point]:
+    """Expected distinct operations for N = 1 … 10^7."""
+    return [
+        Point(
+            n=n,
+            ceiling=float(ceiling(n)),
+            argmax=rarefied(m.counts, n) if n <= m.k else None,
+            categorical=expected_distinct(m.P, n),
+        )
+        for n in (int(x) for x in np.unique(np.logspace(0, 7, 57).round()))
+    ]
+
+
+class Diversity(Record):
+    """Expected operations that n argmax draws of A and n of B reach, and two uniform generators'.
+
+    The draws are independent, so the product of the two reach probabilities is unbiased. Drawing
+    twice reaches more than drawing once whoever draws: only what differs from the `perfect_`
+    figures is about A and B.
+    """
+
+    n: int
+    only_a: float
+    only_b: float
+    both: float
+    union: float
+    perfect_only: float
+    perfect_both: float
+    perfect_union: float
+
+
+def diversity(a: np.ndarray, b: np.ndarray, ns: list[int]) -> list[Diversity]:
+    """What two decoders reach by argmax, alone and together, for each n ≤ k in `ns`.
+
+    a, b: (M,), `Marginal.counts` of each.
+    """
+    rows = []
+    for n in ns:
+        reach_a, reach_b = reach(a, n), reach(b, n)
+        both = float((reach_a * reach_b).sum())
+        only_a, only_b = float(reach_a.sum()) - both, float(reach_b.sum()) - both
+        once, twice = float(ceiling(n)), float(ceiling(2 * n))
+        rows.append(
+            Diversity(
+                n=n, only_a=only_a, only_b=only_b, both=both, union=only_a + only_b + both,
+                perfect_only=twice - once, perfect_both=2 * once - twice, perfect_union=twice,
+            )
+        )  # fmt: skip
+    return rows

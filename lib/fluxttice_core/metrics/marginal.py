@@ -17,18 +17,18 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from ..metrics.coverage import Decoder, ceiling
 from ..errors import InputError
-from ..metrics.intervals import CONFIDENCE, student_t
 from ..model.network import prior
 from ..model.operations import C, M, T, describe
 from ..model.streams import generator
+from .intervals import CONFIDENCE
+from .results import Measured, mean
 
+Decoder = Callable[[Tensor], Tensor]  # latents (B, D) → logits (B, T, C)
 LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M operations
 GROUPS = 20
 CHUNK = 2_500  # latents at a time: bounds the memory, whatever K is
 TINY = 1e-15
-MARGINALS = ("argmax", "categorical")  # decoding modes whose distribution is known exactly
 # Fewest latents for a figure that is stored: unbiased coverage for N up to half of them, and what
 # the jackknife leaves of the information's bias stays inside its interval (tested).
 FEWEST = 400_000
@@ -131,7 +131,7 @@ def _outer(p: Tensor) -> Tensor:
     return product
 
 
-# --- Functions of a marginal: each takes totals (probability, argmax, entropy, k) -------------
+# --- Functions of a marginal ------------------------------------------------------------------
 
 
 def shannon_nats(p: np.ndarray) -> float:
@@ -140,64 +140,20 @@ def shannon_nats(p: np.ndarray) -> float:
     return float(-(positive * np.log(positive)).sum())
 
 
-def _information(probability: np.ndarray, argmax: np.ndarray, entropy: float, k: int) -> float:
-    return shannon_nats(probability / k) - entropy / k
-
-
-def _argmax_information(
-    probability: np.ndarray, argmax: np.ndarray, entropy: float, k: int
-) -> float:
-    return shannon_nats(argmax / k)
-
-
-def _entropy(probability: np.ndarray, argmax: np.ndarray, entropy: float, k: int) -> float:
-    return shannon_nats(probability / k)
-
-
-def expected_distinct(p: np.ndarray, n: float) -> float:
-    """Σ_x 1 - (1 - P(x))^N: expected distinct operations of N draws from P (M,); exact for P."""
-    return float(-np.expm1(n * np.log1p(-np.minimum(p, 1 - 1e-12))).sum())
-
-
-def rarefied(counts: np.ndarray, n: int) -> float:
-    """Expected distinct operations of n draws, from counts of K ≥ n draws: unbiased.
-
-    Σ_x 1 - C(K - c_x, n) / C(K, n) (Hurlbert 1971, The nonconcept of species diversity): the
-    mean over all subsamples of size n, so its expectation is that of n fresh draws.
-    """
-    return float(reach(counts, n).sum())
-
-
-def reach(counts: np.ndarray, n: int) -> np.ndarray:
-    """(M,): the terms of `rarefied`, an unbiased estimate of P(x is among n draws) for each x.
-
-    Of K draws, c_x of them x, n without x: Π_{j < c_x} 1 - n/(K - j), summed in logarithms.
-
-    Raises:
-        InputError: n above K, which says nothing about what was not seen.
-    """
-    k = int(counts.sum())
-    if n > k:
-        raise InputError(f"n is {n}, but must be at most the {k} draws that were counted.")
-    with np.errstate(divide="ignore"):  # ln 0: more of x than the draws left out
-        steps = np.log1p(-np.minimum(n / (k - np.arange(counts.max())), 1))
-    return -np.expm1(np.concatenate([[0.0], np.cumsum(steps)])[counts])
-
-
-def _jackknife(
-    m: Marginal, function: Callable[..., float], limit: float, span: bool = False
-) -> dict[str, object]:
-    """`{value, ci95}` of a function of the totals, bias-corrected, Student t over the groups.
+def jackknife(
+    m: Marginal, function: Callable[[Marginal], float], limit: float, span: bool = False
+) -> Measured:
+    """A function of a marginal's totals, bias-corrected, with Student's t over the groups.
 
     With `span` the interval also reaches as far from the uncorrected value: where the correction
     overshoots, the truth lies between the two. Value and interval are cut to 0 … `limit`, where
     the truth is known to lie.
     """
-    sums = m.probability.sum(0), m.argmax.sum(0), m.entropy.sum()
-    whole = function(*sums, m.k)
+    total = m.probability.sum(0), m.argmax.sum(0), m.entropy.sum()
+    whole = function(_totals(*total, m.k))
     left_out = np.array(
         [
-            function(sums[0] - p, sums[1] - a, sums[2] - h, m.k - m.k // GROUPS)
+            function(_totals(total[0] - p, total[1] - a, total[2] - h, m.k - m.k // GROUPS))
             for p, a, h in zip(m.probability, m.argmax, m.entropy, strict=True)
         ]
     )
@@ -206,98 +162,57 @@ def _jackknife(
     half = stats.t.ppf((1 + CONFIDENCE) / 2, GROUPS - 1) * math.sqrt(spread)
     low = (min(value, whole) if span else value) - half
     value, low, high = (float(min(limit, max(0, v))) for v in (value, low, value + half))
-    return {"value": value, "ci95": [low, high]}
+    return Measured(value=value, low=low, high=high, n=m.k, method=f"jackknife, {GROUPS} groups")
 
 
-def information(m: Marginal) -> dict[str, object]:
-    """Generative information I(x;z) = H(P) - E_z Σ_i H(p_i(.|z)), nats: the headline.
+def _totals(probability: np.ndarray, argmax: np.ndarray, entropy: float, k: int) -> Marginal:
+    """A marginal of one group, so that the functions read totals through `P` and `counts`."""
+    return Marginal(probability[None], argmax[None], np.atleast_1d(entropy), k)
+
+
+def information(m: Marginal) -> Measured:
+    """Generative information I(x;z) = H(P) - E_z Σ_i H(p_i(.|z)), nats: 0 … 9·ln 3.
 
     High only where the prior reaches every operation evenly and the latent decides which: a
     collapsed, a mode-dropping or a fresh decoder scores low. Sharp logits count for much of it
     (see `controls.random_linear`), so it is read above what random maps have.
-
-    `{value, ci95, share}`; share is of 9·ln 3. Jackknifed over groups of latents.
     """
-    estimate = _jackknife(m, _information, LIMIT_NATS)
-    return {**estimate, "share": estimate["value"] / LIMIT_NATS}
+    return jackknife(m, lambda t: shannon_nats(t.P) - float(t.entropy[0]) / t.k, LIMIT_NATS)
 
 
-def kl_uniform(m: Marginal) -> dict[str, object]:
-    """KL(P ‖ uniform) = ln M - H(P), nats, ≥ 0, of the categorical marginal: `{value, ci95}`."""
-    estimate = _jackknife(m, _entropy, math.log(M))
-    low, high = estimate["ci95"]
-    return {
-        "value": math.log(M) - estimate["value"],
-        "ci95": [math.log(M) - high, math.log(M) - low],
-    }
+def argmax_entropy(m: Marginal) -> Measured:
+    """Entropy of the argmax marginal, nats: 0 … 9·ln 3. Argmax decoding is a function of z, so
+    this is also its information, and no scale of the logits changes it."""
+    return jackknife(m, lambda t: shannon_nats(t.counts / t.k), LIMIT_NATS)
 
 
-def argmax_entropy(m: Marginal) -> dict[str, object]:
-    """Entropy of the argmax marginal, nats: 0 … ln M. Argmax decoding is a function of z, so this
-    is also its information. `{value, ci95, share}`."""
-    estimate = _jackknife(m, _argmax_information, LIMIT_NATS)
-    return {**estimate, "share": estimate["value"] / LIMIT_NATS}
+def kl_uniform(m: Marginal) -> Measured:
+    """KL(P ‖ uniform) = ln M - H(P), nats, ≥ 0, of the categorical marginal."""
+    h = jackknife(m, lambda t: shannon_nats(t.P), LIMIT_NATS)
+    ends = {"value": LIMIT_NATS - h.value, "low": LIMIT_NATS - h.high, "high": LIMIT_NATS - h.low}
+    return h.model_copy(update=ends)
 
 
-def coverage_at(m: Marginal, n: int, how: str) -> dict[str, object]:
-    """Expected distinct operations of n draws: `{n, decode, value, ci95, share, of_ceiling}`.
+def hardest(m: Marginal, count: int = 10) -> dict[str, Measured]:
+    """The `count` operations least likely by argmax: what each is called → P(x)·M.
 
-    "argmax": rarefaction of the counts, unbiased; "categorical": the plug-in of P, which is biased
-    low by order 1/k. The jackknife takes that out where n is well below k or p(x|z) is soft; where
-    it is sharp and n near k it overshoots, so the interval spans plug-in and corrected value.
-
-    Raises:
-        InputError: argmax and n > k/2. Near k all that was seen is always drawn, and groups that
-            agree on that give an interval that is too narrow.
+    It is 1 for a perfect generator. Half of the groups choose the operations and the other half
+    measure them, so that the value is unbiased and its Student t interval holds: the smallest of
+    M noisy numbers would be low by chance alone.
     """
-    if how == "argmax" and n > m.k // 2:
-        raise InputError(f"n is {n}, but argmax coverage from {m.k} latents goes to half of them.")
-
-    def argmax(_probability: np.ndarray, counts: np.ndarray, _entropy: float, _k: int) -> float:
-        return rarefied(counts, n)
-
-    def categorical(probability: np.ndarray, _counts: np.ndarray, _entropy: float, k: int) -> float:
-        return expected_distinct(probability / k, n)
-
-    top = float(ceiling(n))
-    function = {"argmax": argmax, "categorical": categorical}[how]
-    estimate = _jackknife(m, function, top, span=how == "categorical")
-    value = estimate["value"]
-    return {"n": n, "decode": how, **estimate, "share": value / M, "of_ceiling": value / top}
-
-
-def hardest(m: Marginal, how: str, count: int = 10) -> list[dict[str, object]]:
-    """The `count` operations least likely to be generated: `{index, name, p_times_m, ci95}`.
-
-    P(x)·M is 1 for a perfect generator. Half of the groups choose the operations and the other
-    half measure them, so that `p_times_m` is unbiased and its Student t interval holds: the
-    smallest of M noisy numbers would be low by chance alone.
-    """
-    groups = _p_times_m(m, how)
+    groups = m.argmax / (m.k / GROUPS) * M
     chosen = np.argsort(groups[0::2].mean(0), kind="stable")[:count]
-    rows = []
-    for i in chosen.tolist():
-        values = groups[1::2, i]
-        low, high = student_t(values)
-        ci95 = [max(0.0, low), high]
-        mean = float(values.mean())
-        rows.append({"index": i, "name": describe(i), "p_times_m": mean, "ci95": ci95})
-    return rows
+    return {describe(i): mean(groups[1::2, i], low=0.0) for i in chosen.tolist()}
 
 
-def min_p_times_m(m: Marginal, how: str) -> float:
-    """min P·M over all operations. Biased low, as the least of M noisy numbers: it says
+def min_p_times_m(m: Marginal) -> float:
+    """min P·M by argmax over all operations. Biased low, as the least of M noisy numbers: it says
     something only beside the same figure of a perfect generator, `noise_floor`."""
-    return float(_p_times_m(m, how).mean(0).min())
+    return float((m.argmax / (m.k / GROUPS) * M).mean(0).min())
 
 
-def _p_times_m(m: Marginal, how: str) -> np.ndarray:
-    """(GROUPS, M) float64."""
-    return {"categorical": m.probability, "argmax": m.argmax}[how] / (m.k / GROUPS) * M
-
-
-def noise_floor(k: int, seed: int, draws: int = 20) -> list[float]:
+def noise_floor(k: int, seed: int, draws: int = 20) -> tuple[float, float]:
     """Least and greatest min P·M among `draws` seeded samples of k from a perfect generator."""
     rng = np.random.default_rng([seed, k])
     least = rng.multinomial(k, np.full(M, 1 / M), size=draws).min(1) * M / k
-    return [float(least.min()), float(least.max())]
+    return float(least.min()), float(least.max())

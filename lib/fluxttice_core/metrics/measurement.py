@@ -1,223 +1,297 @@
-"""The whole measurement of a model, its controls beside it, as JSON-ready rows.
+"""The whole measurement of a network, its controls beside it: observe once, then pure functions.
 
-Nothing is drawn or printed here; tables and figures come from the file these rows are stored in.
+Nothing is printed here; tables and figures come from the file these rows are stored in.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field
+from torch import Tensor
 
-from ..metrics import controls
-from ..metrics import codes as latent
-from ..metrics import marginal
-from ..metrics import reconstruction
-from ..metrics.coverage import ceiling, coverage
-from ..metrics.marginal import MARGINALS, Marginal
-from ..model.network import HOW, VAES, DualVAE, Posterior
-from ..model.operations import Split, split
-from ..params import Benchmark
+from .. import parallel
+from ..model.network import HOW, DualVAE, Network, Posterior
+from ..model.operations import M, Split, split
 from ..model.streams import generator
+from ..params import Count, Params, Seed, Text, Whole
+from . import codes, coverage, generalisation, marginal, reconstruction
+from .controls import CONTROLS
+from .coverage import ceiling
+from .marginal import FEWEST, GROUPS, LIMIT_NATS, Marginal
+from .results import Measured, Record, exact, share
 
-CURVE = [int(n) for n in np.unique(np.logspace(0, 7, 57).round())]
-UNTRAINED_SEEDS = 5
-KL_UNIFORM, KL_PRIOR = "KL(P ‖ uniform), nats", "KL(aggregate posterior ‖ prior), nats"
-SMALLER_IS_BETTER = (KL_UNIFORM, KL_PRIOR)
+Latents = Annotated[Whole, Field(ge=FEWEST, multiple_of=GROUPS)]
 
 
-def measure(model: DualVAE, p: Benchmark, report: Callable[[str], None] = print) -> dict:
-    """Measure both VAEs, an untrained network beside them, and all controls.
+class Measurement(Params):
+    """Common to everything that measures. `checkpoint` is a folder of ours or a `.pt`."""
 
-    Returns:
-        `{A, B, untrained_A, untrained_B}` (see `vae_results`), `controls` (see `control_rows`),
-        `comparison` (see `compare`), `diversity` and `perfect`. `report` is told of each step.
+    checkpoint: Text
+    expected_sha256: Text
+    split_seed: Seed
+    k: Latents
+    untrained_seed: Seed
+
+
+class Benchmark(Measurement):
+    """What 2_benchmark takes. `ns` are numbers of draws."""
+
+    ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
+    trials: Annotated[Whole, Field(ge=5)]
+    speed_repeats: Annotated[Whole, Field(ge=3)]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one VAE does, computed once; every metric is a function of this.
+
+    q: posterior of all operations, (M, D) each; right: (M, T) bool, which trits return from the
+    posterior mean; sampled: (R, M) bool, which operations return from R posterior samples.
     """
-    parts, results, marginals = split(p.split_seed), {}, {}
-    fresh = controls.untrained(p.untrained_seed)
-    for prefix, network in (("", model), ("untrained_", fresh)):
-        for vae in VAES:
-            report(f"measuring {prefix}{vae}: {p.k:,} latents, {p.trials} × {max(p.ns):,} draws")
-            m, results[prefix + vae] = vae_results(network, vae, parts, p)
-            marginals[prefix + vae] = m
-    report("measuring the controls")
-    rows = control_rows(parts, p)
-    return {
-        **results,
-        "controls": rows,
-        "comparison": compare({vae: results[vae] for vae in VAES}, rows),
-        "diversity": diversity(marginals["A"], marginals["B"], p.ns),
-        "perfect": {"min_p_times_m": marginal.noise_floor(p.k, p.seed)},
-    }
+
+    network: Network
+    vae: str
+    seed: int
+    q: Posterior
+    right: Tensor
+    sampled: Tensor
+    marginal: Marginal
+
+    @cached_property
+    def hits(self) -> Tensor:
+        """(M,) bool: which operations return whole from the posterior mean."""
+        return self.right.all(1)
 
 
-def vae_results(model: DualVAE, vae: str, parts: Split, p: Benchmark) -> tuple[Marginal, dict]:
-    """One VAE's marginal, and everything measured of it: `essentials` and `details`."""
-    m = marginal.marginal(model.decoder(vae), p.k, p.seed, vae, model.device)
-    q = reconstruction.posterior(model, vae)
-    return m, {
-        **essentials(model, vae, m, q, parts, p.seed, p.ns),
-        **details(model, vae, m, q, p),
-    }
+def observe(network: Network, vae: str, k: int, seed: int, stream: str = "") -> Observed:
+    """Encode all operations, decode them, and stream `k` prior latents through the decoder.
 
-
-def essentials(
-    model: DualVAE, vae: str, m: Marginal, q: Posterior, parts: Split, seed: int, ns: list[int]
-) -> dict:
-    """The rows that every control has too: from its marginal and its encoded operations."""
-    rng = generator(seed, "posterior sample", vae, device=model.device)
-    mean = reconstruction.by_split(reconstruction.right_trits(model, vae, q.mu), parts)
-    codes = reconstruction.drawn(q, 1.0, rng)
-    sampled = reconstruction.by_split(reconstruction.right_trits(model, vae, codes), parts)
-    return {
-        "k": m.k,
-        "information_nats": marginal.information(m),
-        "argmax_entropy_nats": marginal.argmax_entropy(m),
-        "kl_uniform_nats": marginal.kl_uniform(m),
-        "expected_coverage": [marginal.coverage_at(m, n, how) for how in MARGINALS for n in ns],
-        "exact_match": {part: row["share"] for part, row in mean.items()},
-        "reconstruction": {"mean": mean, "sample": sampled},
-        "latent_entropy_nats": latent.entropy_nats(q.mu),
-        "active_units": latent.active_units(q.mu),
-        "aggregate_kl_nats": latent.aggregate_kl(q, seed, vae),
-        "hamming_correlation": latent.hamming_correlation(q.mu, seed, vae),
-    }
-
-
-def details(model: DualVAE, vae: str, m: Marginal, q: Posterior, p: Benchmark) -> dict:
-    """The remaining rows: sampled coverage, the shape of the marginal, the latent space."""
-    options = {"trials": p.trials, "seed": p.seed, "stream": vae, "device": model.device}
-    return {
-        "coverage": coverage(model.decoder(vae), p.ns, how=HOW, **options),
-        "min_p_times_m": {how: marginal.min_p_times_m(m, how) for how in MARGINALS},
-        "hardest": {how: marginal.hardest(m, how) for how in MARGINALS},
-        "curve": curve(m),
-        "robustness": reconstruction.robustness(model, vae, q, p.seed),
-        "latent_share_outside": latent.share_outside(q.mu),
-        "kl_nats_by_dimension": latent.kl_nats(*q).mean(0).tolist(),
-        "plane": latent.plane(q.mu, p.seed),
-    }
-
-
-def control_rows(parts: Split, p: Benchmark) -> list[dict]:
-    """`{control, seed, vae, …essentials}`: five untrained networks, five of random linear maps, a
-    collapsed one, the uniform generator.
-
-    Their marginals use `marginal.FEWEST` latents, so their intervals are wider than the model's.
+    `stream` names the latents' random stream (default: the VAE's name).
     """
-    seeds = range(p.untrained_seed, p.untrained_seed + UNTRAINED_SEEDS)
-    networks = [("untrained", seed, controls.untrained(seed)) for seed in seeds]
-    networks += [("random linear", seed, controls.random_linear(seed)) for seed in seeds]
-    networks += [("collapsed", p.seed, controls.collapsed(p.seed))]
-    networks += [("uniform", p.seed, controls.uniform(p.seed))]
-    rows = []
-    for control, seed, network in networks:
-        for vae in VAES:
-            stream = f"{control} {seed} {vae}"
-            m = marginal.marginal(network.decoder(vae), marginal.FEWEST, p.seed, stream)
-            q = reconstruction.posterior(network, vae)
-            row = essentials(network, vae, m, q, parts, p.seed, p.ns)
-            rows.append({"control": control, "seed": seed, "vae": vae, **row})
-    return rows
+    q = reconstruction.posterior(network, vae)
+    return Observed(
+        network=network,
+        vae=vae,
+        seed=seed,
+        q=Posterior(q.mu.cpu(), q.logvar.cpu()),
+        right=reconstruction.right_trits(network, vae, q.mu).cpu(),
+        sampled=reconstruction.sampled_hits(network, vae, q, seed),
+        marginal=marginal.marginal(network.decoder(vae), k, seed, stream or vae, network.device),
+    )
 
 
-def compare(ours: dict[str, dict], rows: list[dict]) -> list[dict]:
-    """One row a metric and VAE: `{metric, vae, value, ci95, <control>…, discriminates}`.
+def values(o: Observed, parts: Split, ns: list[int]) -> dict[str, Measured]:
+    """Every metric of `METRICS` of one VAE, by name."""
+    m, q = o.marginal, o.q
+    kinds = generalisation.kinds(o.hits, parts, o.seed)
+    return {
+        "argmax_entropy": marginal.argmax_entropy(m).of(LIMIT_NATS),
+        "information": marginal.information(m).of(LIMIT_NATS),
+        "kl_uniform": marginal.kl_uniform(m),
+        **{
+            f"{how}_coverage_{n}": coverage.expected(m, n, how).of(float(ceiling(n)))
+            for how in coverage.EXPECTED
+            for n in ns
+        },
+        "exact_match": exact(float(o.hits.double().mean()), M),
+        "exact_match_worst_kind": generalisation.worst_kind(kinds),
+        "exact_match_sampled": share(o.sampled),
+        "exact_match_test": share(o.hits[parts.test]),
+        "exact_match_test_sampled": share(o.sampled[0, parts.test]),
+        "latent_entropy": exact(codes.entropy_nats(q.mu), M),
+        "active_units": exact(codes.active_units(q.mu), M),
+        "aggregate_kl": codes.aggregate_kl(q, o.seed, o.vae),
+        "hamming_correlation": codes.hamming_correlation(q.mu, o.seed, o.vae),
+    }
 
-    A control's entry is the `[low, high]` hull of its intervals over seeds. A metric
-    discriminates when the model's whole interval lies above every control's (below, for one of
-    SMALLER_IS_BETTER); one that does not is a number that noise can win, and decides nothing.
+
+class Metric(NamedTuple):
+    """How a metric is called and read. `better`: +1 larger, -1 smaller, 0 neither."""
+
+    title: str
+    unit: str = "share"
+    better: int = 1
+
+
+METRICS = {
+    "argmax_entropy": Metric("argmax entropy, share of 9·ln 3"),
+    "argmax_coverage": Metric("argmax coverage at N = {:,}, of ceiling"),
+    "exact_match": Metric("exact match, all operations, posterior mean"),
+    "exact_match_worst_kind": Metric("exact match, worst kind of unseen operation"),
+    "exact_match_sampled": Metric("exact match, all operations, posterior sample"),
+    "exact_match_test": Metric("exact match on test, posterior mean"),
+    "exact_match_test_sampled": Metric("exact match on test, posterior sample"),
+    "kl_uniform": Metric("KL(P ‖ uniform), nats", "nats", -1),
+    "aggregate_kl": Metric("KL(aggregate posterior ‖ prior), nats", "nats", -1),
+    "information": Metric("information, share of 9·ln 3"),
+    "hamming_correlation": Metric("Hamming correlation of codes", "number"),
+    "active_units": Metric("active units", "count", 0),
+    "latent_entropy": Metric("latent entropy, nats", "nats", 0),
+    "categorical_coverage": Metric("categorical coverage at N = {:,}, of ceiling"),
+}
+
+
+def metric(name: str) -> Metric:
+    """The entry of METRICS; a name with a number of draws, `argmax_coverage_50000`, says its N."""
+    if name in METRICS:
+        return METRICS[name]
+    stem, _, n = name.rpartition("_")
+    entry = METRICS[stem]
+    return entry._replace(title=entry.title.format(int(n)))
+
+
+MODEL = "model"
+
+
+class Row(Record):
+    """One VAE of one network: what was measured of it, by the names of `METRICS`."""
+
+    network: str
+    seed: int | None
+    vae: str
+    k: int
+    values: dict[str, Measured]
+
+
+class Details(Record):
+    """What only the pages show of a VAE: coverage by drawing, curves, the latent space."""
+
+    coverage: list[coverage.Drawn]
+    curve: list[coverage.Point]
+    hardest: dict[str, Measured]
+    min_p_times_m: float
+    robustness: list[reconstruction.Robustness]
+    share_outside: float
+    kl_nats_by_dimension: list[float]
+    plane: codes.Plane
+
+
+def details(o: Observed, p: Benchmark) -> Details:
+    options = {"trials": p.trials, "seed": p.seed, "stream": o.vae, "device": o.network.device}
+    return Details(
+        coverage=coverage.coverage(o.network.decoder(o.vae), p.ns, how=HOW, **options),
+        curve=coverage.curve(o.marginal),
+        hardest=marginal.hardest(o.marginal),
+        min_p_times_m=marginal.min_p_times_m(o.marginal),
+        robustness=reconstruction.robustness(o.network, o.vae, o.q, p.seed),
+        share_outside=codes.share_outside(o.q.mu),
+        kl_nats_by_dimension=codes.kl_nats(*o.q).mean(0).tolist(),
+        plane=codes.plane(o.q.mu, p.seed),
+    )
+
+
+class Compared(Record):
+    """A metric of one VAE beside the hull of each control's intervals over its seeds.
+
+    It discriminates where the whole interval is better than every control's; where it does not,
+    noise can win the number, and it decides nothing.
     """
+
+    metric: str
+    vae: str
+    ours: Measured
+    controls: dict[str, tuple[float, float]]
+    discriminates: bool
+
+
+def compare(ours: list[Row], controls: list[Row]) -> list[Compared]:
+    """Every metric of every VAE in `ours` beside those of `controls`, metric by metric."""
     table = []
-    for vae, result in ours.items():
-        values = headline(result)
-        beside = [(row["control"], headline(row)) for row in rows if row["vae"] == vae]
-        for metric, (value, low, high) in values.items():
-            hulls: dict[str, list[float]] = {}
-            for control, theirs in beside:
-                _, c_low, c_high = theirs[metric]
-                hull = hulls.setdefault(control, [c_low, c_high])
-                hulls[control] = [min(hull[0], c_low), max(hull[1], c_high)]
-            if metric in SMALLER_IS_BETTER:
-                better = all(high < hull[0] for hull in hulls.values())
-            else:
-                better = all(low > hull[1] for hull in hulls.values())
-            row = {"metric": metric, "vae": vae, "value": value, "ci95": [low, high]}
-            table.append({**row, **hulls, "discriminates": bool(hulls) and better})
+    for name in ours[0].values:
+        for row in ours:
+            mine, hulls = row.values[name], {}
+            for control in (c for c in controls if c.vae == row.vae):
+                theirs = control.values[name]
+                low, high = hulls.get(control.network, (theirs.low, theirs.high))
+                hulls[control.network] = min(low, theirs.low), max(high, theirs.high)
+            better = metric(name).better
+            beaten = all(
+                mine.low > high if better > 0 else mine.high < low for low, high in hulls.values()
+            )
+            good = bool(better and hulls and beaten)
+            table.append(
+                Compared(metric=name, vae=row.vae, ours=mine, controls=hulls, discriminates=good)
+            )
     return table
 
 
-def headline(result: dict) -> dict[str, tuple[float, float, float]]:
-    """Metric name → (value, low, high) of a result's `essentials`; shares where there is a limit.
+class Results(Record):
+    """All of a benchmark: the model's rows first, then the controls'; `details` by network."""
 
-    Latent entropy and active units are properties of the weights: their intervals are points.
+    rows: list[Row]
+    comparison: list[Compared]
+    details: dict[str, dict[str, Details]]
+    diversity: list[coverage.Diversity]
+    noise_floor: tuple[float, float]
+
+    @property
+    def vaes(self) -> list[str]:
+        """The VAEs that the model has."""
+        return [row.vae for row in self.rows if row.network == MODEL]
+
+    def of(self, vae: str) -> dict[str, Measured]:
+        """The model's values by name."""
+        return next(r.values for r in self.rows if r.network == MODEL and r.vae == vae)
+
+
+def measure(model: Network, p: Benchmark, report: Callable[[str], None] = print) -> Results:
+    """Measure every VAE of `model` and all controls, each in a worker process.
+
+    The controls are measured at FEWEST latents, so their intervals are wider than the model's;
+    one untrained network has `details` too. `report` is told of each step.
     """
-    values = {
-        f"{name}, share of 9·ln 3": _of(result[key], marginal.LIMIT_NATS)
-        for name, key in (
-            ("information", "information_nats"),
-            ("argmax entropy", "argmax_entropy_nats"),
-        )
-    }
-    for row in result["expected_coverage"]:
-        name = f"{row['decode']} coverage at N = {row['n']:,}, of ceiling"
-        values[name] = _of(row, float(ceiling(row["n"])))
-    for code in ("mean", "sample"):
-        test = result["reconstruction"][code]["test"]
-        values[f"exact match on test, posterior {code}"] = (test["share"], *test["ci95"])
-    entropy, active = result["latent_entropy_nats"], float(result["active_units"])
-    values["latent entropy, nats"] = (entropy, entropy, entropy)
-    values["active units"] = (active, active, active)
-    values["Hamming correlation of codes"] = _of(result["hamming_correlation"], 1.0)
-    values[KL_UNIFORM] = _of(result["kl_uniform_nats"], 1.0)
-    values[KL_PRIOR] = _of(result["aggregate_kl_nats"], 1.0)
-    return values
+    report(f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE, and the controls")
+    jobs = [(f"VAE-{vae}", MODEL, None, model, vae, p.k, p, True) for vae in model.vaes]
+    for name, control in CONTROLS.items():
+        for seed in range(p.untrained_seed, p.untrained_seed + control.seeds):
+            shown = (name, seed) == ("untrained", p.untrained_seed)
+            for vae in model.vaes:
+                label = f"{name} {seed}, VAE-{vae}"
+                jobs.append((label, name, seed, None, vae, FEWEST, p, shown))
+    rows, counts, extras = [], [], {}
+    for row, reached, extra in parallel.each(_measured, jobs, report):
+        rows.append(row)
+        counts.append(reached)
+        if extra:
+            extras.setdefault(row.network, {})[row.vae] = extra
+    ours = len(model.vaes)
+    return Results(
+        rows=rows,
+        comparison=compare(rows[:ours], rows[ours:]),
+        details=extras,
+        diversity=coverage.diversity(*counts[:2], p.ns) if ours == 2 else [],
+        noise_floor=marginal.noise_floor(p.k, p.seed),
+    )
 
 
-def _of(estimate: dict, limit: float) -> tuple[float, float, float]:
-    low, high = estimate["ci95"]
-    return estimate["value"] / limit, low / limit, high / limit
+def _measured(
+    label: str, name: str, seed: int | None, network: Network | None, vae: str, k: int,
+    p: Benchmark, full: bool,
+) -> tuple[Row, np.ndarray, Details | None]:  # fmt: skip
+    """One VAE of the model, or of the control `name` made from `seed`, in a worker."""
+    network = network or CONTROLS[name].make(seed)
+    o = observe(network, vae, k, p.seed, vae if name == MODEL else f"{name} {seed} {vae}")
+    row = Row(network=name, seed=seed, vae=vae, k=k, values=values(o, split(p.split_seed), p.ns))
+    return row, o.marginal.counts, details(o, p) if full else None
 
 
-def curve(m: Marginal) -> list[dict]:
-    """Expected distinct operations for N = 1 … 10^7: rows `{n, ceiling, argmax, categorical}`.
+class Speed(Record):
+    """Operations a second: the median of `repeats` runs of n operations each, and their range."""
 
-    Point values. Categorical is the plug-in of P, biased low by order 1/k; argmax is rarefaction,
-    and None beyond k, where counting k latents says nothing.
-    """
-    return [
-        {
-            "n": n,
-            "ceiling": float(ceiling(n)),
-            "argmax": marginal.rarefied(m.counts, n) if n <= m.k else None,
-            "categorical": marginal.expected_distinct(m.P, n),
-        }
-        for n in CURVE
-    ]
+    n: int
+    repeats: int
+    median: float
+    low: float
+    high: float
 
 
-def diversity(a: Marginal, b: Marginal, ns: list[int]) -> list[dict]:
-    """What A and B reach by argmax: `{n, only_a, only_b, both, union, perfect}`, expected counts.
-
-    n draws of each, independent, so the product of the two reach probabilities is unbiased.
-    `perfect` is the same of two uniform generators, `{only, both, union}`: drawing twice reaches
-    more than drawing once whoever draws, so only what differs from it is about A and B.
-    """
-    rows = []
-    for n in ns:
-        reach_a, reach_b = (marginal.reach(m.counts, n) for m in (a, b))
-        both = float((reach_a * reach_b).sum())
-        only_a, only_b = float(reach_a.sum()) - both, float(reach_b.sum()) - both
-        union = only_a + only_b + both
-        once, twice = float(ceiling(n)), float(ceiling(2 * n))
-        perfect = {"only": twice - once, "both": 2 * once - twice, "union": twice}
-        row = {"n": n, "only_a": only_a, "only_b": only_b, "both": both, "union": union}
-        rows.append({**row, "perfect": perfect})
-    return rows
-
-
-def speed(model: DualVAE, vae: str, repeats: int, seed: int, n: int = 195_000) -> dict:
-    """Operations a second of argmax sampling, memory bounded: `{n, repeats, median, low, high}`."""
+def speed(model: DualVAE, vae: str, repeats: int, seed: int, n: int = 195_000) -> Speed:
+    """Argmax sampling, memory bounded, on this machine at this moment."""
     rng, rates = generator(seed, "speed", vae), []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -225,4 +299,4 @@ def speed(model: DualVAE, vae: str, repeats: int, seed: int, n: int = 195_000) -
             model.sample(size, vae, "argmax", rng=rng)
         rates.append(n / (time.perf_counter() - start))
     median = statistics.median(rates)
-    return {"n": n, "repeats": repeats, "median": median, "low": min(rates), "high": max(rates)}
+    return Speed(n=n, repeats=repeats, median=median, low=min(rates), high=max(rates))

@@ -1,36 +1,31 @@
 """Reconstruction: which operations come back, each VAE alone (no cross-injection, ever).
 
-Shape letters: M operations, D latent, T trits.
+Shape letters: M operations, D latent, T trits, R draws.
 """
 
 import torch
 from torch import Tensor
 
-from ..metrics.intervals import clopper_pearson
-from ..model.network import DualVAE, Posterior, read_out
-from ..model.operations import Split, all_operations
+from ..model.network import Network, Posterior, read_out
+from ..model.operations import all_operations
 from ..model.streams import generator
+from .results import Record
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
+DRAWS = 20
 
 
 @torch.no_grad()
-def posterior(model: DualVAE, vae: str) -> Posterior:
+def posterior(model: Network, vae: str) -> Posterior:
     """q(z|x) of every operation by the VAE's own encoder: mu and logvar, (M, D) each."""
     return model.encoder(vae)(all_operations().float().to(model.device))
 
 
 @torch.no_grad()
-def right_trits(model: DualVAE, vae: str, codes: Tensor) -> Tensor:
+def right_trits(model: Network, vae: str, codes: Tensor) -> Tensor:
     """(M, T) bool: which trits argmax decoding of `codes` (M, D), one an operation, returns."""
     classes = read_out(model.decoder(vae)(codes), "argmax")
     return classes - 1 == all_operations().to(model.device)
-
-
-def share(hits: Tensor) -> dict:
-    """`{share, n, ci95}` of a (n,) bool tensor; the interval is Clopper and Pearson's."""
-    successes, n = int(hits.sum()), hits.numel()
-    return {"share": successes / n, "n": n, "ci95": list(clopper_pearson(successes, n))}
 
 
 def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
@@ -39,24 +34,26 @@ def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
     return q.mu + scale * (q.logvar / 2).exp() * eps.to(q.mu.device)
 
 
-def by_split(right: Tensor, split: Split) -> dict[str, dict]:
-    """For each part: exact match `{share, n, ci95}` and `per_trit`, its mean over single trits."""
-    return {
-        part: {**share(right[index].all(1)), "per_trit": float(right[index].double().mean())}
-        for part, index in split
-    }
+def sampled_hits(model: Network, vae: str, q: Posterior, seed: int, draws: int = DRAWS) -> Tensor:
+    """(R, M) bool: which operations come back whole from each of `draws` posterior samples."""
+    rng = generator(seed, "posterior sample", vae, device=model.device)
+    return torch.stack(
+        [right_trits(model, vae, drawn(q, 1.0, rng)).all(1).cpu() for _ in range(draws)]
+    )
 
 
-def robustness(model: DualVAE, vae: str, q: Posterior, seed: int) -> list[dict[str, float]]:
-    """Exact match on all operations as q's standard deviation is scaled 0 … 3.
+class Robustness(Record):
+    """Exact match over all operations, one draw each, at a multiple of the posterior's sigma."""
 
-    `{scale, exact_match}`; one draw an operation and scale, so M binomial trials each.
-    """
+    scale: float
+    exact_match: float
+
+
+def robustness(model: Network, vae: str, q: Posterior, seed: int) -> list[Robustness]:
+    """Exact match as q's standard deviation is scaled 0 … 3; M binomial trials each."""
     rng = generator(seed, "robustness", vae, device=model.device)
+    hits = (right_trits(model, vae, drawn(q, s, rng)).all(1) for s in SCALES)
     return [
-        {"scale": s, "exact_match": float(_exact(model, vae, drawn(q, s, rng)))} for s in SCALES
+        Robustness(scale=s, exact_match=float(h.double().mean()))
+        for s, h in zip(SCALES, hits, strict=True)
     ]
-
-
-def _exact(model: DualVAE, vae: str, codes: Tensor) -> Tensor:
-    return right_trits(model, vae, codes).all(1).double().mean()

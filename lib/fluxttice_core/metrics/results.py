@@ -17,7 +17,13 @@ CENSUS = "exact: counted or computed, nothing drawn"
 class Record(BaseModel):
     """A row: no surplus name, no number that is not finite, never changed once made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+    def to_json(self) -> bytes:
+        """Indented JSON with the names of the schema and a newline at the end."""
+        return (self.model_dump_json(by_alias=True, indent=2) + "\n").encode()
 
 
 class Measured(Record):
@@ -43,9 +49,9 @@ class Measured(Record):
         return self.model_copy(update=scaled)
 
 
-def exact(value: float, n: int) -> Measured:
+def exact(value: float, n: int, method: str = CENSUS) -> Measured:
     """What was counted or computed over all there is: its interval is a point."""
-    return Measured(value=value, low=value, high=value, n=n, method=CENSUS)
+    return Measured(value=value, low=value, high=value, n=n, method=method)
 
 
 def mean(values: object, low: float = -np.inf, high: float = np.inf) -> Measured:

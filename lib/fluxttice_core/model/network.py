@@ -5,8 +5,9 @@ system loads strictly; 168,770 parameters.
 """
 
 import copy
+from collections.abc import Callable
 from numbers import Integral
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,17 @@ from ..model.streams import generator
 D = 16
 VAES = ("A", "B")
 HOW = ("argmax", "categorical", "expectation")
+
+
+class Network(Protocol):
+    """What can be measured: one or two VAEs, each an encoder and a decoder by name."""
+
+    vaes: tuple[str, ...]
+
+    @property
+    def device(self) -> torch.device: ...
+    def encoder(self, vae: str) -> Callable[[Tensor], "Posterior"]: ...
+    def decoder(self, vae: str) -> Callable[[Tensor], Tensor]: ...
 
 
 class Posterior(NamedTuple):
@@ -92,6 +104,8 @@ class StateNet(nn.Module):
 
 class DualVAE(nn.Module):
     """Two VAEs over the same operations and a controller. No layer depends on train/eval mode."""
+
+    vaes = VAES
 
     def __init__(self) -> None:
         super().__init__()

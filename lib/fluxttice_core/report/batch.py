@@ -1,14 +1,13 @@
 """The evidence for the recipes: seeds × recipes, a papermill batch of 1_train, one table.
 
-`python -m fluxttice_core.evidence` trains every recipe of params/evidence.yaml with every seed
-and appends to reports/evidence.csv, one row a VAE. What is there already is not run again, so an
-interrupted batch goes on where it stopped; delete the file, or the rows of a recipe that has
-changed, to start afresh.
+`make evidence` trains every recipe of params/evidence.yaml with every seed and appends to
+reports/evidence.csv, one row a VAE. What is there already is not run again, so an interrupted
+batch goes on where it stopped; delete the file, or the rows of a recipe that has changed, to
+start afresh.
 """
 
 import contextlib
 import math
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,27 +15,22 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ..checkpoints import folder as checkpoint
-from .. import files
-from ..metrics import marginal
-from .. import params
-from ..metrics import reconstruction
-from ..report import job as report
-from ..errors import InputError
+from .. import files, parallel, params
+from ..checkpoints import folder as checkpoints
 from ..metrics.gates import NS
 from ..metrics.intervals import CONFIDENCE, student_t
-from ..metrics.measurement import essentials
+from ..metrics.measurement import metric, observe, values
 from ..model.network import VAES, DualVAE
 from ..model.operations import split
+from ..training import recipes
+from ..training.loop import Train
+from . import job
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
-METRICS = {
-    "coverage_50000": "argmax coverage at N = 50,000, of ceiling",
-    "coverage_195000": "argmax coverage at N = 195,000, of ceiling",
-    "information": "generative information, of 9·ln 3",
-    "exact_match_test": "exact match on test, posterior mean",
-    "exact_match_test_sampled": "exact match on test, posterior sample",
-}
+METRICS = (
+    "argmax_coverage_50000", "argmax_coverage_195000", "information", "exact_match_test",
+    "exact_match_test_sampled",
+)  # fmt: skip
 
 
 def path() -> Path:
@@ -58,36 +52,30 @@ def run() -> None:
             continue
         print(f"{number} of {len(jobs)}: {name}, seed {seed}", flush=True)
         changes = {k: v for k, v in plan[name].items() if k not in ("seeds", "file")}
-        values = {**params.read_yaml(files.find(plan[name]["file"])), **changes, "seed": seed}
-        p = params.check("train", {**values, "min_score": 0}, f"{where}: {name}")
+        found = {**params.read_yaml(files.find(plan[name]["file"])), **changes}
+        found |= {"seed": seed, "min_score": 0}
+        p = params.check(recipes.parameters(found, name), found, f"{where}: {name}")
         _append(pd.DataFrame({"recipe": name, "seed": seed, **row} for row in _train(p)))
 
 
-def _train(p: params.Train) -> list[dict]:
+def _train(p: Train) -> list[dict]:
     """Run the training notebook in a temporary folder and measure what it selects."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(files.root()):
-        values = {**p.model_dump(), "run_dir": folder}
-        report.execute_quietly("1_train", values, Path(folder, "train.ipynb"), output=None)
-        loaded = checkpoint.load(Path(folder, "checkpoint"))
+        chosen = {**p.model_dump(), "run_dir": folder}
+        job.execute_quietly("1_train", chosen, Path(folder, "train.ipynb"), output=None)
+        loaded = checkpoints.load(Path(folder, "checkpoint"))
         return [{"epoch": loaded.epoch, **row} for row in rows(loaded.model, p.split_seed)]
 
 
 def rows(model: DualVAE, split_seed: int) -> list[dict]:
     """`{vae, …METRICS}` of a model, one row a VAE, each alone."""
-    table = []
-    for vae in VAES:
-        m = marginal.marginal(model.decoder(vae), K, SEED, vae)
-        q = reconstruction.posterior(model, vae)
-        found = essentials(model, vae, m, q, split(split_seed), SEED, NS)
-        argmax = [row for row in found["expected_coverage"] if row["decode"] == "argmax"]
-        values = [
-            *(row["of_ceiling"] for row in argmax),
-            found["information_nats"]["share"],
-            found["exact_match"]["test"],
-            found["reconstruction"]["sample"]["test"]["share"],
-        ]
-        table.append({"vae": vae, **dict(zip(METRICS, values, strict=True))})
-    return table
+    jobs = [(f"VAE-{vae}", model, vae, split_seed) for vae in VAES]
+    return parallel.each(_row, jobs, lambda _step: None)
+
+
+def _row(_label: str, model: DualVAE, vae: str, split_seed: int) -> dict:
+    found = values(observe(model, vae, K, SEED), split(split_seed), NS)
+    return {"vae": vae, **{name: found[name].value for name in METRICS}}
 
 
 def _append(frame: pd.DataFrame) -> None:
@@ -112,9 +100,10 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     table = []
     for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
         line = {"recipe": recipe, "VAE": vae, "seeds": len(group)}
-        for metric, title in METRICS.items():
-            values = group[metric].to_numpy()
-            line[title] = f"{values.mean():.2%}{_interval(values)}, worst {values.min():.3%}"
+        for name in METRICS:
+            found = group[name].to_numpy()
+            worst = f"worst {found.min():.3%}"
+            line[metric(name).title] = f"{found.mean():.2%}{_interval(found)}, {worst}"
         table.append(line)
     return pd.DataFrame(table)
 
@@ -131,7 +120,7 @@ QUESTIONS = {
 }
 
 
-ASKED_OF = ("coverage_50000", "information", "exact_match_test_sampled")
+ASKED_OF = ("argmax_coverage_50000", "information", "exact_match_test_sampled")
 
 
 def answers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -146,13 +135,13 @@ def answers(frame: pd.DataFrame) -> pd.DataFrame:
         if not {whole, without} <= set(frame.recipe):
             continue  # a batch that has not come so far
         line, intervals = {"question": question}, []
-        for metric in ASKED_OF:
+        for name in ASKED_OF:
             for vae in VAES:
-                pairs = frame[frame.vae == vae].pivot(index="seed", columns="recipe", values=metric)
+                pairs = frame[frame.vae == vae].pivot(index="seed", columns="recipe", values=name)
                 points = 100 * (pairs[whole] - pairs[without]).dropna().to_numpy()
                 low, high = _paired(points)
                 intervals.append((low, high))
-                line[f"{METRICS[metric]}, VAE-{vae}"] = (
+                line[f"{metric(name).title}, VAE-{vae}"] = (
                     f"{points.mean():+.2f} ({low:+.2f} … {high:+.2f})"
                 )
         table.append({**line, "answer": _answer(intervals)})
@@ -179,9 +168,3 @@ def _interval(values: object) -> str:
     low, high = student_t(values)
     return f" ({max(low, 0):.2%} … {min(high, 1):.2%})"
 
-
-if __name__ == "__main__":
-    try:
-        run()
-    except InputError as error:
-        sys.exit(f"fluxttice: {error}")

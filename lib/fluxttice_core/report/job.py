@@ -13,9 +13,9 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from .. import files
-from .. import params
+from .. import files, params
 from ..errors import InputError
+from .preamble import check
 
 NOTEBOOKS = {"train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify"}
 TEMPLATES = Path(__file__).parent / "template"
@@ -75,7 +75,7 @@ def _checked(step: str, path: str, checkpoint: str) -> params.Params:
             )
     if step != "train":
         values["checkpoint"] = checkpoint
-    return params.check(step, {"run_dir": "", **values}, path)
+    return check(step, {"run_dir": "", **values}, path)
 
 
 class StepFailed(RuntimeError):

@@ -7,8 +7,9 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..metrics.coverage import ceiling
+from ..metrics.measurement import MODEL, Results
 from ..model.operations import M
-from ..report.tables import CONTROLS
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"
@@ -56,62 +57,68 @@ def training(rows: list[dict]) -> Figure:
     return figure
 
 
-def trajectory(rows: list[dict], history: list[dict] = (), n: int = 50_000) -> Figure:
-    """Coverage at `n` against latent entropy (left) and information (right).
-
-    Lines: the epochs of one training, lighter to darker. Diamonds: lines of reports/history.csv.
-    """
+def trajectory(rows: list[dict], n: int) -> Figure:
+    """Argmax coverage at `n` against latent entropy (left) and information (right), by epoch."""
     figure, both = _axes(2)
-    for axes, key, column, label in (
-        (both[0], "latent_entropy", "latent_entropy_nats", "latent entropy, nats"),
-        (both[1], "information", "information_share", "information, share of 9·ln 3"),
+    for axes, key, label in (
+        (both[0], "latent_entropy", "latent entropy, nats"),
+        (both[1], "information", "information, share of 9·ln 3"),
     ):
         for vae, colour in COLOUR.items():
-            if rows:
-                x, y = [r[f"{key}_{vae}"] for r in rows], [r[f"coverage_{vae}"] for r in rows]
-                axes.plot(x, y, color=colour, lw=0.6, alpha=0.5)
-                shade = [0.2 + 0.8 * i / len(rows) for i in range(len(rows))]
-                axes.scatter(x, y, s=9, color=colour, alpha=shade, label=f"VAE-{vae}, by epoch")
-            runs = [r for r in history if r["vae"] == vae and r["argmax_50000_of_ceiling"]]
-            x = [float(line[column]) for line in runs]
-            y = [float(line["argmax_50000_of_ceiling"]) for line in runs]
-            if runs:
-                axes.scatter(
-                    x, y, s=36, color=colour, marker="D", ec="white", label=f"VAE-{vae}, runs"
-                )
+            x, y = [r[f"{key}_{vae}"] for r in rows], [r[f"coverage_{vae}"] for r in rows]
+            axes.plot(x, y, color=colour, lw=0.6, alpha=0.5)
+            shade = [0.2 + 0.8 * i / len(rows) for i in range(len(rows))]
+            axes.scatter(x, y, s=9, color=colour, alpha=shade, label=f"VAE-{vae}, by epoch")
         axes.set(xlabel=label, ylabel=f"argmax coverage at {n:,}, of ceiling")
         axes.locator_params(axis="x", nbins=5)
         axes.legend(loc="lower right", fontsize=8)
     return figure
 
 
-def headline(results: dict) -> Figure:
-    """Left: coverage against N, model and noise. Right: information, which noise cannot win."""
-    figure, (curve, bars) = _axes(2, 4.4)
-    _coverage_curve(curve, results)
-    _information_bars(bars, results)
+def runs(history: list[dict]) -> Figure:
+    """Every line of the history: argmax coverage against latent entropy and information."""
+    figure, both = _axes(2)
+    for axes, key, label in (
+        (both[0], "latent_entropy", "latent entropy, nats"),
+        (both[1], "information", "information, share of 9·ln 3"),
+    ):
+        for vae, colour in COLOUR.items():
+            lines = [row for row in history if row["vae"] == vae]
+            x, y = [row[key] for row in lines], [row["argmax_coverage_50000"] for row in lines]
+            axes.scatter(x, y, s=36, color=colour, marker="D", ec="white", label=f"VAE-{vae}, runs")
+        axes.set(xlabel=label, ylabel="argmax coverage at 50,000, of ceiling")
+        axes.legend(loc="lower right", fontsize=8)
     return figure
 
 
-def _coverage_curve(axes: Axes, results: dict) -> None:
-    n = [point["n"] for point in results["A"]["curve"]]
+def headline(results: Results) -> Figure:
+    """Left: coverage against N, model and noise. Right: argmax entropy, which noise cannot win."""
+    figure, (curve, bars) = _axes(2, 4.4)
+    _coverage_curve(curve, results)
+    _entropy_bars(bars, results)
+    return figure
+
+
+def _coverage_curve(axes: Axes, results: Results) -> None:
+    ours, noise = results.details[MODEL], results.details["untrained"]
+    n = [point.n for point in ours["A"].curve]
+    axes.plot(n, [p.ceiling / M for p in ours["A"].curve], "k:", label="ceiling (uniform generator)")
+    last = list(noise)[-1]
     lines = [
-        ("A", "ceiling", "black", ":", "ceiling (uniform generator)"),
-        ("A", "argmax", COLOUR["A"], "-", "VAE-A, argmax"),
-        ("B", "argmax", COLOUR["B"], "-", "VAE-B, argmax"),
-        ("untrained_B", "argmax", GREY, "-", "untrained B, argmax"),
-        ("untrained_B", "categorical", GREY, "--", "untrained B, categorical"),
-    ]
-    for key, column, colour, style, label in lines:
-        share = [point[column] for point in results[key]["curve"] if point[column] is not None]
-        y = [count / M for count in share]  # argmax ends at k
-        axes.plot(n[: len(y)], y, color=colour, ls=style, label=label)
+        *((found.curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae, found in ours.items()),
+        (noise[last].curve, "argmax", GREY, "-", f"untrained {last}, argmax"),
+        (noise[last].curve, "categorical", GREY, "--", f"untrained {last}, categorical"),
+    ]  # fmt: skip
+    for points, column, colour, style, label in lines:
+        y = [getattr(p, column) / M for p in points if getattr(p, column) is not None]
+        axes.plot(n[: len(y)], y, color=colour, ls=style, label=label)  # argmax ends at k
     maps = [
-        (row["n"], row["share"])
-        for control in results["controls"]
-        if control["control"] == "random linear"
-        for row in control["expected_coverage"]
-        if row["decode"] == "argmax"
+        (at, row.values[name].value * float(ceiling(at)) / M)
+        for row in results.rows
+        if row.network == "random linear"
+        for name in row.values
+        if name.startswith("argmax_coverage")
+        for at in [int(name.rpartition("_")[2])]
     ]
     axes.scatter(*zip(*maps, strict=True), s=14, color=GREY, label="random linear maps, argmax")
     axes.set(
@@ -121,37 +128,39 @@ def _coverage_curve(axes: Axes, results: dict) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
 
 
-def _information_bars(axes: Axes, results: dict) -> None:
+def _entropy_bars(axes: Axes, results: Results) -> None:
+    """The distance to the limit on a log scale: near the limit a share shows nothing."""
     labels, values, colours = [], [], []
-    for row in results["comparison"]:
-        if not row["metric"].startswith("information"):
-            continue
-        vae = row["vae"]
-        labels += [f"VAE-{vae}", *(f"{control} {vae}" for control in CONTROLS)]
-        values += [row["value"], *(row[control][1] for control in CONTROLS)]
-        colours += [COLOUR[vae], *[GREY] * len(CONTROLS)]
-    axes.barh(labels, values, color=colours)
+    for row in results.comparison:
+        if row.metric == "argmax_entropy":
+            labels += [f"VAE-{row.vae}", *(f"{control} {row.vae}" for control in row.controls)]
+            values += [1 - row.ours.value, *(1 - high for _, high in row.controls.values())]
+            colours += [COLOUR[row.vae], *[GREY] * len(row.controls)]
+    axes.barh(labels, [max(v, 1e-7) for v in values], color=colours)
     for place, value in enumerate(values):
-        axes.text(max(0, value) + 0.01, place, f"{value:.1%}", va="center", fontsize=8)
+        axes.text(max(value, 1e-7) * 1.15, place, f"{value:.2%}" if value > 1e-3 else f"{value:.4%}",
+                  va="center", fontsize=8)  # fmt: skip
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1.15), title="Generative information, share of 9·ln 3")
+    axes.set(
+        xscale="log", xlim=(1e-5, 6), xlabel="what is missing of 9·ln 3 (less is better)",
+        title="Argmax entropy: distance to the limit",
+    )  # fmt: skip
     axes.grid(axis="y", visible=False)
 
 
-def reconstruction(results: dict) -> Figure:
-    """Left: exact match as posterior noise grows. Right: KL of each latent dimension."""
+def reconstruction(results: Results) -> Figure:
+    """Left: operations lost as posterior noise grows. Right: KL of each latent dimension."""
     figure, (curve, bars) = _axes(2)
-    for vae, colour in COLOUR.items():
-        points = results[vae]["robustness"]
-        curve.plot(
-            [p["scale"] for p in points], [p["exact_match"] for p in points],
-            color=colour, marker="o", ms=3, label=f"VAE-{vae}",
-        )  # fmt: skip
-        kl = sorted(results[vae]["kl_nats_by_dimension"], reverse=True)
-        bars.plot(range(1, len(kl) + 1), kl, color=colour, marker="o", ms=3, label=f"VAE-{vae}")
+    for vae, found in results.details[MODEL].items():
+        style = {"color": COLOUR[vae], "marker": "o", "ms": 3, "label": f"VAE-{vae}"}
+        lost = [max(1 - p.exact_match, 0.5 / M) for p in found.robustness]
+        curve.plot([p.scale for p in found.robustness], lost, **style)
+        kl = sorted(found.kl_nats_by_dimension, reverse=True)
+        bars.plot(range(1, len(kl) + 1), kl, **style)
+    curve.axvline(1, color="black", lw=0.8, ls=":", label="a posterior sample")
     curve.set(
-        title="Exact match, all operations, z = mu + s·sigma·eps", xlabel="s, scale of sigma",
-        ylim=(-0.02, 1.02),
+        title="Operations lost, z = mu + s·sigma·eps", xlabel="s, scale of sigma", yscale="log",
+        ylabel="share of all, lowest: none",
     )  # fmt: skip
     bars.set(title="KL(q(z|x) ‖ prior) by dimension, nats", xlabel="latent dimensions, sorted")
     curve.legend()
@@ -159,19 +168,18 @@ def reconstruction(results: dict) -> Figure:
     return figure
 
 
-def planes(results: dict) -> Figure:
+def planes(results: Results) -> Figure:
     """Codes of 1,500 operations on their first two principal axes, coloured by one trit."""
-    figure, axes = _axes(2, 3.8)
-    for vae, ax in zip(COLOUR, axes, strict=True):
-        plane = results[vae]["plane"]
+    shown = results.details[MODEL]
+    figure, axes = _axes(len(shown), 3.8)
+    for (vae, found), ax in zip(shown.items(), axes, strict=True):
         for value, colour in ((-1, "#1f6fb4"), (0, "#999999"), (1, "#d1495b")):
-            points = [(x, y) for x, y, v in plane["points"] if v == value]
+            points = [(x, y) for x, y, v in found.plane.points if v == value]
             x, y = zip(*points, strict=True) if points else ((), ())
             ax.scatter(x, y, s=5, color=colour, label=f"{value:+d}" if value else "0")
-        t = plane["trit"]
+        t = found.plane.trit
         output = f"output for ({t // 3 - 1}, {t % 3 - 1})"
-        ax.set(
-            title=f"VAE-{vae}: codes, coloured by the {output}", xlabel="axis 1", ylabel="axis 2"
-        )
+        title = f"VAE-{vae}: codes, coloured by the {output}"
+        ax.set(title=title, xlabel="axis 1", ylabel="axis 2")
         ax.legend(markerscale=2, loc="upper right")
     return figure

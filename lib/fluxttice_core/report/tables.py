@@ -1,200 +1,253 @@
 """Rows → tables and sentences as a reader sees them. Nothing here computes a metric."""
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
 
-CONTROLS = ("untrained", "random linear", "collapsed", "uniform")
-GREY = "color: #999999; background-color: #f4f4f4"
+from ..certification.certificate import Certificate, KeptEpoch
+from ..metrics import gates as judging
+from ..metrics.controls import CONTROLS
+from ..metrics.coverage import Drawn
+from ..metrics.gates import Judged, Refusal
+from ..metrics.measurement import MODEL, Compared, Results, metric
+from ..metrics.results import Measured
+
+GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
-PLAIN_UNITS = (
-    "latent entropy, nats", "active units", "Hamming correlation of codes",
-    "KL(P ‖ uniform), nats", "KL(aggregate posterior ‖ prior), nats",
-)  # fmt: skip
+ABSTAIN = "color: #b26a00; font-weight: bold"
+IN_ONE_MINUTE = {
+    "argmax_entropy": "of the entropy limit 9·ln 3, by argmax",
+    "argmax_coverage_50000": "of the ceiling of argmax coverage at N = 50,000",
+    "exact_match_worst_kind": "of the worst kind of unseen operations come back exactly",
+    "exact_match_sampled": "of all operations come back from a posterior sample",
+}
 
 
-def summary(results: dict, ns: list[int]) -> Markdown:
+def summary(results: Results) -> Markdown:
     """The page in one minute: what the model does, how sure that is, what noise would score."""
-    rows = {(row["metric"], row["vae"]): row for row in results["comparison"]}
-    n = sorted(ns)[len(ns) // 2]
-    lines = []
-    for label, metric in (
-        ("of the information limit 9·ln 3", "information, share of 9·ln 3"),
-        (
-            f"of the ceiling of argmax coverage at N = {n:,}",
-            f"argmax coverage at N = {n:,}, of ceiling",
-        ),
-        ("of the test operations come back exactly", "exact match on test, posterior mean"),
-        ("of them from a posterior sample", "exact match on test, posterior sample"),
-    ):
-        a, b = rows[metric, "A"], rows[metric, "B"]
-        noise = max(row[control][1] for row in (a, b) for control in CONTROLS[:2])
-        lines.append(
-            f"| {label} | **{a['value']:.2%}** ({interval(a['ci95'])}) "
-            f"| **{b['value']:.2%}** ({interval(b['ci95'])}) | {noise:.2%} |"
-        )
-    head = "| share | VAE-A (95 %) | VAE-B (95 %) | nothing learnt, at most |\n|---|---|---|---|\n"
-    return Markdown("### In one minute\n\n" + head + "\n".join(lines))
+    rows = {(row.metric, row.vae): row for row in results.comparison}
+    vaes = list(dict.fromkeys(row.vae for row in results.comparison))
+    lines = [
+        "| share | " + " | ".join(f"VAE-{vae} (95 %)" for vae in vaes) + " | nothing learnt |",
+        "|---" * (len(vaes) + 2) + "|",
+    ]
+    for name, label in IN_ONE_MINUTE.items():
+        both = [rows[name, vae] for vae in vaes if (name, vae) in rows]
+        noise = max(high for row in both for _, high in row.controls.values())
+        cells = [f"**{number(row.ours.value)}** ({interval(row.ours)})" for row in both]
+        lines.append(f"| {label} | {' | '.join(cells)} | at most {number(noise)} |")
+    return Markdown("### In one minute\n\n" + "\n".join(lines))
 
 
-def why_not_categorical(results: dict) -> str:
+def why_not_categorical(results: Results) -> str:
     """Why the repair of the original, sampling categorically, repairs nothing: in its numbers."""
-    rows = {
-        (name, row["decode"]): row
-        for name in ("B", "untrained_B")
-        for row in sorted(results[name]["coverage"], key=lambda row: row["n"])
+    vae = list(results.details[MODEL])[-1]
+    found = {
+        (network, row.decode): row
+        for network in (MODEL, "untrained")
+        for row in sorted(results.details[network][vae].coverage, key=lambda row: row.n)
     }  # the largest N of each wins
-    share = {key: number(row["share"]) for key, row in rows.items()}
+    share = {key: number(row.share.value) for key, row in found.items()}
     return (
-        f"Sampling categorically is no evidence of learning: at N = {rows['B', 'argmax']['n']:,} "
-        f"an untrained VAE-B reaches {share['untrained_B', 'categorical']} of the operations that "
-        f"way and this checkpoint {share['B', 'categorical']}; by argmax it is "
-        f"{share['untrained_B', 'argmax']} against {share['B', 'argmax']}."
+        f"Sampling categorically is no evidence of learning: at N = {found[MODEL, 'argmax'].n:,} "
+        f"an untrained VAE-{vae} reaches {share['untrained', 'categorical']} of the operations "
+        f"that way and this checkpoint {share[MODEL, 'categorical']}; by argmax it is "
+        f"{share['untrained', 'argmax']} against {share[MODEL, 'argmax']}."
     )
 
 
-def comparison(rows: list[dict]) -> Styler:
-    """Metric by metric, both VAEs beside the controls; greyed where noise can win."""
+def comparison(rows: list[Compared]) -> Styler:
+    """Metric by metric, each VAE beside the controls; greyed where noise can win."""
     lines, grey = [], []
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        both = [row for row in rows if row["metric"] == metric]
-        line = {"metric": metric}
+    for name in dict.fromkeys(row.metric for row in rows):
+        both, about = [row for row in rows if row.metric == name], metric(name)
+        good = all(row.discriminates for row in both)
+        line = {"metric": about.title if good else f"{about.title} (noise can win it)"}
         for row in both:
-            value, bounds = number(row["value"], metric), interval(row["ci95"], metric)
-            line[f"VAE-{row['vae']} (95 %)"] = value if value == bounds else f"{value} ({bounds})"
+            line[f"VAE-{row.vae} (95 %)"] = with_interval(row.ours, about.unit)
         for control in CONTROLS:
-            hull = [f(row[control][i] for row in both) for i, f in ((0, min), (1, max))]
-            line[control] = interval(hull, metric)
-        good = all(row["discriminates"] for row in both)
-        lines.append({**line, "discriminates": "yes" if good else "no: noise can win it"})
+            low = min(row.controls[control][0] for row in both)
+            high = max(row.controls[control][1] for row in both)
+            line[control] = ends(low, high, about.unit)
+        lines.append(line)
         grey.append(not good)
-    return _left(pd.DataFrame(lines)).apply(lambda column: [GREY if g else "" for g in grey])
+    return left(pd.DataFrame(lines)).apply(lambda column: [GREY if g else "" for g in grey])
 
 
-def coverage(results: dict) -> Styler:
+def coverage(results: Results) -> Styler:
     """Sampled coverage by network and mode: mean count, its interval, share of the ceiling."""
     lines = []
-    for network in ("A", "B", "untrained_A", "untrained_B"):
-        for decode in dict.fromkeys(row["decode"] for row in results[network]["coverage"]):
-            line = {"network": network.replace("_", " "), "decode": decode}
-            for row in results[network]["coverage"]:
-                if row["decode"] == decode:
-                    low, high = row["ci95"]
-                    count = f"{row['unique']:,.0f} ({low:,.0f} … {high:,.0f})"
-                    line[f"N = {row['n']:,}"] = f"{count} · {row['of_ceiling']:.2%}"
-            lines.append(line)
-    return _left(pd.DataFrame(lines))
+    for network, by_vae in results.details.items():
+        for vae, found in by_vae.items():
+            for decode in dict.fromkeys(row.decode for row in found.coverage):
+                rows = [row for row in found.coverage if row.decode == decode]
+                name = vae if network == MODEL else f"{network} {vae}"
+                lines.append({"network": name, "decode": decode, **dict(map(_drawn, rows))})
+    return left(pd.DataFrame(lines))
 
 
-def hardest(results: dict, count: int = 5) -> Styler:
+def _drawn(row: Drawn) -> tuple[str, str]:
+    u = row.unique
+    count = f"{u.value:,.0f} ({u.low:,.0f} … {u.high:,.0f})"
+    return f"N = {row.n:,}", f"{count} · {number(row.of_ceiling.value)}"
+
+
+def hardest(results: Results, count: int = 5) -> Styler:
     """The operations that argmax decoding seems to reach least, P·M being 1 for a perfect
     generator: chosen by half of the latents, measured by the other half."""
-    return _left(
+    return left(
         pd.DataFrame(
             {
                 "VAE": vae,
-                "operation": row["name"],
-                "P·M, argmax": f"{row['p_times_m']:.3f}",
-                "95 % interval": " … ".join(f"{bound:.3f}" for bound in row["ci95"]),
+                "operation": name,
+                "P·M, argmax": f"{row.value:.3f}",
+                "95 % interval": f"{row.low:.3f} … {row.high:.3f}",
             }
-            for vae in "AB"
-            for row in results[vae]["hardest"]["argmax"][:count]
+            for vae, found in results.details[MODEL].items()
+            for name, row in list(found.hardest.items())[:count]
         )
     )
 
 
-def diversity(results: dict) -> Styler:
+def diversity(results: Results) -> Styler:
     """Expected operations that N argmax draws of A and N of B reach, beside perfect generators."""
     frame = pd.DataFrame(
         {
-            "N of each": row["n"],
-            "only A": row["only_a"],
-            "only B": row["only_b"],
-            "only one, perfect": row["perfect"]["only"],
-            "both": row["both"],
-            "both, perfect": row["perfect"]["both"],
-            "together": row["union"],
-            "together, perfect": row["perfect"]["union"],
+            "N of each": row.n,
+            "only A": row.only_a,
+            "only B": row.only_b,
+            "only one, perfect": row.perfect_only,
+            "both": row.both,
+            "both, perfect": row.perfect_both,
+            "together": row.union,
+            "together, perfect": row.perfect_union,
         }
-        for row in results["diversity"]
+        for row in results.diversity
     )
-    return _left(frame).format(precision=1, thousands=",")
+    return left(frame).format(precision=1, thousands=",")
 
 
 def epochs(rows: list[dict], every: int) -> Styler:
     """The honest measures of every so many epochs, of the selected one and of the last."""
-    keys = [f"{key}_{vae}" for key in ("val_exact", "coverage", "information") for vae in "AB"]
+    shown = [key for key in rows[0] if key not in ("epoch", "score", "selected", "lr")]
     frame = pd.DataFrame(
         {
             "epoch": row["epoch"],
             "score": f"{row['score']:.4f}",
-            **{key.replace("_", " "): number(row[key]) for key in keys},
-            "latent entropy A": f"{row['latent_entropy_A']:.3f}",
-            "latent entropy B": f"{row['latent_entropy_B']:.3f}",
+            **{key.replace("_", " "): _epoch_number(key, row[key]) for key in shown},
             "selected": "selected" if row["selected"] else "",
         }
         for row in rows
         if row["epoch"] % every == 0 or row["selected"] or row is rows[-1]
     )
-    return _left(frame)
+    return left(frame)
 
 
-def gates(rows: list[dict]) -> Styler:
+def _epoch_number(key: str, value: float) -> str:
+    shares = ("val_exact", "coverage", "information")
+    return number(value) if key.startswith(shares) else f"{value:.3f}"
+
+
+def gates(rows: list[Judged]) -> Styler:
     """One gate a row: bound, value, interval, verdict."""
     frame = pd.DataFrame(
         {
-            "gate": row["gate"],
-            "VAE": row["vae"],
-            "bound": number(row["bound"]),
-            "value": number(row["value"]),
-            "95 % interval": interval(row["ci95"]),
-            "verdict": row["verdict"],
+            "gate": row.title,
+            "VAE": row.vae,
+            "bound": ("≤ " if row.gate.startswith("max_") else "≥ ") + number(row.bound, row.unit),
+            "value": number(row.measured.value, row.unit),
+            "95 % interval": interval(row.measured, row.unit),
+            "verdict": row.verdict,
         }
         for row in rows
     )
-    return _left(frame).map(
-        lambda v: VERDICT.get(v, "color: #b26a00; font-weight: bold"), subset=["verdict"]
+    return left(frame).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
+
+
+def refusals(rows: list[Refusal]) -> Styler:
+    """Each control at the gates: its verdict, and the gates that it does not pass."""
+    frame = pd.DataFrame(
+        {
+            "control": row.control,
+            "latents": f"{row.k:,}",
+            "verdict": row.verdict,
+            "not passed": ", ".join(dict.fromkeys(g.gate for g in row.gates if g.verdict != "PASS")),
+        }
+        for row in rows
     )
+    return left(frame).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
 
 
-def generalization(measured: dict[str, dict[str, dict]]) -> Styler:
-    """One row a question and VAE: what was measured, its interval, over how many cases."""
+def by_epoch(kept: list[KeptEpoch]) -> Styler:
+    """The worse VAE's value at each gate, epoch by epoch, and the verdict."""
     lines = []
-    for vae, found in measured.items():
-        for name, row in found.items():
-            measure = next(key for key in ("share", "ratio", "sigmas", "active") if key in row)
-            unit = "" if measure == "share" else PLAIN_UNITS[0]
-            lines.append(
-                {
-                    "question": name.replace("_", " "),
-                    "VAE": vae,
-                    "measure": measure,
-                    "value": "refused" if row[measure] is None else number(row[measure], unit),
-                    "95 % interval": interval(row["ci95"], unit) if row["ci95"] else "exact",
-                    "cases": f"{row['n']:,}",
-                    "operations": f"{row['distinct']:,}" if "distinct" in row else "",
-                }
-            )
-    return _left(pd.DataFrame(lines))
+    for epoch in kept:
+        line = {"epoch": epoch.epoch, "latents": f"{epoch.k:,}"}
+        for gate in dict.fromkeys(row.gate for row in epoch.gates):
+            rows = [row for row in epoch.gates if row.gate == gate]
+            worse = (max if gate.startswith("max_") else min)(row.measured.value for row in rows)
+            line[rows[0].title] = number(worse, rows[0].unit)
+        lines.append({**line, "verdict": judging.verdict(epoch.gates)})
+    return left(pd.DataFrame(lines)).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
 
 
-def number(value: float, metric: str = "", near_all: bool | None = None) -> str:
-    """A share as a percentage, with four decimals where two would round it up to all or near it;
-    a metric in plain units as a number."""
-    if metric in PLAIN_UNITS:
-        return f"{value:.4f}" if 0 < value < 0.1 else f"{value:.3f}"
-    near_all = 0.999 < value < 1 if near_all is None else near_all
-    return f"{value:.4%}" if near_all else f"{value:.2%}"
+def measured(found: dict[str, dict[str, Measured]], unit: str = "share") -> Styler:
+    """Rows by VAE and name: value, interval, over how many cases, by which method."""
+    frame = pd.DataFrame(
+        {
+            "question": name.replace("_", " "),
+            "VAE": vae,
+            "value": number(row.value, unit),
+            "95 % interval": interval(row, unit),
+            "cases": f"{row.n:,}",
+            "method": row.method,
+        }
+        for vae, rows in found.items()
+        for name, row in rows.items()
+    )
+    return left(frame)
 
 
-def interval(bounds: list[float], metric: str = "") -> str:
-    """Both ends with the same decimals, four where they would look alike with two."""
-    low, high = bounds
-    alike = low < high and f"{low:.2%}" == f"{high:.2%}"
-    near_all = alike or any(0.999 < bound < 1 for bound in bounds)
-    low, high = (number(bound, metric, near_all) for bound in bounds)
-    return low if low == high else f"{low} … {high}"
+def label(certificate: Certificate) -> HTML:
+    """One line: the verdict and whose signature; red where there is none."""
+    signed = '<b style="color: #c1121f">unsigned: anyone can have written this</b>'
+    if certificate.signature:
+        signed = f"signed by the key {certificate.signature.fingerprint}"
+    return HTML(f"<p>Certificate: <b>{certificate.verdict}</b>, {signed}.</p>")
 
 
-def _left(frame: pd.DataFrame) -> Styler:
+def number(value: float | None, unit: str = "share", decimals: int = 2) -> str:
+    """A share as a percentage, with as many decimals as keep what is below 100 % below it."""
+    if value is None:
+        return "refused"
+    if unit == "count":
+        return f"{value:.0f}"
+    if unit != "share":
+        return f"{value:.4f}" if 0 < abs(value) < 0.1 else f"{value:.3f}"
+    if 0.999 < value < 1:
+        decimals = next((d for d in range(4, 9) if round(100 * value, d) < 100), 9)
+    return f"{value:.{decimals}%}"
+
+
+def interval(row: Measured, unit: str = "share") -> str:
+    """Both ends, or "exact" where nothing was drawn."""
+    if row.value is None:
+        return row.method
+    return "exact" if row.low == row.high else ends(row.low, row.high, unit)
+
+
+def ends(low: float, high: float, unit: str = "share") -> str:
+    """Two ends with the same decimals, more where they would look alike."""
+    first, last = number(low, unit), number(high, unit)
+    if first == last and low < high and unit == "share":
+        first, last = number(low, unit, 4), number(high, unit, 4)
+    return first if first == last else f"{first} … {last}"
+
+
+def with_interval(row: Measured, unit: str = "share") -> str:
+    exact = row.value is None or row.low == row.high
+    return number(row.value, unit) + ("" if exact else f" ({interval(row, unit)})")
+
+
+def left(frame: pd.DataFrame) -> Styler:
     return frame.style.hide(axis="index").set_properties(**{"text-align": "left"})

@@ -4,17 +4,20 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 
 from ..checkpoints.folder import save, split_record
 from ..errors import InputError
 from ..metrics.codes import entropy_nats
-from ..metrics.marginal import coverage_at, information, marginal
-from ..model.network import VAES, DualVAE
-from ..model.operations import split
+from ..metrics.coverage import ceiling, expected
+from ..metrics.marginal import LIMIT_NATS, information, marginal
 from ..metrics.reconstruction import posterior, right_trits
+from ..model.network import VAES, DualVAE
+from ..model.operations import SPLIT_SIZES, split
+from ..params import Count, Params, Seed, Share, Whole
 
 RULE = (
     "the epoch whose worse VAE is best: largest min over A and B of (validation exact match) × "
@@ -22,6 +25,19 @@ RULE = (
 )
 LATENTS = 100_000
 FACTORS = ("val_exact", "coverage", "information")
+
+
+class Train(Params):
+    """Common to all recipes. Epochs count from 0."""
+
+    split_seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    epochs: Count
+    patience: Count
+    keep_every: Count
+    coverage_n: Annotated[Count, Field(le=50_000)]
+    min_score: Share
+    batch_size: Annotated[Whole, Field(ge=2, le=SPLIT_SIZES["train"])]
 
 
 class TrainingError(RuntimeError):
@@ -60,8 +76,8 @@ def honest_measures(
         exact = right_trits(model, vae, q.mu).all(1)[split(split_seed).val]
         measures |= {
             f"val_exact_{vae}": float(exact.double().mean()),
-            f"coverage_{vae}": coverage_at(m, coverage_n, "argmax")["of_ceiling"],
-            f"information_{vae}": information(m)["share"],
+            f"coverage_{vae}": expected(m, coverage_n, "argmax").value / float(ceiling(coverage_n)),
+            f"information_{vae}": information(m).value / LIMIT_NATS,
             f"latent_entropy_{vae}": entropy_nats(q.mu),
         }
     return measures

@@ -1,15 +1,36 @@
 """Training by recipe: parameters in, one `Epoch` after another out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from ..training import straight as train_straight
-from ..training import v5_5 as train_v5_5
-from ..params import Train
-from ..training.loop import Epoch
+from ..errors import InputError
+from . import straight, v5_5
+from .loop import Epoch, Train
 
-RECIPES = {"straight": train_straight.fit, "v5_5": train_v5_5.fit}
+
+class Recipe(NamedTuple):
+    parameters: type[Train]
+    fit: Callable[[Any], Iterator[Epoch]]
+
+
+RECIPES = {
+    "straight": Recipe(straight.TrainStraight, straight.fit),
+    "v5_5": Recipe(v5_5.TrainV55, v5_5.fit),
+}
+
+
+def parameters(values: dict[str, Any], where: str) -> type[Train]:
+    """The class of the parameters that `values["recipe"]` names.
+
+    Raises:
+        InputError: none, or another name.
+    """
+    name = values.get("recipe")
+    if not isinstance(name, str) or name not in RECIPES:
+        raise InputError(f"{where}: recipe is {name!r}, but must be one of {', '.join(RECIPES)}.")
+    return RECIPES[name].parameters
 
 
 def fit(p: Train) -> Iterator[Epoch]:
     """Run the recipe that `p.recipe` names; see its module."""
-    return RECIPES[p.recipe](p)
+    return RECIPES[p.recipe].fit(p)

@@ -16,18 +16,45 @@ VAE-A and VAE-B are trained in the same steps and share nothing but the data and
 
 import math
 from collections.abc import Iterator
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..metrics import codes as latent
+from ..metrics import codes
 from ..model.initialisation import looks_linear
 from ..model.network import VAES, D, DualVAE
 from ..model.operations import C, T, all_operations, split
-from ..params import TrainStraight
-from ..training.loop import Epoch, TrainingError, honest_measures, pick_device
 from ..model.streams import generator
+from ..params import NonNegative, Positive, Share, Whole
+from .loop import Epoch, Train, TrainingError, honest_measures, pick_device
+
+
+class TrainStraight(Train):
+    """Its parameters; ramps are shares of all steps."""
+
+    recipe: Literal["straight"]
+    prior_size: Annotated[Whole, Field(ge=8, multiple_of=2)]
+    lr: Positive
+    warmup_share: Annotated[Positive, Field(le=1)]
+    adam_beta2: Annotated[Share, Field(lt=1)]
+    looks_linear: bool
+    ramp_start: Share
+    beta_start: Positive
+    beta_end: Positive
+    beta_ramp_end: Share
+    uniformity_weight: NonNegative
+    uniformity_scale: Positive
+    straightness_weight: NonNegative
+    logit_scale: Positive
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.ramp_start >= self.beta_ramp_end:
+            raise ValueError("ramp_start must be below beta_ramp_end")
+        return self
 
 
 def ramp(progress: float, start: float, end: float) -> float:
@@ -139,7 +166,7 @@ def vae_loss(
     f = model.decoder(vae)(torch.cat([z, prior, middle]))
     at_z, at_prior, at_middle = f.split([len(z), len(prior), len(middle)])
     ce = cross_entropy(at_z.flatten(0, 1), (x + 1).flatten(), reduction="sum")
-    loss = ce / len(x) + beta(p, t) * latent.kl_nats(*q).sum(1).mean()
+    loss = ce / len(x) + beta(p, t) * codes.kl_nats(*q).sum(1).mean()
     if p.uniformity_weight and t >= p.ramp_start:
         loss = loss + p.uniformity_weight * unevenness(p.uniformity_scale * at_prior)
     if p.straightness_weight:

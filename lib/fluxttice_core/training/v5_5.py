@@ -7,18 +7,94 @@ numbers that are there anyway, instead of in every step. Its epochs count from 0
 
 import math
 from collections.abc import Iterator
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ..metrics import codes as latent
+from ..metrics import codes
 from ..model.network import VAES, D, DualVAE
 from ..model.operations import C, all_operations, split
-from ..params import TrainV55
-from ..training.loop import Epoch, TrainingError, honest_measures, pick_device
 from ..model.streams import generator
+from ..params import Count, NonNegative, Positive, Share, Whole
+from .loop import Epoch, Train, TrainingError, honest_measures, pick_device
+
+
+class TrainV55(Train):
+    """Its parameters, as many as the original has."""
+
+    recipe: Literal["v5_5"]
+    weight_decay: NonNegative
+    grad_clip: Positive
+    lr_epochs: list[Annotated[Whole, Field(ge=0)]]
+    lr_values: list[Positive]
+    cycle_epochs: Count
+    late_epoch: Count
+    temp_epochs: Count
+    temp_A_start: Positive
+    temp_A_end: Positive
+    temp_A_cycle_share: NonNegative
+    temp_A_late_amplitude: NonNegative
+    temp_A_floor: Positive
+    temp_B_start: Positive
+    temp_B_end: Positive
+    temp_B_lag: Annotated[Whole, Field(ge=0)]
+    temp_B_late: Positive
+    rho_start: Share
+    rho_hold: Share
+    rho_late: Share
+    rho_ramp_epoch: Count
+    rho_hold_epoch: Count
+    rho_rise_epochs: Count
+    beta_warmup_epochs: Count
+    beta_epochs: Count
+    beta_start: NonNegative
+    beta_end: NonNegative
+    beta_B_phase: NonNegative
+    free_bits: NonNegative
+    output_entropy_weight: NonNegative
+    repulsion_weight: NonNegative
+    repulsion_width: Positive
+    scale_min: Positive
+    scale_max: Positive
+    lambda_start: Positive
+    lambda_min: Positive
+    lambda_max: Positive
+    lambda_step: NonNegative
+    lambda_up: Positive
+    lambda_down: Positive
+    lambda3_mean: NonNegative
+    lambda3_amplitude: NonNegative
+    lambda3_min: NonNegative
+    lambda3_max: NonNegative
+    balance_low: Positive
+    balance_high: Positive
+    coverage_low: Positive
+    coverage_high: Positive
+    ema_balanced: Share
+    ema_unbalanced: Share
+    statenet: bool
+    statenet_lr_scale: NonNegative
+    statenet_lambda_scale: NonNegative
+    lr_min: Positive
+    lr_max: Positive
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        starts = self.lr_epochs
+        if len(starts) != len(self.lr_values) or starts != sorted({0, *starts}):
+            raise ValueError("lr_epochs must rise from 0 and be as many as lr_values")
+        for low, high in (
+            ("rho_ramp_epoch", "rho_hold_epoch"), ("scale_min", "scale_max"), ("lr_min", "lr_max"),
+            ("lambda_min", "lambda_max"), ("lambda3_min", "lambda3_max"),
+            ("balance_low", "balance_high"), ("coverage_low", "coverage_high"),
+        ):  # fmt: skip
+            if getattr(self, low) >= getattr(self, high):
+                raise ValueError(f"{low} must be below {high}")
+        return self
 
 
 def learning_rate(p: TrainV55, epoch: int) -> float:
@@ -202,7 +278,7 @@ class _Step:
             [v for k, v in model.named_parameters() if k.split(".")[0].endswith(f"coder_{vae}")]
             for vae in VAES
         ]
-        self.sums, self.codes = torch.zeros(4, device=model.device), []
+        self.sums, self.drawn = torch.zeros(4, device=model.device), []
 
     def __call__(self, x: Tensor, eps: Tensor) -> None:
         """x (B, T) in {-1, 0, 1}; eps (B, 2, D) standard normal, for A and for B."""
@@ -211,7 +287,7 @@ class _Step:
         mu, logvar = (torch.stack(parts, 1) for parts in zip(*posteriors, strict=True))  # (B, 2, D)
         z = mu + self.temperature[:, None] * (logvar / 2).exp() * eps
         mixed = (1 - self.rho) * z + self.rho * z.detach().flip(1)
-        kl = latent.kl_nats(mu, logvar)  # (B, 2, D)
+        kl = codes.kl_nats(mu, logvar)  # (B, 2, D)
         logits = model.decoder_A(mixed[:, 0]), model.decoder_B(mixed[:, 1])
         loss_A, loss_B = (
             vae_loss(logits[i], x + 1, kl[:, i], self.beta[i], p.free_bits) for i in (0, 1)
@@ -229,7 +305,7 @@ class _Step:
         self.optimiser.step()
         with torch.no_grad():
             self.sums += torch.stack([loss_A, loss_B, *kl.sum(2).mean(0)]) * len(x)
-        self.codes.append(z.detach())
+        self.drawn.append(z.detach())
 
     @torch.no_grad()
     def _clip(self) -> None:
@@ -247,13 +323,13 @@ class _Step:
         The total is λ1·L_A + λ2·L_B + λ3·|H_A - H_B|, without the scales g that change in every
         step; a histogram has no gradient, so the last term moves the number, not the network.
         """
-        codes = torch.cat(self.codes)
-        loss_A, loss_B, kl_A, kl_B = (self.sums / len(codes)).tolist()
+        drawn = torch.cat(self.drawn)
+        loss_A, loss_B, kl_A, kl_B = (self.sums / len(drawn)).tolist()
         if not math.isfinite(loss_A + loss_B):
             raise TrainingError(
                 f"The loss is no longer finite in epoch {epoch}: {loss_A}, {loss_B}."
             )
-        H_A, H_B = (latent.entropy_nats(codes[:, i]) for i in (0, 1))
+        H_A, H_B = (codes.entropy_nats(drawn[:, i]) for i in (0, 1))
         c = self.control
         total = c.lambda1 * loss_A + c.lambda2 * loss_B + c.lambda3 * abs(H_A - H_B)
         return {

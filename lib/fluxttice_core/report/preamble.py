@@ -1,0 +1,88 @@
+"""The first call of every notebook: its parameters checked, its run folder, what it measures."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from .. import files, params
+from ..checkpoints import folder as checkpoints
+from ..metrics.gates import Certify
+from ..metrics.measurement import Benchmark
+from ..params import Params
+from ..training import recipes
+
+KINDS = {"benchmark": Benchmark, "certify": Certify}
+
+
+def check(step: str, values: dict[str, Any], where: str) -> Params:
+    """`values` as the parameters of "train", "benchmark" or "certify".
+
+    Raises:
+        InputError: as `params.check`.
+    """
+    kind = KINDS.get(step) or recipes.parameters(values, where)
+    return params.check(kind, values, where)
+
+
+def begin(step: str) -> tuple[Any, Path]:
+    """The running notebook's parameters, and the run folder they are recorded in.
+
+    Raises:
+        InputError: a bad parameter, or a folder that cannot be written.
+    """
+    p = check(step, _in_notebook(), f"notebook {step}")
+    run = files.run_folder(p.run_dir, step)
+    files.record_params(run, step, p.model_dump())
+    print(f"seed       {p.seed}\nrun folder {files.shown(run)}")
+    return p, run
+
+
+def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
+    """As `begin`, and the checkpoint that the parameters name.
+
+    Raises:
+        InputError: as `begin` and `checkpoints.folder.load`, or a checkpoint that was trained on
+            another split than the one of `split_seed`.
+    """
+    p, run = begin(step)
+    loaded = checkpoints.load(p.checkpoint, p.expected_sha256)
+    recorded = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
+    print(f"checkpoint {loaded.path}\nsha256     {loaded.sha256}\nepoch      {loaded.epoch}")
+    print(f"split      {recorded}")
+    return p, run, loaded
+
+
+def _in_notebook() -> dict[str, Any]:
+    """The running notebook's parameters by name: call it in the cell after `parameters`.
+
+    It looks at the cells that assign parameters (the notebook's own starts with "# parameters",
+    the one papermill injects below it with "# Parameters"), so that a misspelt name is an error
+    instead of a variable nobody reads.
+    """
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    own = _assigned(_last_cell(shell.user_ns["In"], "# parameters"))
+    given = _assigned(_last_cell(shell.user_ns["In"], "# Parameters"))
+    if not own:  # nbval runs cells without a history, in a fresh kernel: whatever is there
+        own = [name for name, value in shell.user_ns.items() if _is_parameter(shell, name, value)]
+    names = given if "recipe" in given else [*own, *given]  # another recipe has other parameters
+    return {name: shell.user_ns[name] for name in dict.fromkeys(names)}
+
+
+def _is_parameter(shell: Any, name: str, value: Any) -> bool:
+    literal = isinstance(value, (str, int, float, list, dict, type(None)))
+    return literal and not name.startswith("_") and name not in shell.user_ns_hidden
+
+
+def _last_cell(history: list[str], first_words: str) -> str:
+    return next((source for source in reversed(history) if source.startswith(first_words)), "")
+
+
+def _assigned(source: str) -> list[str]:
+    """Names that a cell assigns at its top level."""
+    names = []
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
