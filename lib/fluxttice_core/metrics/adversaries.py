@@ -1,0 +1,168 @@
+"""Networks written by hand: the best there can be, and those a certificate must refuse.
+
+Each is a network to measure like any other: `encoder(vae)` gives posteriors, `decoder(vae)` logits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from ..model.network import VAES, D, DualVAE, Posterior
+from ..model.operations import C, M, Split, T, all_operations, index_of
+from ..model.streams import generator
+from .coverage import indices
+from .likelihood import RADIUS, TERCILE, straight_cells
+
+SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % of the information
+CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
+
+
+@dataclass(frozen=True)
+class Functions:
+    """A network of plain functions, by VAE: x (B, T) → Posterior, z (B, D) → logits (B, T, C)."""
+
+    encoders: dict[str, Callable[[Tensor], Posterior]]
+    decoders: dict[str, Callable[[Tensor], Tensor]]
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def vaes(self) -> tuple[str, ...]:
+        return tuple(self.encoders)
+
+    def encoder(self, vae: str) -> Callable[[Tensor], Posterior]:
+        return self.encoders[vae]
+
+    def decoder(self, vae: str) -> Callable[[Tensor], Tensor]:
+        return self.decoders[vae]
+
+
+def optimum(exact_match: float = 0.9999) -> DualVAE:
+    """The optimum, written by hand in this very architecture: each metric's best attainable value.
+
+    Latent i < 9 owns trit i, cut at the normal terciles by sharp logits; the posterior is the
+    cheapest at `exact_match` from a sample (`likelihood.straight_cells`); the other seven latents
+    are the prior. Every ReLU layer carries +x and -x in two units, since x = relu(x) - relu(-x)
+    and |x| = relu(x) + relu(-x), from which the encoder makes ln σ² of -1, 0, +1. It has learnt
+    nothing and gets PASS: a certificate is about what a network does.
+    """
+    model, cells = DualVAE.fresh(0), straight_cells(exact_match)
+    pairs = torch.cat([torch.eye(T), -torch.eye(T)])  # (18, T)
+    middle, outer = 2 * torch.tensor([cells.middle, cells.outer]).log()
+    logvar = torch.cat([middle.repeat(T), torch.zeros(D - T)])
+    ends = torch.tensor([-1.0, 0.0, 1.0])
+    weight = SHARPNESS * torch.kron(torch.eye(T), ends[:, None]) @ pairs.T
+    bias = (-SHARPNESS * TERCILE * ends.square()).repeat(T)
+    for encoder in (model.encoder_A, model.encoder_B):
+        _set(encoder.encoder[0], pairs)
+        _set(encoder.encoder[2], torch.eye(2 * T))
+        _set(encoder.encoder[4], torch.eye(2 * T))
+        _set(encoder.fc_mu, cells.mean * pairs.T)
+        _set(encoder.fc_logvar, (outer - middle) * pairs.T.abs(), logvar)
+    a, b = model.decoder_A.decoder, model.decoder_B
+    _set(a[0], pairs)
+    _set(a[2], torch.eye(2 * T))
+    _set(a[4], weight, bias)
+    _set(b.fc_in, pairs)
+    for block in (b.residual1.block, b.residual2.block):
+        _set(block[0], torch.zeros(0, 0))
+        _set(block[2], torch.zeros(0, 0))
+    _set(b.fc_out, weight, bias)
+    return model.eval()
+
+
+@torch.no_grad()
+def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Put `weight` into the upper left corner of the layer's, and zero everywhere else."""
+    layer.weight.zero_()
+    layer.weight[: weight.shape[0], : weight.shape[1]] = weight
+    layer.bias.copy_(torch.zeros(len(layer.bias)) if bias is None else bias)
+
+
+def permuted(model: DualVAE, seed: int) -> Functions:
+    """`model`, but where the prior has 99.9 % of its mass the operations are dealt out anew.
+
+    A latent of norm below RADIUS decodes to the image, under one random bijection of all M, of
+    what `model` decodes it to; beyond that, as `model`. Codes that lie outside come back as before
+    and what is generated is as even as before, yet the two have nothing to do with each other:
+    rate, `prior_norm_share` and cell connection must tell.
+    """
+    table = _table(torch.randperm(M, generator=generator(seed, "permuted")))
+
+    def wrapped(decoder: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def decode(z: Tensor) -> Tensor:
+            logits = decoder(z)
+            inside = z.norm(dim=1) < RADIUS
+            return torch.where(inside[:, None, None], table[indices(logits, "argmax")], logits)
+
+        return decode
+
+    return Functions(
+        {vae: model.encoder(vae) for vae in VAES},
+        {vae: wrapped(model.decoder(vae)) for vae in VAES},
+    )
+
+
+def memoriser(seed: int, parts: Split) -> Functions:
+    """Codes that know each training operation by heart and no other.
+
+    The cells of the optimum hold the operations in random order, so neighbours in latent space
+    share nothing: all of M is generated evenly at the least rate. The encoder is what fitting such
+    a bijection on `parts.train` gives, written as a look-up: a training operation has its own
+    cell's posterior, an unseen one that of the nearest training operation (Hamming distance, the
+    first of equals). Exact match is perfect on train and 0 on val and test.
+    """
+    order = torch.randperm(M, generator=generator(seed, "memoriser"))  # cell → operation
+    best, table = optimum(), _table(order)
+    with torch.no_grad():
+        own = best.encoder("A")(all_operations()[order.argsort()].float())  # operation → posterior
+    source = _nearest(parts.train)
+    q = Posterior(own.mu[source], own.logvar[source])
+
+    def encode(x: Tensor) -> Posterior:
+        row = index_of(x)
+        return Posterior(q.mu[row], q.logvar[row])
+
+    def decode(z: Tensor) -> Tensor:
+        return table[indices(best.decoder("A")(z), "argmax")]
+
+    return Functions({"A": encode}, {"A": decode})
+
+
+def linear_readout(seed: int, n_train: int = 10) -> Functions:
+    """What exact match on unseen operations is worth: a random linear encoder and a least-squares
+    read-out fitted on `n_train` operations.
+
+    Nine tables that span the space fix the read-out for all M, since a code composes trits; ten
+    random ones nearly always do. Its logits -½(v - c)² decide for the nearest of c = -1, 0, 1 to
+    the read value v, sharply. Codes have unit variance, posteriors a small fixed one.
+    """
+    rng = generator(seed, "linear read-out")
+    encoder = torch.randn(T, D, generator=rng) / (T * 2 / 3) ** 0.5  # a trit has variance 2/3
+    ops = all_operations()[torch.randperm(M, generator=rng)[:n_train]].float()
+    # Not every ten tables have full rank: the driver must take that, too.
+    reader = torch.linalg.lstsq(ops @ encoder, ops, driver="gelsd").solution  # (D, T)
+    ends = torch.tensor([-1.0, 0.0, 1.0])
+
+    def encode(x: Tensor) -> Posterior:
+        mu = x @ encoder
+        return Posterior(mu, torch.full_like(mu, -6.0))
+
+    def decode(z: Tensor) -> Tensor:
+        return SHARPNESS * ((z @ reader)[..., None] * ends - ends.square() / 2)
+
+    return Functions({"A": encode}, {"A": decode})
+
+
+def _table(order: Tensor) -> Tensor:
+    """(M, T, C): for each index i, confident logits of operation order[i]."""
+    return CONFIDENT * one_hot(all_operations()[order] + 1, C).float()
+
+
+def _nearest(known: Tensor) -> Tensor:
+    """(M,): for each operation the index of the nearest of `known`, itself where it is known."""
+    hot = one_hot(all_operations() + 1, C).flatten(1).float()  # a product counts equal trits
+    near = [(part @ hot[known].T).argmax(1) for part in hot.split(1_000)]
+    return known[torch.cat(near)]
