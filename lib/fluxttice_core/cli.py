@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     import_.set_defaults(run=_import)
     evidence = commands.add_parser("evidence", help="train and measure params/evidence.yaml")
     evidence.set_defaults(run=_evidence)
+    power = commands.add_parser("power", help="which defects the gates of certification find")
+    power.add_argument("--certify", default="params/certify.yaml")
+    power.set_defaults(run=_power)
     keygen = commands.add_parser("keygen", help="make a signing key, outside the repository")
     keygen.add_argument("path", nargs="?", help="where to (default: in ~/.config/fluxttice)")
     keygen.set_defaults(run=_keygen)
@@ -93,6 +96,17 @@ def _evidence(_options: argparse.Namespace) -> int:
     from .report import batch
 
     batch.run()
+    return 0
+
+
+def _power(options: argparse.Namespace) -> int:
+    from . import files, params
+    from .certification import power
+    from .metrics.gates import Certify
+
+    values = params.read_yaml(files.find(options.certify))
+    p = params.check(Certify, {"run_dir": "", "checkpoint": "", **values}, options.certify)
+    print(power.detected(power.write(p), p).to_string(index=False))
     return 0
 
 

@@ -11,7 +11,14 @@ from fluxttice_core.metrics import codes as latent
 from fluxttice_core.metrics import marginal
 from fluxttice_core.metrics import measurement as measure
 from fluxttice_core.metrics import reconstruction
-from fluxttice_core.metrics.measurement import compare, curve, diversity, essentials, headline, speed
+from fluxttice_core.metrics.measurement import (
+    compare,
+    curve,
+    diversity,
+    essentials,
+    headline,
+    speed,
+)
 from fluxttice_core.model.network import VAES, DualVAE
 from fluxttice_core.model.operations import C, M, T, split
 from fluxttice_core.params import Benchmark

@@ -162,7 +162,9 @@ def _stated(contents: dict[str, bytes]) -> tuple[Certificate, Certify]:
     except ValidationError as error:
         first = error.errors()[0]
         place = "/".join(str(part) for part in first["loc"])
-        raise InputError(f"{CERTIFICATE} does not fit {SCHEMA} at {place}: {first['msg']}.") from None
+        raise InputError(
+            f"{CERTIFICATE} does not fit {SCHEMA} at {place}: {first['msg']}."
+        ) from None
     p = params.check(Certify, stated.params, CERTIFICATE)
     if stated.subject != certificate.subject(contents):
         raise InputError(f"{CERTIFICATE} is about other files than these.")

@@ -9,7 +9,8 @@ from ..model.network import Posterior, prior, read_out
 from .results import Measured, share
 
 STEPS = [step / 10 for step in range(1, 11)]  # t = 0.1 … 1
-SLICE = 2_048  # latents at a time, which then stay in the cache
+N = 20_000  # prior latents
+SLICE = 2_048  # of them at a time, which then stay in the cache
 
 
 @torch.no_grad()
@@ -17,7 +18,7 @@ def cell_connection(
     encoder: Callable[[Tensor], Posterior],
     decoder: Callable[[Tensor], Tensor],
     rng: torch.Generator,
-    n: int = 20_000,
+    n: int = N,
 ) -> Measured:
     """Share of z ~ N(0, I) that a straight line inside one cell joins to its operation's own code.
 

@@ -74,3 +74,4 @@ CONTROLS = {
     "collapsed": Control(collapsed, 1),
     "uniform": Control(uniform, 1),
 }
+OPTIMUM = "by hand"

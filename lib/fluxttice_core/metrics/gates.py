@@ -4,11 +4,13 @@ A gate is a field of `Certify`: `min_x` or `max_x` bounds the metric x of `measu
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from .. import parallel
 from ..model.network import Network
 from ..model.operations import split
 from ..params import NonNegative, Share
+from .adversaries import linear_readout, memoriser, permuted
 from .controls import CONTROLS
 from .marginal import FEWEST
 from .measurement import Measurement, metric, observe, values
@@ -27,6 +29,8 @@ class Certify(Measurement):
     min_argmax_coverage_195000: Share
     min_argmax_entropy: Share
     max_kl_uniform: NonNegative
+    max_rate: NonNegative
+    min_cell_connection: Share
 
 
 BOUNDS = tuple(name for name in Certify.model_fields if name.startswith(("min_", "max_")))
@@ -100,14 +104,28 @@ class Refusal(Record):
     gates: list[Judged]
 
 
-def control_rows(p: Certify, report: Callable[[str], None] = print) -> list[Refusal]:
-    """One network of every control, at FEWEST latents."""
-    seed = p.untrained_seed
-    jobs = [(f"control {name}", name, seed, p) for name in CONTROLS]
+def adversaries(model: Network, p: Certify) -> dict[str, Callable[[], Network]]:
+    """Networks that deserve no certificate, by name: what has learnt nothing, and what ties
+    nothing together. `model` is the one whose generator is permuted."""
+    seed, parts = p.untrained_seed, split(p.split_seed)
+    return {
+        **{name: partial(control.make, seed) for name, control in CONTROLS.items()},
+        "linear read-out": partial(linear_readout, seed),
+        "memoriser": partial(memoriser, seed, parts),
+        "permuted generator": partial(permuted, model, seed),
+    }
+
+
+def control_rows(
+    model: Network, p: Certify, report: Callable[[str], None] = print
+) -> list[Refusal]:
+    """Every one of `adversaries` at the gates, at FEWEST latents."""
+    names = list(adversaries(model, p))
+    jobs = [(f"control {name}", name, model, p) for name in names]
     rows = parallel.each(_control, jobs, report)
     return [
-        Refusal(control=name, seed=seed, k=FEWEST, verdict=verdict(found), gates=found)
-        for name, found in zip(CONTROLS, rows, strict=True)
+        Refusal(control=name, seed=p.untrained_seed, k=FEWEST, verdict=verdict(found), gates=found)
+        for name, found in zip(names, rows, strict=True)
     ]
 
 
@@ -117,6 +135,6 @@ def of_vae(_label: str, network: Network, vae: str, k: int, p: Certify) -> list[
     return judged(values(o, split(p.split_seed), NS), vae, p)
 
 
-def _control(label: str, name: str, seed: int, p: Certify) -> list[Judged]:
-    network = CONTROLS[name].make(seed)
+def _control(label: str, name: str, model: Network, p: Certify) -> list[Judged]:
+    network = adversaries(model, p)[name]()
     return [row for vae in network.vaes for row in of_vae(label, network, vae, FEWEST, p)]

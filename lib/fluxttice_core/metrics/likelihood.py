@@ -60,15 +60,15 @@ def nll(m: Marginal) -> Measured:
     return _cut(_over_groups(m.probability, m.k, statistic), LN_M, math.inf)
 
 
-def kl_uniform_p(m: Marginal) -> Measured:
-    """KL(uniform ‖ P) = NLL - ln M, nats, ≥ 0: infinite where an operation is never generated,
-    and then None, as the NLL is."""
-    return _plus(nll(m), -LN_M)
+def kl_uniform_p(negative: Measured) -> Measured:
+    """KL(uniform ‖ P) = NLL - ln M, nats, ≥ 0, of `nll`: infinite where an operation is never
+    generated, and then None, as the NLL is."""
+    return _plus(negative, -LN_M)
 
 
-def bits_per_trit(m: Marginal) -> Measured:
-    """NLL / (9·ln 2), bits: log2 3 = 1.585 for a perfect generator."""
-    return nll(m).of(T * math.log(2))
+def bits_per_trit(negative: Measured) -> Measured:
+    """NLL / (9·ln 2), bits, of `nll`: log2 3 = 1.585 for a perfect generator."""
+    return negative.of(T * math.log(2))
 
 
 def effective_support(m: Marginal, how: str = "categorical") -> Measured:

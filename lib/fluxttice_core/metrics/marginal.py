@@ -93,6 +93,16 @@ def _group(decoder: Decoder, k: int, rng: torch.Generator) -> tuple[np.ndarray, 
     return probability.flatten().cpu().numpy(), argmax.cpu().numpy(), float(entropy)
 
 
+@torch.no_grad()
+def scaled(decoder: Decoder, rms: float, rng: torch.Generator) -> Decoder:
+    """`decoder` with its logits multiplied so that, centred per trit, their root mean square over
+    4,096 prior latents is `rms`. One whose logits all tie stays as it is."""
+    logits = decoder(prior(4_096, rng))
+    own = float((logits - logits.mean(-1, keepdim=True)).square().mean().sqrt())
+    factor = rms / own if own > 0 else 1.0
+    return lambda z: factor * decoder(z)
+
+
 def trit_distributions(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """From logits (B, T, C): probabilities (T, C, B), entropy Σ_i H(p_i) in nats (B,), and the
     argmax classes (T, B), float32, the first of equals.

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Annotated, NamedTuple
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -19,13 +20,18 @@ from ..model.network import HOW, DualVAE, Network, Posterior
 from ..model.operations import M, Split, split
 from ..model.streams import generator
 from ..params import Count, Params, Seed, Text, Whole
-from . import codes, coverage, generalisation, marginal, reconstruction
-from .controls import CONTROLS
+from . import codes, connection, coverage, disentanglement, generalisation, likelihood
+from . import marginal, reconstruction
+from .adversaries import optimum
+from .controls import CONTROLS, OPTIMUM
 from .coverage import ceiling
 from .marginal import FEWEST, GROUPS, LIMIT_NATS, Marginal
 from .results import Measured, Record, exact, share
 
 Latents = Annotated[Whole, Field(ge=FEWEST, multiple_of=GROUPS)]
+
+
+COMMON_RMS = 200.0  # of logits centred per trit: sharp enough that shapes and not scales differ
 
 
 class Measurement(Params):
@@ -62,10 +68,21 @@ class Observed:
     sampled: Tensor
     marginal: Marginal
 
+    def rng(self, stream: str) -> torch.Generator:
+        """A random stream of this VAE's measurement."""
+        return generator(self.seed, stream, self.vae, device=self.network.device)
+
     @cached_property
     def hits(self) -> Tensor:
         """(M,) bool: which operations return whole from the posterior mean."""
         return self.right.all(1)
+
+    @cached_property
+    def at_common_scale(self) -> Marginal:
+        """The marginal at FEWEST latents, the logits scaled to a root mean square of COMMON_RMS."""
+        decoder = marginal.scaled(self.network.decoder(self.vae), COMMON_RMS, self.rng("scale"))
+        stream = f"common scale {self.vae}"
+        return marginal.marginal(decoder, FEWEST, self.seed, stream, self.network.device)
 
 
 def observe(network: Network, vae: str, k: int, seed: int, stream: str = "") -> Observed:
@@ -87,27 +104,49 @@ def observe(network: Network, vae: str, k: int, seed: int, stream: str = "") -> 
 
 def values(o: Observed, parts: Split, ns: list[int]) -> dict[str, Measured]:
     """Every metric of `METRICS` of one VAE, by name."""
-    m, q = o.marginal, o.q
-    kinds = generalisation.kinds(o.hits, parts, o.seed)
+    m, q, decoder = o.marginal, o.q, o.network.decoder(o.vae)
+    sampled, rate = share(o.sampled), likelihood.rate(o.q)
+    elbo = likelihood.elbo(rate, likelihood.distortion(decoder, q, o.rng("distortion")))
+    nll = likelihood.nll(m)
     return {
         "argmax_entropy": marginal.argmax_entropy(m).of(LIMIT_NATS),
-        "information": marginal.information(m).of(LIMIT_NATS),
-        "kl_uniform": marginal.kl_uniform(m),
-        **{
-            f"{how}_coverage_{n}": coverage.expected(m, n, how).of(float(ceiling(n)))
-            for how in coverage.EXPECTED
-            for n in ns
-        },
+        **{f"argmax_coverage_{n}": _coverage(m, n, "argmax") for n in ns},
         "exact_match": exact(float(o.hits.double().mean()), M),
-        "exact_match_worst_kind": generalisation.worst_kind(kinds),
-        "exact_match_sampled": share(o.sampled),
+        "exact_match_worst_kind": generalisation.worst_kind(
+            generalisation.kinds(o.hits, parts, o.seed)
+        ),
         "exact_match_test": share(o.hits[parts.test]),
+        "exact_match_sampled": sampled,
         "exact_match_test_sampled": share(o.sampled[0, parts.test]),
-        "latent_entropy": exact(codes.entropy_nats(q.mu), M),
-        "active_units": exact(codes.active_units(q.mu), M),
+        "rate": rate,
+        "least_rate": exact(likelihood.least_rate(min(sampled.value, sampled.high)), sampled.n),
+        "cell_connection": connection.cell_connection(
+            o.network.encoder(o.vae), decoder, o.rng("connection")
+        ),
+        "mig": disentanglement.mig(q.mu),
+        "dci": disentanglement.dci_disentanglement(q.mu),
+        "kl_uniform": marginal.kl_uniform(m),
+        "nll": nll,
+        "kl_uniform_p": likelihood.kl_uniform_p(nll),
+        "bits_per_trit": likelihood.bits_per_trit(nll),
+        "elbo": elbo,
+        "posterior_gap": likelihood.posterior_gap(elbo, nll),
+        "mutual_information": likelihood.mutual_information(q, o.rng("mutual information")),
         "aggregate_kl": codes.aggregate_kl(q, o.seed, o.vae),
+        "prior_norm_share": likelihood.prior_norm_share(q, o.rng("norm")),
+        "effective_support": likelihood.effective_support(m),
+        "inverse_simpson": likelihood.inverse_simpson(m),
+        "information": marginal.information(m).of(LIMIT_NATS),
+        "information_common_scale": marginal.information(o.at_common_scale).of(LIMIT_NATS),
+        **{f"categorical_coverage_{n}": _coverage(m, n, "categorical") for n in ns},
+        "active_units": exact(codes.active_units(q.mu), M),
         "hamming_correlation": codes.hamming_correlation(q.mu, o.seed, o.vae),
+        "latent_entropy": exact(codes.entropy_nats(q.mu), M),
     }
+
+
+def _coverage(m: Marginal, n: int, how: str) -> Measured:
+    return coverage.expected(m, n, how).of(float(ceiling(n)))
 
 
 class Metric(NamedTuple):
@@ -123,16 +162,31 @@ METRICS = {
     "argmax_coverage": Metric("argmax coverage at N = {:,}, of ceiling"),
     "exact_match": Metric("exact match, all operations, posterior mean"),
     "exact_match_worst_kind": Metric("exact match, worst kind of unseen operation"),
-    "exact_match_sampled": Metric("exact match, all operations, posterior sample"),
     "exact_match_test": Metric("exact match on test, posterior mean"),
+    "exact_match_sampled": Metric("exact match, all operations, posterior sample"),
     "exact_match_test_sampled": Metric("exact match on test, posterior sample"),
+    "rate": Metric("rate: KL(q(z|x) ‖ prior), nats", "nats", 0),
+    "least_rate": Metric("least rate of straight cells at that sampled exact match", "nats", 0),
+    "cell_connection": Metric("cell connection"),
+    "mig": Metric("MIG", "number"),
+    "dci": Metric("DCI disentanglement", "number"),
     "kl_uniform": Metric("KL(P ‖ uniform), nats", "nats", -1),
+    "nll": Metric("NLL, nats (ln M = 9.8875)", "nats", -1),
+    "kl_uniform_p": Metric("KL(uniform ‖ P), nats", "nats", -1),
+    "bits_per_trit": Metric("bits per trit (log₂ 3 = 1.5850)", "nats", -1),
+    "elbo": Metric("ELBO, nats (ignoring z: -9.8875)", "nats"),
+    "posterior_gap": Metric("−NLL − ELBO, nats", "nats", -1),
+    "mutual_information": Metric("I_q(x; z), nats", "nats"),
     "aggregate_kl": Metric("KL(aggregate posterior ‖ prior), nats", "nats", -1),
+    "prior_norm_share": Metric("posterior samples where the prior has 99.9 %"),
+    "effective_support": Metric("effective support exp H(P), share of M"),
+    "inverse_simpson": Metric("1 / ΣP², share of M"),
     "information": Metric("information, share of 9·ln 3"),
-    "hamming_correlation": Metric("Hamming correlation of codes", "number"),
-    "active_units": Metric("active units", "count", 0),
-    "latent_entropy": Metric("latent entropy, nats", "nats", 0),
+    "information_common_scale": Metric("information at a common scale, share of 9·ln 3"),
     "categorical_coverage": Metric("categorical coverage at N = {:,}, of ceiling"),
+    "active_units": Metric("active units", "count", 0),
+    "hamming_correlation": Metric("Hamming correlation of codes", "number"),
+    "latent_entropy": Metric("latent entropy, nats", "nats", 0),
 }
 
 
@@ -188,36 +242,49 @@ def details(o: Observed, p: Benchmark) -> Details:
 class Compared(Record):
     """A metric of one VAE beside the hull of each control's intervals over its seeds.
 
-    It discriminates where the whole interval is better than every control's; where it does not,
-    noise can win the number, and it decides nothing.
+    It discriminates where the whole interval is better than every control's of CONTROLS that has
+    one; where it does not, noise can win the number, and it decides nothing. `best`: what the
+    optimum written by hand has.
     """
 
     metric: str
     vae: str
     ours: Measured
     controls: dict[str, tuple[float, float]]
+    best: Measured
     discriminates: bool
 
 
-def compare(ours: list[Row], controls: list[Row]) -> list[Compared]:
-    """Every metric of every VAE in `ours` beside those of `controls`, metric by metric."""
+def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
+    """Every metric of every VAE in `ours` beside the controls' and the optimum's in `others`."""
     table = []
     for name in ours[0].values:
         for row in ours:
-            mine, hulls = row.values[name], {}
-            for control in (c for c in controls if c.vae == row.vae):
-                theirs = control.values[name]
-                low, high = hulls.get(control.network, (theirs.low, theirs.high))
-                hulls[control.network] = min(low, theirs.low), max(high, theirs.high)
-            better = metric(name).better
-            beaten = all(
-                mine.low > high if better > 0 else mine.high < low for low, high in hulls.values()
-            )
-            good = bool(better and hulls and beaten)
+            beside = [other for other in others if other.vae == row.vae]
+            best = next(other.values[name] for other in beside if other.network == OPTIMUM)
+            hulls: dict[str, tuple[float, float]] = {}
+            for other in beside:
+                theirs = other.values[name]
+                if other.network == OPTIMUM or theirs.value is None:
+                    continue
+                low, high = hulls.get(other.network, (theirs.low, theirs.high))
+                hulls[other.network] = min(low, theirs.low), max(high, theirs.high)
+            good = _better(row.values[name], list(hulls.values()), metric(name).better)
             table.append(
-                Compared(metric=name, vae=row.vae, ours=mine, controls=hulls, discriminates=good)
-            )
+                Compared(
+                    metric=name, vae=row.vae, ours=row.values[name], controls=hulls, best=best,
+                    discriminates=good,
+                )
+            )  # fmt: skip
     return table
+
+
+def _better(mine: Measured, hulls: list[tuple[float, float]], direction: int) -> bool:
+    if mine.value is None or not direction:
+        return False
+    if direction > 0:
+        return all(mine.low > high for _, high in hulls)
+    return all(mine.high < low for low, _ in hulls)
 
 
 class Results(Record):
@@ -245,8 +312,13 @@ def measure(model: Network, p: Benchmark, report: Callable[[str], None] = print)
     The controls are measured at FEWEST latents, so their intervals are wider than the model's;
     one untrained network has `details` too. `report` is told of each step.
     """
-    report(f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE, and the controls")
+    report(
+        f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE, and the controls"
+    )
     jobs = [(f"VAE-{vae}", MODEL, None, model, vae, p.k, p, True) for vae in model.vaes]
+    jobs += [
+        (f"{OPTIMUM}, VAE-{vae}", OPTIMUM, None, None, vae, FEWEST, p, False) for vae in model.vaes
+    ]
     for name, control in CONTROLS.items():
         for seed in range(p.untrained_seed, p.untrained_seed + control.seeds):
             shown = (name, seed) == ("untrained", p.untrained_seed)
@@ -274,7 +346,7 @@ def _measured(
     p: Benchmark, full: bool,
 ) -> tuple[Row, np.ndarray, Details | None]:  # fmt: skip
     """One VAE of the model, or of the control `name` made from `seed`, in a worker."""
-    network = network or CONTROLS[name].make(seed)
+    network = network or (optimum() if name == OPTIMUM else CONTROLS[name].make(seed))
     o = observe(network, vae, k, p.seed, vae if name == MODEL else f"{name} {seed} {vae}")
     row = Row(network=name, seed=seed, vae=vae, k=k, values=values(o, split(p.split_seed), p.ns))
     return row, o.marginal.counts, details(o, p) if full else None

@@ -167,4 +167,3 @@ def _interval(values: object) -> str:
         return ""
     low, high = student_t(values)
     return f" ({max(low, 0):.2%} … {min(high, 1):.2%})"
-

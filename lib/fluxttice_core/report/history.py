@@ -69,7 +69,9 @@ def append(document: Document, run: Path) -> Path:
                 raise OSError(None, "the disk is full")
         except OSError as error:
             file.truncate(start)
-            raise InputError(f"{path} cannot be written ({error.strerror}): kept as it was.") from None
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}): kept as it was."
+            ) from None
     return path
 
 

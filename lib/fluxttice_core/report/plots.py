@@ -102,7 +102,9 @@ def headline(results: Results) -> Figure:
 def _coverage_curve(axes: Axes, results: Results) -> None:
     ours, noise = results.details[MODEL], results.details["untrained"]
     n = [point.n for point in ours["A"].curve]
-    axes.plot(n, [p.ceiling / M for p in ours["A"].curve], "k:", label="ceiling (uniform generator)")
+    axes.plot(
+        n, [p.ceiling / M for p in ours["A"].curve], "k:", label="ceiling (uniform generator)"
+    )
     last = list(noise)[-1]
     lines = [
         *((found.curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae, found in ours.items()),

@@ -171,7 +171,9 @@ def refusals(rows: list[Refusal]) -> Styler:
             "control": row.control,
             "latents": f"{row.k:,}",
             "verdict": row.verdict,
-            "not passed": ", ".join(dict.fromkeys(g.gate for g in row.gates if g.verdict != "PASS")),
+            "not passed": ", ".join(
+                dict.fromkeys(g.gate for g in row.gates if g.verdict != "PASS")
+            ),
         }
         for row in rows
     )

@@ -1,0 +1,134 @@
+"""Power: which defects the gates find, and how often they pass a network that has none.
+
+Generators are planted: counts of K prior latents are drawn from a known P, as a decoder that is
+certain of every operation would give them, and go through the gates' own code. What is drawn from
+binomials (posterior samples, cell connection) is computed. A census finds everything.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .. import files, parallel
+from ..metrics import connection, coverage, marginal, reconstruction
+from ..metrics.coverage import ceiling
+from ..metrics.gates import NS, Certify, judge
+from ..metrics.intervals import CONFIDENCE
+from ..metrics.marginal import GROUPS, LIMIT_NATS, Marginal
+from ..metrics.results import Measured
+from ..model.operations import M
+from ..model.streams import generator
+
+TRIALS = 300
+GENERATION = ("min_argmax_entropy", "max_kl_uniform", *(f"min_argmax_coverage_{n}" for n in NS))
+LESS = {  # defect → what the operations it strikes have left of their probability
+    "never generated": 0.0,
+    "at half their probability": 0.5,
+}
+COUNTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+BINOMIAL = {
+    "min_exact_match_sampled": (
+        "operations lost from a posterior sample",
+        reconstruction.DRAWS * M,
+    ),
+    "min_cell_connection": ("prior latents not joined to their code", connection.N),
+}
+
+
+def path() -> Path:
+    return files.root() / "reports" / "power.csv"
+
+
+def planted(count: int, left: float, k: int, seed: int) -> Marginal:
+    """Counts of `k` latents of a certain decoder whose first `count` operations have `left` of a
+    uniform probability, the others sharing the rest."""
+    p = np.full(M, 1.0)
+    p[:count] = left
+    rng = np.random.default_rng(generator(seed, "power", count, left).initial_seed())
+    counts = rng.multinomial(k // GROUPS, p / p.sum(), size=GROUPS)
+    return Marginal(counts.astype(float), counts, np.zeros(GROUPS), k)
+
+
+def verdicts(count: int, left: float, p: Certify, seed: int) -> dict[str, str]:
+    """Each gate of GENERATION over one planted generator."""
+    m = planted(count, left, p.k, seed)
+    found: dict[str, Measured] = {
+        "min_argmax_entropy": marginal.argmax_entropy(m).of(LIMIT_NATS),
+        "max_kl_uniform": marginal.kl_uniform(m),
+    }
+    for n in NS:
+        found[f"min_argmax_coverage_{n}"] = coverage.expected(m, n, "argmax").of(float(ceiling(n)))
+    return {gate: judge(found[gate], getattr(p, gate), gate.startswith("max_")) for gate in found}
+
+
+def table(p: Certify, trials: int = TRIALS, report: Callable[[str], None] = print) -> pd.DataFrame:
+    """One row a defect and size: how often each gate, and any of them, does not pass it.
+
+    The sizes are COUNTS; the row of none says how often a perfect generator is refused.
+    """
+    jobs = [
+        (f"{count} operations {defect}", count, left, p, trials)
+        for defect, left in LESS.items()
+        for count in COUNTS
+        if count or left == 0
+    ]
+    rows = parallel.each(_refused, jobs, report)
+    return pd.DataFrame(rows)
+
+
+def _refused(label: str, count: int, left: float, p: Certify, trials: int) -> dict[str, object]:
+    found = pd.DataFrame(verdicts(count, left, p, seed) for seed in range(trials)) != "PASS"
+    return {
+        "operations": count,
+        "defect": next(name for name, rest in LESS.items() if rest == left) if count else "none",
+        "trials": trials,
+        **{gate: found[gate].mean() for gate in GENERATION},
+        "any": found.any(axis=1).mean(),
+    }
+
+
+def detected(power: pd.DataFrame, p: Certify, share: float = CONFIDENCE) -> pd.DataFrame:
+    """The smallest defect of each kind that each gate fails to pass in `share` of certificates."""
+    rows = []
+    for gate in (*GENERATION, "any"):
+        line: dict[str, object] = {"gate": gate}
+        for defect in LESS:
+            hit = power[(power.defect == defect) & (power[gate] >= share)]
+            line[f"operations {defect}"] = f"{hit.operations.min():,}" if len(hit) else "none tried"
+        rows.append(line)
+    for gate, (what, n) in BINOMIAL.items():
+        rows.append({"gate": gate, what: f"{_binomial(getattr(p, gate), n, share):.4%}"})
+    census = {"gate": "min_exact_match, min_exact_match_worst_kind", "operations lost": "1"}
+    above = {"gate": "max_rate", "nats above the bound": "any: it is exact"}
+    return pd.DataFrame([*rows, census, above]).fillna("–")
+
+
+def _binomial(bound: float, n: int, share: float) -> float:
+    """The least share of misses that a gate with `n` draws does not pass in `share` of cases."""
+    misses = np.arange(0, int(n * (1 - bound)) + 2)
+    high = stats.beta.ppf((1 + CONFIDENCE) / 2, misses + 1, n - misses)  # Clopper-Pearson
+    most = int(misses[high <= 1 - bound].max(initial=-1))  # the most misses that still pass
+    grid = np.linspace(0, 5 * (1 - bound), 5_001)
+    return float(grid[np.argmax(stats.binom.cdf(most, n, grid) <= 1 - share)])
+
+
+def write(p: Certify, report: Callable[[str], None] = print) -> pd.DataFrame:
+    """`table` of these bounds, stored as reports/power.csv with the bounds beside it."""
+    found = table(p, report=report)
+    bounds = {gate: getattr(p, gate) for gate in (*GENERATION, "k")}
+    found = found.assign(**{f"bound {name}": value for name, value in bounds.items()})
+    files.write_bytes(path(), found.to_csv(index=False).encode())
+    return found
+
+
+def stored(p: Certify) -> pd.DataFrame | None:
+    """reports/power.csv, or None where it is of other bounds or another k than those of `p`."""
+    if not path().is_file():
+        return None
+    found = pd.read_csv(path())
+    mine = {gate: getattr(p, gate) for gate in (*GENERATION, "k")}
+    same = all((found.get(f"bound {name}") == value).all() for name, value in mine.items())
+    return found if same else None

@@ -1,0 +1,53 @@
+"""What a certificate must refuse, tried on copies with a throwaway key, so that readers see it."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..checkpoints import folder as checkpoints
+from ..metrics.controls import untrained
+from ..metrics.marginal import FEWEST
+from . import certificate, signing
+from .certificate import CERTIFICATE, Certificate
+from .verify import refusal
+
+
+def attacks(loaded: checkpoints.Checkpoint, stated: Certificate) -> dict[str, str]:
+    """Attack → the sentence that refuses it ("" if none does). Nothing is left behind.
+
+    The first, "as it is", is no attack: only a verdict other than PASS may refuse it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Path(folder)
+        trusted = signing.keygen(lab / "key.pem")
+        certificate.issue(lab / "genuine", loaded, stated, str(lab / "key.pem"))
+        weights = bytearray((lab / "genuine" / checkpoints.WEIGHTS).read_bytes())
+        weights[-1] ^= 1
+        _copy(lab, "flipped", checkpoints.WEIGHTS, bytes(weights))
+        edited = stated.model_copy(update={"verdict": "FAIL"}).to_json()
+        _copy(lab, "edited", CERTIFICATE, edited)
+        _untrained(lab, stated)
+        signing.keygen(lab / "other.pem")
+        certificate.issue(lab / "other", loaded, stated, str(lab / "other.pem"))
+        return {
+            "as it is": refusal(lab / "genuine", trusted) or "accepted",
+            "a flipped bit": refusal(lab / "flipped", trusted),
+            "an edited verdict": refusal(lab / "edited", trusted),
+            "an untrained network": refusal(lab / "untrained", trusted, quick=False),
+            "another's key": refusal(lab / "other", trusted),
+        }
+
+
+def _copy(lab: Path, name: str, file: str, data: bytes) -> None:
+    shutil.copytree(lab / "genuine", lab / name)
+    (lab / name / file).write_bytes(data)
+
+
+def _untrained(lab: Path, stated: Certificate) -> None:
+    """Fresh weights under the certificate of the others, every gate PASS, at few latents."""
+    network = untrained(stated.params["untrained_seed"])
+    fresh = checkpoints.load(checkpoints.save(lab / "fresh", network, 0, {}))
+    gates = [row.model_copy(update={"verdict": "PASS"}) for row in stated.gates]
+    changes = {"verdict": "PASS", "gates": gates, "params": {**stated.params, "k": FEWEST}}
+    lie = stated.model_copy(update=changes)
+    certificate.issue(lab / "untrained", fresh, lie, str(lab / "key.pem"))
