@@ -104,5 +104,5 @@ def _beside(vae: str, row: Drawn, control: Drawn) -> dict[str, object]:
 
 
 def load(path: str | Path, expected_sha256: str = "") -> TernaryVAE:
-    """A checkpoint (a folder of ours or a v5.5 `.pt`) ready for use; see `checkpoints.folder.load`."""
+    """A checkpoint (a folder of ours or a `.pt`) ready for use; see `checkpoints.folder.load`."""
     return TernaryVAE(checkpoints.load(path, expected_sha256))

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,23 +30,29 @@ def pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(1,))
 
 
-def each(function: Callable, jobs: Sequence[tuple], said: Callable[[str], None]) -> list[Any]:
-    """`function(*job)` of every job, in the order of the jobs, whoever finishes first.
+class Job(NamedTuple):
+    """A module's function and its arguments, all of which must pickle."""
 
-    Args:
-        function: a module's function; it, the jobs and the results must pickle.
-        said: told the first element of each job as it finishes, and how many are left.
+    name: str
+    function: Callable
+    arguments: tuple
+
+
+def each(jobs: Sequence[Job], said: Callable[[str], None]) -> list[Any]:
+    """What every job returns, in the order of the jobs, whoever finishes first.
+
+    `said` is told of each as it finishes, and how many are left.
 
     Raises:
-        whatever `function` raises.
+        whatever a job raises; those that have not begun are then left out.
     """
     # Pickled here: torch would pass its tensors through shared memory, which may be small.
-    futures = [pool().submit(_call, pickle.dumps((function, job))) for job in jobs]
-    names = dict(zip(futures, jobs, strict=True))
+    futures = [pool().submit(_call, pickle.dumps((job.function, job.arguments))) for job in jobs]
+    names = {future: job.name for future, job in zip(futures, jobs, strict=True)}
     try:
         for done, future in enumerate(as_completed(futures), 1):
             future.result()
-            said(f"{names[future][0]}: measured, {len(jobs) - done} left")
+            said(f"{names[future]}: done, {len(jobs) - done} left")
     finally:
         for future in futures:
             future.cancel()

@@ -22,6 +22,7 @@ from ..metrics import gates
 from ..metrics.gates import Certify, Judged, Refusal
 from ..metrics.marginal import FEWEST
 from ..metrics.results import Record
+from ..parallel import Job
 from . import signing
 
 CERTIFICATE = "certificate.json"
@@ -77,9 +78,9 @@ class Certificate(Record):
     params: dict[str, Any]
     environment: dict[str, str]
     git: dict[str, str | bool | None]
-    guarantees: list[str] = list(GUARANTEES)
-    does_not_guarantee: list[str] = list(LIMITS)
-    subject: list[Subject] = []
+    guarantees: tuple[str, ...] = GUARANTEES
+    does_not_guarantee: tuple[str, ...] = LIMITS
+    subject: tuple[Subject, ...] = ()
     signature: Signature | None = None
 
 
@@ -142,12 +143,12 @@ def issue(folder: Path, loaded: Checkpoint, stated: Certificate, key: str = "") 
     return whole
 
 
-def subject(contents: dict[str, bytes]) -> list[Subject]:
+def subject(contents: dict[str, bytes]) -> tuple[Subject, ...]:
     """The weights and the manifest: what a certificate is about."""
-    return [
+    return tuple(
         Subject(name=name, sha256=files.sha256(contents[name]), bytes=len(contents[name]))
         for name in (WEIGHTS, MANIFEST)
-    ]
+    )
 
 
 class KeptEpoch(Record):
@@ -166,12 +167,12 @@ def by_epoch(path: str, p: Certify, report: Callable[[str], None] = print) -> li
     no such folder.
     """
     folders = sorted(files.existing(path).resolve().parent.glob("epochs/epoch-*"))
-    return parallel.each(_epoch, [(folder.name, folder, p) for folder in folders], report)
+    return parallel.each([Job(folder.name, _epoch, (folder, p)) for folder in folders], report)
 
 
-def _epoch(_label: str, folder: Path, p: Certify) -> KeptEpoch:
+def _epoch(folder: Path, p: Certify) -> KeptEpoch:
     kept = checkpoints.load(folder)
-    found = [row for vae in kept.model.vaes for row in gates.of_vae("", kept.model, vae, FEWEST, p)]
+    found = [row for vae in kept.model.vaes for row in gates.of_vae(kept.model, vae, FEWEST, p)]
     return KeptEpoch(epoch=kept.epoch, sha256=kept.sha256, k=FEWEST, gates=found)
 
 

@@ -21,6 +21,7 @@ from ..metrics.marginal import GROUPS, LIMIT_NATS, Marginal
 from ..metrics.results import Measured
 from ..model.operations import M
 from ..model.streams import generator
+from ..parallel import Job
 
 TRIALS = 300
 GENERATION = ("min_argmax_entropy", "max_kl_uniform", *(f"min_argmax_coverage_{n}" for n in NS))
@@ -70,16 +71,15 @@ def table(p: Certify, trials: int = TRIALS, report: Callable[[str], None] = prin
     The sizes are COUNTS; the row of none says how often a perfect generator is refused.
     """
     jobs = [
-        (f"{count} operations {defect}", count, left, p, trials)
+        Job(f"{count} operations {defect}", _refused, (count, left, p, trials))
         for defect, left in LESS.items()
         for count in COUNTS
         if count or left == 0
     ]
-    rows = parallel.each(_refused, jobs, report)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(parallel.each(jobs, report))
 
 
-def _refused(label: str, count: int, left: float, p: Certify, trials: int) -> dict[str, object]:
+def _refused(count: int, left: float, p: Certify, trials: int) -> dict[str, object]:
     found = pd.DataFrame(verdicts(count, left, p, seed) for seed in range(trials)) != "PASS"
     return {
         "operations": count,

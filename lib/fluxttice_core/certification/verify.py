@@ -158,7 +158,7 @@ def _stated(contents: dict[str, bytes]) -> tuple[Certificate, Certify]:
             "it with the release that issued it (CHANGELOG.md lists them)."
         )
     try:
-        stated = Certificate.model_validate(found, strict=True)
+        stated = Certificate.model_validate_json(contents[CERTIFICATE], strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = "/".join(str(part) for part in first["loc"])

@@ -21,8 +21,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..checkpoints import archive
 from .. import files
+from ..checkpoints import archive
 from ..errors import InputError
 from ..model.network import DualVAE
 from ..model.operations import split

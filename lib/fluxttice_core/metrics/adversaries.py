@@ -26,11 +26,14 @@ class Functions:
 
     encoders: dict[str, Callable[[Tensor], Posterior]]
     decoders: dict[str, Callable[[Tensor], Tensor]]
-    device: torch.device = torch.device("cpu")
 
     @property
     def vaes(self) -> tuple[str, ...]:
         return tuple(self.encoders)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def encoder(self, vae: str) -> Callable[[Tensor], Posterior]:
         return self.encoders[vae]
@@ -128,7 +131,7 @@ def memoriser(seed: int, parts: Split) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return table[indices(best.decoder("A")(z), "argmax")]
 
-    return Functions({"A": encode}, {"A": decode})
+    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode))
 
 
 def linear_readout(seed: int, n_train: int = 10) -> Functions:
@@ -153,7 +156,7 @@ def linear_readout(seed: int, n_train: int = 10) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return SHARPNESS * ((z @ reader)[..., None] * ends - ends.square() / 2)
 
-    return Functions({"A": encode}, {"A": decode})
+    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode))
 
 
 def _table(order: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ from functools import partial
 from .. import parallel
 from ..model.network import Network
 from ..model.operations import split
+from ..parallel import Job
 from ..params import NonNegative, Share
 from .adversaries import linear_readout, memoriser, permuted
 from .controls import CONTROLS
 from .marginal import FEWEST
-from .measurement import Measurement, metric, observe, values
+from .observation import Measurement, metric, observe, values
 from .results import Measured, Record
 
 NS = [50_000, 195_000]
@@ -90,8 +91,8 @@ def gates(
     network: Network, p: Certify, k: int = 0, report: Callable[[str], None] = print
 ) -> list[Judged]:
     """Every VAE of a network, each alone, against every bound; `k` latents (0: those of `p`)."""
-    jobs = [(f"VAE-{vae}", network, vae, k or p.k, p) for vae in network.vaes]
-    return [row for rows in parallel.each(of_vae, jobs, report) for row in rows]
+    jobs = [Job(f"VAE-{vae}", of_vae, (network, vae, k or p.k, p)) for vae in network.vaes[::-1]]
+    return [row for rows in parallel.each(jobs, report)[::-1] for row in rows]
 
 
 class Refusal(Record):
@@ -121,20 +122,19 @@ def control_rows(
 ) -> list[Refusal]:
     """Every one of `adversaries` at the gates, at FEWEST latents."""
     names = list(adversaries(model, p))
-    jobs = [(f"control {name}", name, model, p) for name in names]
-    rows = parallel.each(_control, jobs, report)
+    rows = parallel.each([Job(name, _adversary, (name, model, p)) for name in names], report)
     return [
         Refusal(control=name, seed=p.untrained_seed, k=FEWEST, verdict=verdict(found), gates=found)
         for name, found in zip(names, rows, strict=True)
     ]
 
 
-def of_vae(_label: str, network: Network, vae: str, k: int, p: Certify) -> list[Judged]:
+def of_vae(network: Network, vae: str, k: int, p: Certify) -> list[Judged]:
     """Every gate of one VAE, measured here and now."""
     o = observe(network, vae, k, p.seed, f"gates {vae}")
     return judged(values(o, split(p.split_seed), NS), vae, p)
 
 
-def _control(label: str, name: str, model: Network, p: Certify) -> list[Judged]:
+def _adversary(name: str, model: Network, p: Certify) -> list[Judged]:
     network = adversaries(model, p)[name]()
-    return [row for vae in network.vaes for row in of_vae(label, network, vae, FEWEST, p)]
+    return [row for vae in network.vaes for row in of_vae(network, vae, FEWEST, p)]

@@ -5,43 +5,27 @@ Nothing is printed here; tables and figures come from the file these rows are st
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Annotated, TypeVar
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from .. import parallel
-from ..model.network import HOW, DualVAE, Network, Posterior
-from ..model.operations import M, Split, split
+from ..model.network import HOW, DualVAE, Network
+from ..model.operations import split
 from ..model.streams import generator
-from ..params import Count, Params, Seed, Text, Whole
-from . import codes, connection, coverage, disentanglement, generalisation, likelihood
-from . import marginal, reconstruction
+from ..parallel import Job
+from ..params import Count, Whole
+from . import codes, coverage, marginal, reconstruction
 from .adversaries import optimum
 from .controls import CONTROLS, OPTIMUM
-from .coverage import ceiling
-from .marginal import FEWEST, GROUPS, LIMIT_NATS, Marginal
-from .results import Measured, Record, exact, share
+from .marginal import FEWEST
+from .observation import Measurement, Observed, metric, observe, values
+from .results import Measured, Record
 
-Latents = Annotated[Whole, Field(ge=FEWEST, multiple_of=GROUPS)]
-
-
-COMMON_RMS = 200.0  # of logits centred per trit: sharp enough that shapes and not scales differ
-
-
-class Measurement(Params):
-    """Common to everything that measures. `checkpoint` is a folder of ours or a `.pt`."""
-
-    checkpoint: Text
-    expected_sha256: Text
-    split_seed: Seed
-    k: Latents
-    untrained_seed: Seed
+MODEL, UNTRAINED = "model", "untrained"
+T = TypeVar("T")
 
 
 class Benchmark(Measurement):
@@ -50,156 +34,6 @@ class Benchmark(Measurement):
     ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
     trials: Annotated[Whole, Field(ge=5)]
     speed_repeats: Annotated[Whole, Field(ge=3)]
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What one VAE does, computed once; every metric is a function of this.
-
-    q: posterior of all operations, (M, D) each; right: (M, T) bool, which trits return from the
-    posterior mean; sampled: (R, M) bool, which operations return from R posterior samples.
-    """
-
-    network: Network
-    vae: str
-    seed: int
-    q: Posterior
-    right: Tensor
-    sampled: Tensor
-    marginal: Marginal
-
-    def rng(self, stream: str) -> torch.Generator:
-        """A random stream of this VAE's measurement."""
-        return generator(self.seed, stream, self.vae, device=self.network.device)
-
-    @cached_property
-    def hits(self) -> Tensor:
-        """(M,) bool: which operations return whole from the posterior mean."""
-        return self.right.all(1)
-
-    @cached_property
-    def at_common_scale(self) -> Marginal:
-        """The marginal at FEWEST latents, the logits scaled to a root mean square of COMMON_RMS."""
-        decoder = marginal.scaled(self.network.decoder(self.vae), COMMON_RMS, self.rng("scale"))
-        stream = f"common scale {self.vae}"
-        return marginal.marginal(decoder, FEWEST, self.seed, stream, self.network.device)
-
-
-def observe(network: Network, vae: str, k: int, seed: int, stream: str = "") -> Observed:
-    """Encode all operations, decode them, and stream `k` prior latents through the decoder.
-
-    `stream` names the latents' random stream (default: the VAE's name).
-    """
-    q = reconstruction.posterior(network, vae)
-    return Observed(
-        network=network,
-        vae=vae,
-        seed=seed,
-        q=Posterior(q.mu.cpu(), q.logvar.cpu()),
-        right=reconstruction.right_trits(network, vae, q.mu).cpu(),
-        sampled=reconstruction.sampled_hits(network, vae, q, seed),
-        marginal=marginal.marginal(network.decoder(vae), k, seed, stream or vae, network.device),
-    )
-
-
-def values(o: Observed, parts: Split, ns: list[int]) -> dict[str, Measured]:
-    """Every metric of `METRICS` of one VAE, by name."""
-    m, q, decoder = o.marginal, o.q, o.network.decoder(o.vae)
-    sampled, rate = share(o.sampled), likelihood.rate(o.q)
-    elbo = likelihood.elbo(rate, likelihood.distortion(decoder, q, o.rng("distortion")))
-    nll = likelihood.nll(m)
-    return {
-        "argmax_entropy": marginal.argmax_entropy(m).of(LIMIT_NATS),
-        **{f"argmax_coverage_{n}": _coverage(m, n, "argmax") for n in ns},
-        "exact_match": exact(float(o.hits.double().mean()), M),
-        "exact_match_worst_kind": generalisation.worst_kind(
-            generalisation.kinds(o.hits, parts, o.seed)
-        ),
-        "exact_match_test": share(o.hits[parts.test]),
-        "exact_match_sampled": sampled,
-        "exact_match_test_sampled": share(o.sampled[0, parts.test]),
-        "rate": rate,
-        "least_rate": exact(likelihood.least_rate(min(sampled.value, sampled.high)), sampled.n),
-        "cell_connection": connection.cell_connection(
-            o.network.encoder(o.vae), decoder, o.rng("connection")
-        ),
-        "mig": disentanglement.mig(q.mu),
-        "dci": disentanglement.dci_disentanglement(q.mu),
-        "kl_uniform": marginal.kl_uniform(m),
-        "nll": nll,
-        "kl_uniform_p": likelihood.kl_uniform_p(nll),
-        "bits_per_trit": likelihood.bits_per_trit(nll),
-        "elbo": elbo,
-        "posterior_gap": likelihood.posterior_gap(elbo, nll),
-        "mutual_information": likelihood.mutual_information(q, o.rng("mutual information")),
-        "aggregate_kl": codes.aggregate_kl(q, o.seed, o.vae),
-        "prior_norm_share": likelihood.prior_norm_share(q, o.rng("norm")),
-        "effective_support": likelihood.effective_support(m),
-        "inverse_simpson": likelihood.inverse_simpson(m),
-        "information": marginal.information(m).of(LIMIT_NATS),
-        "information_common_scale": marginal.information(o.at_common_scale).of(LIMIT_NATS),
-        **{f"categorical_coverage_{n}": _coverage(m, n, "categorical") for n in ns},
-        "active_units": exact(codes.active_units(q.mu), M),
-        "hamming_correlation": codes.hamming_correlation(q.mu, o.seed, o.vae),
-        "latent_entropy": exact(codes.entropy_nats(q.mu), M),
-    }
-
-
-def _coverage(m: Marginal, n: int, how: str) -> Measured:
-    return coverage.expected(m, n, how).of(float(ceiling(n)))
-
-
-class Metric(NamedTuple):
-    """How a metric is called and read. `better`: +1 larger, -1 smaller, 0 neither."""
-
-    title: str
-    unit: str = "share"
-    better: int = 1
-
-
-METRICS = {
-    "argmax_entropy": Metric("argmax entropy, share of 9·ln 3"),
-    "argmax_coverage": Metric("argmax coverage at N = {:,}, of ceiling"),
-    "exact_match": Metric("exact match, all operations, posterior mean"),
-    "exact_match_worst_kind": Metric("exact match, worst kind of unseen operation"),
-    "exact_match_test": Metric("exact match on test, posterior mean"),
-    "exact_match_sampled": Metric("exact match, all operations, posterior sample"),
-    "exact_match_test_sampled": Metric("exact match on test, posterior sample"),
-    "rate": Metric("rate: KL(q(z|x) ‖ prior), nats", "nats", 0),
-    "least_rate": Metric("least rate of straight cells at that sampled exact match", "nats", 0),
-    "cell_connection": Metric("cell connection"),
-    "mig": Metric("MIG", "number"),
-    "dci": Metric("DCI disentanglement", "number"),
-    "kl_uniform": Metric("KL(P ‖ uniform), nats", "nats", -1),
-    "nll": Metric("NLL, nats (ln M = 9.8875)", "nats", -1),
-    "kl_uniform_p": Metric("KL(uniform ‖ P), nats", "nats", -1),
-    "bits_per_trit": Metric("bits per trit (log₂ 3 = 1.5850)", "nats", -1),
-    "elbo": Metric("ELBO, nats (ignoring z: -9.8875)", "nats"),
-    "posterior_gap": Metric("−NLL − ELBO, nats", "nats", -1),
-    "mutual_information": Metric("I_q(x; z), nats", "nats"),
-    "aggregate_kl": Metric("KL(aggregate posterior ‖ prior), nats", "nats", -1),
-    "prior_norm_share": Metric("posterior samples where the prior has 99.9 %"),
-    "effective_support": Metric("effective support exp H(P), share of M"),
-    "inverse_simpson": Metric("1 / ΣP², share of M"),
-    "information": Metric("information, share of 9·ln 3"),
-    "information_common_scale": Metric("information at a common scale, share of 9·ln 3"),
-    "categorical_coverage": Metric("categorical coverage at N = {:,}, of ceiling"),
-    "active_units": Metric("active units", "count", 0),
-    "hamming_correlation": Metric("Hamming correlation of codes", "number"),
-    "latent_entropy": Metric("latent entropy, nats", "nats", 0),
-}
-
-
-def metric(name: str) -> Metric:
-    """The entry of METRICS; a name with a number of draws, `argmax_coverage_50000`, says its N."""
-    if name in METRICS:
-        return METRICS[name]
-    stem, _, n = name.rpartition("_")
-    entry = METRICS[stem]
-    return entry._replace(title=entry.title.format(int(n)))
-
-
-MODEL = "model"
 
 
 class Row(Record):
@@ -213,29 +47,40 @@ class Row(Record):
 
 
 class Details(Record):
-    """What only the pages show of a VAE: coverage by drawing, curves, the latent space."""
+    """What only the pages show of a VAE: curves, hard operations, the latent space."""
 
-    coverage: list[coverage.Drawn]
     curve: list[coverage.Point]
     hardest: dict[str, Measured]
     min_p_times_m: float
-    robustness: list[reconstruction.Robustness]
     share_outside: float
     kl_nats_by_dimension: list[float]
     plane: codes.Plane
 
 
-def details(o: Observed, p: Benchmark) -> Details:
-    options = {"trials": p.trials, "seed": p.seed, "stream": o.vae, "device": o.network.device}
+def details(o: Observed) -> Details:
     return Details(
-        coverage=coverage.coverage(o.network.decoder(o.vae), p.ns, how=HOW, **options),
         curve=coverage.curve(o.marginal),
         hardest=marginal.hardest(o.marginal),
         min_p_times_m=marginal.min_p_times_m(o.marginal),
-        robustness=reconstruction.robustness(o.network, o.vae, o.q, p.seed),
         share_outside=codes.share_outside(o.q.mu),
         kl_nats_by_dimension=codes.kl_nats(*o.q).mean(0).tolist(),
-        plane=codes.plane(o.q.mu, p.seed),
+        plane=codes.plane(o.q.mu, o.seed),
+    )
+
+
+class Drawings(Record):
+    """What plain sampling shows of a VAE, for whoever would check the exact figures."""
+
+    coverage: list[coverage.Drawn]
+    robustness: list[reconstruction.Robustness]
+
+
+def drawings(network: Network, vae: str, p: Benchmark) -> Drawings:
+    options = {"trials": p.trials, "seed": p.seed, "stream": vae, "device": network.device}
+    q = reconstruction.posterior(network, vae)
+    return Drawings(
+        coverage=coverage.coverage(network.decoder(vae), p.ns, how=HOW, **options),
+        robustness=reconstruction.robustness(network, vae, q, p.seed),
     )
 
 
@@ -288,11 +133,13 @@ def _better(mine: Measured, hulls: list[tuple[float, float]], direction: int) ->
 
 
 class Results(Record):
-    """All of a benchmark: the model's rows first, then the controls'; `details` by network."""
+    """All of a benchmark: the model's rows first, then the controls'. `details` and `drawings` by
+    network and VAE: the model's, and an untrained network's."""
 
     rows: list[Row]
     comparison: list[Compared]
     details: dict[str, dict[str, Details]]
+    drawings: dict[str, dict[str, Drawings]]
     diversity: list[coverage.Diversity]
     noise_floor: tuple[float, float]
 
@@ -307,49 +154,70 @@ class Results(Record):
 
 
 def measure(model: Network, p: Benchmark, report: Callable[[str], None] = print) -> Results:
-    """Measure every VAE of `model` and all controls, each in a worker process.
+    """Measure every VAE of `model`, the optimum and all controls, each in a worker process.
 
-    The controls are measured at FEWEST latents, so their intervals are wider than the model's;
-    one untrained network has `details` too. `report` is told of each step.
+    All but the model are measured at FEWEST latents, so their intervals are wider than the
+    model's. `report` is told of each step.
     """
     report(
         f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE, and the controls"
     )
-    jobs = [(f"VAE-{vae}", MODEL, None, model, vae, p.k, p, True) for vae in model.vaes]
-    jobs += [
-        (f"{OPTIMUM}, VAE-{vae}", OPTIMUM, None, None, vae, FEWEST, p, False) for vae in model.vaes
-    ]
+    vaes = model.vaes[::-1]  # B's decoder is the larger one: the longest job begins first
+    fresh = CONTROLS["untrained"].make(p.untrained_seed)
+    beside = [(OPTIMUM, p.untrained_seed)]
     for name, control in CONTROLS.items():
-        for seed in range(p.untrained_seed, p.untrained_seed + control.seeds):
-            shown = (name, seed) == ("untrained", p.untrained_seed)
-            for vae in model.vaes:
-                label = f"{name} {seed}, VAE-{vae}"
-                jobs.append((label, name, seed, None, vae, FEWEST, p, shown))
-    rows, counts, extras = [], [], {}
-    for row, reached, extra in parallel.each(_measured, jobs, report):
-        rows.append(row)
-        counts.append(reached)
-        if extra:
-            extras.setdefault(row.network, {})[row.vae] = extra
-    ours = len(model.vaes)
+        beside += [(name, p.untrained_seed + number) for number in range(control.seeds)]
+    jobs = [Job(f"VAE-{vae}", _model, (model, vae, p)) for vae in vaes]
+    jobs += [
+        Job(f"{name}, VAE-{vae}, by drawing", drawings, (network, vae, p))
+        for name, network in ((MODEL, model), (UNTRAINED, fresh))
+        for vae in vaes
+    ]
+    jobs += [
+        Job(f"{name} {seed}, VAE-{vae}", _other, (name, seed, vae, p))
+        for name, seed in beside
+        for vae in vaes
+    ]
+    found = parallel.each(jobs, report)
+    n = len(vaes)
+    ours, drawn, others = found[:n][::-1], found[n : 3 * n], found[3 * n :]
+    shown = [*ours, *(other for other in others if other[2])]
+    rows, controls = [row for row, *_ in ours], [row for row, *_ in others]
     return Results(
-        rows=rows,
-        comparison=compare(rows[:ours], rows[ours:]),
-        details=extras,
-        diversity=coverage.diversity(*counts[:2], p.ns) if ours == 2 else [],
+        rows=[*rows, *controls],
+        comparison=compare(rows, controls),
+        details=_by_network((row.network, row.vae, extra) for row, _, extra in shown),
+        drawings=_by_network(
+            zip([MODEL] * n + [UNTRAINED] * n, [*vaes, *vaes], drawn, strict=True)
+        ),
+        diversity=coverage.diversity(ours[0][1], ours[1][1], p.ns) if n == 2 else [],
         noise_floor=marginal.noise_floor(p.k, p.seed),
     )
 
 
-def _measured(
-    label: str, name: str, seed: int | None, network: Network | None, vae: str, k: int,
-    p: Benchmark, full: bool,
-) -> tuple[Row, np.ndarray, Details | None]:  # fmt: skip
-    """One VAE of the model, or of the control `name` made from `seed`, in a worker."""
-    network = network or (optimum() if name == OPTIMUM else CONTROLS[name].make(seed))
-    o = observe(network, vae, k, p.seed, vae if name == MODEL else f"{name} {seed} {vae}")
-    row = Row(network=name, seed=seed, vae=vae, k=k, values=values(o, split(p.split_seed), p.ns))
-    return row, o.marginal.counts, details(o, p) if full else None
+def _by_network(found: Iterable[tuple[str, str, T]]) -> dict[str, dict[str, T]]:
+    table: dict[str, dict[str, T]] = {}
+    for network, vae, value in sorted(found, key=lambda row: row[:2]):
+        table.setdefault(network, {})[vae] = value
+    return table
+
+
+def _model(model: Network, vae: str, p: Benchmark) -> tuple[Row, np.ndarray, Details]:
+    o = observe(model, vae, p.k, p.seed)
+    found = values(o, split(p.split_seed), p.ns)
+    row = Row(network=MODEL, seed=None, vae=vae, k=p.k, values=found)
+    return row, o.marginal.counts, details(o)
+
+
+def _other(
+    name: str, seed: int, vae: str, p: Benchmark
+) -> tuple[Row, np.ndarray | None, Details | None]:
+    """The optimum or a control; details of the untrained network that the pages show."""
+    network = optimum() if name == OPTIMUM else CONTROLS[name].make(seed)
+    o = observe(network, vae, FEWEST, p.seed, f"{name} {seed} {vae}")
+    found = values(o, split(p.split_seed), p.ns)
+    row = Row(network=name, seed=seed, vae=vae, k=FEWEST, values=found)
+    return row, None, details(o) if (name, seed) == (UNTRAINED, p.untrained_seed) else None
 
 
 class Speed(Record):

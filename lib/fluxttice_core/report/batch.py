@@ -19,7 +19,7 @@ from .. import files, parallel, params
 from ..checkpoints import folder as checkpoints
 from ..metrics.gates import NS
 from ..metrics.intervals import CONFIDENCE, student_t
-from ..metrics.measurement import metric, observe, values
+from ..metrics.observation import metric, observe, values
 from ..model.network import VAES, DualVAE
 from ..model.operations import split
 from ..training import recipes
@@ -69,11 +69,11 @@ def _train(p: Train) -> list[dict]:
 
 def rows(model: DualVAE, split_seed: int) -> list[dict]:
     """`{vae, …METRICS}` of a model, one row a VAE, each alone."""
-    jobs = [(f"VAE-{vae}", model, vae, split_seed) for vae in VAES]
-    return parallel.each(_row, jobs, lambda _step: None)
+    jobs = [parallel.Job(vae, _row, (model, vae, split_seed)) for vae in VAES]
+    return parallel.each(jobs, lambda _step: None)
 
 
-def _row(_label: str, model: DualVAE, vae: str, split_seed: int) -> dict:
+def _row(model: DualVAE, vae: str, split_seed: int) -> dict:
     found = values(observe(model, vae, K, SEED), split(split_seed), NS)
     return {"vae": vae, **{name: found[name].value for name in METRICS}}
 

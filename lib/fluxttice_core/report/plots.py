@@ -155,8 +155,10 @@ def reconstruction(results: Results) -> Figure:
     figure, (curve, bars) = _axes(2)
     for vae, found in results.details[MODEL].items():
         style = {"color": COLOUR[vae], "marker": "o", "ms": 3, "label": f"VAE-{vae}"}
-        lost = [max(1 - p.exact_match, 0.5 / M) for p in found.robustness]
-        curve.plot([p.scale for p in found.robustness], lost, **style)
+        points = results.drawings[MODEL][vae].robustness
+        curve.plot(
+            [p.scale for p in points], [max(1 - p.exact_match, 0.5 / M) for p in points], **style
+        )
         kl = sorted(found.kl_nats_by_dimension, reverse=True)
         bars.plot(range(1, len(kl) + 1), kl, **style)
     curve.axvline(1, color="black", lw=0.8, ls=":", label="a posterior sample")

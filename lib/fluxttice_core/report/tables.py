@@ -9,7 +9,8 @@ from ..metrics import gates as judging
 from ..metrics.controls import CONTROLS
 from ..metrics.coverage import Drawn
 from ..metrics.gates import Judged, Refusal
-from ..metrics.measurement import MODEL, Compared, Results, metric
+from ..metrics.measurement import MODEL, Compared, Results
+from ..metrics.observation import metric
 from ..metrics.results import Measured
 
 GREY = "color: #767676; background-color: #f4f4f4"
@@ -41,11 +42,11 @@ def summary(results: Results) -> Markdown:
 
 def why_not_categorical(results: Results) -> str:
     """Why the repair of the original, sampling categorically, repairs nothing: in its numbers."""
-    vae = list(results.details[MODEL])[-1]
+    vae = list(results.drawings[MODEL])[-1]
     found = {
         (network, row.decode): row
         for network in (MODEL, "untrained")
-        for row in sorted(results.details[network][vae].coverage, key=lambda row: row.n)
+        for row in sorted(results.drawings[network][vae].coverage, key=lambda row: row.n)
     }  # the largest N of each wins
     share = {key: number(row.share.value) for key, row in found.items()}
     return (
@@ -77,7 +78,7 @@ def comparison(rows: list[Compared]) -> Styler:
 def coverage(results: Results) -> Styler:
     """Sampled coverage by network and mode: mean count, its interval, share of the ceiling."""
     lines = []
-    for network, by_vae in results.details.items():
+    for network, by_vae in results.drawings.items():
         for vae, found in by_vae.items():
             for decode in dict.fromkeys(row.decode for row in found.coverage):
                 rows = [row for row in found.coverage if row.decode == decode]
