@@ -1,8 +1,10 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.codes import (
     active_units,
     aggregate_kl,
@@ -12,35 +14,35 @@ from fluxttice_core.metrics.codes import (
     plane,
     share_outside,
 )
-from fluxttice_core.model.network import D, Posterior
-from fluxttice_core.model.operations import M, T, all_operations
 from fluxttice_core.metrics.reconstruction import posterior
+from fluxttice_core.model.network import VAES, D, Posterior
+from fluxttice_core.model.operations import C, M, T, all_operations
 from fluxttice_core.model.streams import generator
+from planted import DIGITS, LN3, MISSES, SEEDS, assert_honest, ends
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
 CENTRES = torch.linspace(-2.94, 2.94, 50)  # of the 50 bins on [-3, 3]
+PRIOR = Posterior(torch.zeros(M, D), torch.zeros(M, D))
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=generator(seed, "test"))
 
 
+# --- Histograms, units, KL ---
+
+
 def test_entropy_is_the_mean_of_numpys_histograms():
     codes = normal(4_000, 5) * torch.tensor([0.1, 0.5, 1.0, 2.0, 9.0])
-    entropies = []
-    for column in codes.double().numpy().T:
-        p = np.histogram(column, bins=50, range=(-3, 3))[0]
-        entropies.append(stats.entropy(p))
-    assert entropy_nats(codes) == pytest.approx(np.mean(entropies), rel=1e-9)
+    counts = [np.histogram(x, bins=50, range=(-3, 3))[0] for x in codes.double().numpy().T]
+    assert entropy_nats(codes) == pytest.approx(np.mean([stats.entropy(c) for c in counts]))
 
 
 @pytest.mark.parametrize(
     "codes, nats",
     [
-        (CENTRES[:, None], math.log(50)),
         (CENTRES.repeat(3)[:, None], math.log(50)),
-        (CENTRES[[4, 30]][:, None], math.log(2)),
         (CENTRES[[4, 30, 30, 30]][:, None], math.log(4) - 0.75 * math.log(3)),
         (torch.full((9, 4), 0.3), 0),
         (torch.full((9, 4), 7.0), 0),
@@ -48,10 +50,7 @@ def test_entropy_is_the_mean_of_numpys_histograms():
         (torch.tensor([[-3.0], [3.0]]), math.log(2)),
         (torch.tensor([[2.999], [3.0]]), 0),
     ],
-    ids=[
-        *["uniform", "tripled", "two", "skewed", "constant", "outside"],
-        *["mean of two", "ends", "last bin"],
-    ],
+    ids=["uniform", "skewed", "constant", "outside", "mean of two", "ends", "last bin"],
 )
 def test_entropy_closed_forms(codes, nats):
     assert entropy_nats(codes) == pytest.approx(nats, abs=1e-12)
@@ -65,10 +64,13 @@ def test_entropy_does_not_see_what_lies_outside_and_the_share_says_how_much():
     assert share_outside(torch.tensor([[3.0, -3.0]])) == 0
 
 
-def test_share_outside_of_a_standard_normal():
-    expected = 2 * stats.norm.sf(3)
-    n = 400_000
-    assert abs(share_outside(normal(n, 1)) - expected) < 5 * (expected / n) ** 0.5
+def test_entropy_and_overflow_of_a_normal_latent_space():
+    """Fifty bins of N(0, 1.5²), and what lies beyond three."""
+    shares = np.diff(stats.norm.cdf(np.linspace(-3, 3, 51) / 1.5))
+    truth, outside = stats.entropy(shares / shares.sum()), 1 - shares.sum()
+    codes = 1.5 * normal(M, D)
+    assert entropy_nats(codes) == pytest.approx(truth - 49 / 2 / M, abs=0.002)
+    assert abs(share_outside(codes) - outside) < 5 * (outside / M / D) ** 0.5
 
 
 @pytest.mark.parametrize("active", [0, 1, 9, D])
@@ -79,87 +81,102 @@ def test_active_units_counts_variances_above_the_threshold(active):
     assert active_units(1e3 + signs * spread) == active
 
 
-@pytest.mark.parametrize("vae", ["A", "B"])
-def test_a_perfect_model_uses_nine_dimensions(perfect_model, vae):
-    assert active_units(posterior(perfect_model, vae).mu) == T
-
-
-@pytest.mark.parametrize(
-    "mu, logvar, nats",
-    [(0, 0, 0), (2, 0, 2), (0, 1, (math.e - 2) / 2), (0, -8, (math.exp(-8) + 7) / 2)],
-)
-def test_kl_closed_forms(mu, logvar, nats):
-    got = kl_nats(torch.tensor([[float(mu)]]), torch.tensor([[float(logvar)]]))
-    assert float(got) == pytest.approx(nats, abs=1e-6)
-
-
-def test_kl_is_torchs():
+def test_kl_is_torchs_and_zero_of_the_prior():
     mu, logvar = 3 * normal(200, D, seed=1).double(), 2 * normal(200, D, seed=2).double()
     theirs = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0))
-    torch.testing.assert_close(kl_nats(mu, logvar), theirs)
-    assert (kl_nats(mu, logvar) >= 0).all()
+    np.testing.assert_allclose(kl_nats(mu, logvar), theirs, rtol=1e-9)
+    assert float(kl_nats(*PRIOR).abs().max()) == 0
 
 
-def test_aggregate_kl_is_zero_where_every_posterior_is_the_prior():
-    q = Posterior(torch.zeros(M, D), torch.zeros(M, D))
-    result = aggregate_kl(q, 1, "zero", n=300)
-    assert [result["value"], *result["ci95"]] == pytest.approx([0, 0, 0], abs=1e-9)
+@pytest.mark.parametrize("vae", VAES)
+def test_the_latent_space_of_the_optimum(vae):
+    """Nine dimensions at -m, 0, m and seven that are the prior: all of it is known."""
+    q = posterior(optimum(), vae)
+    assert entropy_nats(q.mu) == pytest.approx(9 * LN3 / D, rel=1e-6)
+    assert (active_units(q.mu), share_outside(q.mu)) == (T, 0)
+    by_dimension = kl_nats(*q).mean(0).tolist()
+    assert by_dimension == pytest.approx([17.14 / T] * T + [0] * 7, abs=1e-3)
 
 
-@pytest.mark.parametrize("shift, logvar", [(1.5, 0.0), (0.5, -2.0)])
-def test_aggregate_kl_of_one_gaussian_for_all_is_its_own_kl(shift, logvar):
-    """What a collapsed encoder with a wrong constant would have; 20 draws of the interval."""
-    q = Posterior(torch.full((M, D), shift), torch.full((M, D), logvar))
-    truth = float(kl_nats(q.mu[:1], q.logvar[:1]).sum())
-    held = 0
-    for seed in range(20):
-        low, high = aggregate_kl(q, seed, "one", n=100)["ci95"]
-        held += low <= truth <= high
-    assert held >= 16  # binomial(20, 0.95) falls below with odds of 1 to 400
+# --- The aggregate posterior ---
 
 
-def test_aggregate_kl_of_posteriors_that_never_overlap(perfect_model):
+def two_normals(a):
+    """KL(½N(-a, 1) + ½N(a, 1) ‖ N(0, 1)), nats, by quadrature."""
+    z = np.linspace(-a - 12, a + 12, 200_001)
+    q = (stats.norm.pdf(z, a) + stats.norm.pdf(z, -a)) / 2
+    return float(np.trapezoid(q * np.log(q / stats.norm.pdf(z)), z))
+
+
+@pytest.mark.parametrize("a, logvar", [(0.7, 0.0), (2.0, 0.0), (0.5, -2.0)])
+def test_aggregate_kl_of_one_and_of_two_normals(a, logvar):
+    """In dimension 3 all operations share a mean, in 9 the halves differ; the rest is one normal,
+    as a collapsed encoder with a wrong constant has it."""
+    mu = torch.zeros(M, D)
+    mu[:, 3], mu[:, 9] = a, a * torch.tensor([-1.0, 1.0]).repeat(M // 2 + 1)[:M]
+    wide = torch.zeros(M, D)
+    wide[:, 5] = logvar
+    rows = [aggregate_kl(Posterior(mu, wide), seed, "planted", n=80) for seed in range(SEEDS)]
+    truth = a * a / 2 + two_normals(a) + float(kl_nats(mu, wide)[0, 5])
+    assert_honest(rows, truth, math.inf, widest=3, df=79)
+
+
+def test_aggregate_kl_of_the_prior_is_zero():
+    assert ends(aggregate_kl(PRIOR, 1, "planted", n=50)) == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+def test_aggregate_kl_of_posteriors_that_never_overlap():
     """Then x is known from z, so KL(q(z)‖p) = E_x KL(q(z|x)‖p) - ln M."""
-    q = posterior(perfect_model, "A")
-    truth = float(kl_nats(q.mu, q.logvar).sum(1).double().mean()) - math.log(M)
-    result = aggregate_kl(q, 1, "perfect", n=500)
-    assert result["ci95"][0] <= truth <= result["ci95"][1]
-    assert result["value"] == pytest.approx(truth, rel=0.02)
+    q = posterior(optimum(1 - 1e-9), "A")
+    truth = float(kl_nats(*q).sum(1).double().mean()) - math.log(M)
+    found = aggregate_kl(q, 1, "optimum")
+    assert found.low <= truth <= found.high and found.high - found.low < 1
 
 
-def test_hamming_correlation_of_a_code_that_keeps_the_distance_is_one():
-    """Three numbers a trit, one of them 1: the squared distance is twice the Hamming distance."""
-    codes = torch.nn.functional.one_hot(all_operations() + 1).flatten(1).float()
-    result = hamming_correlation(codes, 1, "one-hot", pairs=2_000)
-    assert result["value"] == pytest.approx(1)
-    assert result["ci95"] == pytest.approx([1, 1])
+# --- Distances ---
 
 
-def test_hamming_correlation_of_a_code_that_keeps_nothing_is_zero():
-    result = hamming_correlation(normal(M, D), 1, "noise")
-    low, high = result["ci95"]
-    assert low < result["value"] < high
-    assert abs(result["value"]) < 4 / 20_000**0.5
-    assert high - low == pytest.approx(2 * 1.96 / 20_000**0.5, rel=0.01)
+def partial_correlation(kept):
+    """Spearman's ρ of the Hamming distance of nine trits and of `kept` of them: both are sums of
+    independent trits that differ with chance 2/3, ranked with ties at their middle."""
+    one = stats.binom.pmf(np.arange(kept + 1), kept, 2 / 3)
+    rest = stats.binom.pmf(np.arange(T - kept + 1), T - kept, 2 / 3)
+    joint = np.zeros((T + 1, kept + 1))
+    for i, j in itertools.product(range(kept + 1), range(T - kept + 1)):
+        joint[i + j, i] += one[i] * rest[j]
+    centred = [np.cumsum(p) - p / 2 - 0.5 for p in (joint.sum(1), joint.sum(0))]  # ranks
+    scale = [joint.sum(1 - axis) @ np.square(c) for axis, c in enumerate(centred)]
+    return centred[0] @ joint @ centred[1] / math.sqrt(scale[0] * scale[1])
 
 
-def test_hamming_correlation_of_a_constant_code_is_zero():
-    result = hamming_correlation(torch.ones(M, D), 1, "constant")
-    assert result == {"value": 0.0, "ci95": [0.0, 0.0]}
+@pytest.mark.parametrize("kept", [2, 5, 8, 9])
+def test_hamming_correlation_of_codes_that_keep_some_trits(kept):
+    """One number in three a trit: the squared distance is twice the Hamming distance of those."""
+    classes = torch.tensor(DIGITS[:kept].T.copy())
+    codes = torch.nn.functional.one_hot(classes, C).flatten(1).float()
+    rows = [hamming_correlation(codes, seed, "kept", 4_000) for seed in range(SEEDS)]
+    assert_honest(rows, partial_correlation(kept), 1, widest=0.08, df=3_998)
 
 
-def test_plane_shows_the_two_widest_axes_and_the_trit_the_first_sorts_by():
+def test_hamming_correlation_of_codes_that_keep_nothing_is_zero():
+    rows = [hamming_correlation(normal(M, D, seed=s), s, "noise", 4_000) for s in range(SEEDS)]
+    value, low, high = np.array([ends(row) for row in rows]).T
+    assert ((low > 0) | (high < 0)).sum() <= MISSES
+    assert abs(value.mean()) < 4 / math.sqrt(4_000 * SEEDS)
+    assert (high - low) == pytest.approx(2 * 1.96 / 4_000**0.5, rel=0.01)
+    assert ends(hamming_correlation(torch.ones(M, D), 1, "constant")) == [0, 0, 0]
+
+
+def test_the_plane_shows_the_two_widest_axes_and_the_trit_the_first_sorts_by():
     """Planted: trit 4 on a wide axis, noise on a narrower one, little elsewhere; signs are free."""
     codes = normal(M, D) * 0.1
     codes[:, 5] += 9 * all_operations()[:, 4]
     codes[:, 11] *= 30
     found = plane(codes, seed=3, n=400)
-    rows = torch.tensor(found["points"])
+    rows = torch.tensor(found.points)
     pick = torch.randperm(M, generator=generator(3, "plane"))[:400]
-    assert found["trit"] == 4 and rows.shape == (400, 3)
+    assert found.trit == 4 and rows.shape == (400, 3)
     centred = codes - codes.mean(0)
     for axis, column in ((0, 5), (1, 11)):
-        torch.testing.assert_close(
-            rows[:, axis].abs(), centred[pick, column].abs(), atol=0.2, rtol=0
-        )
+        np.testing.assert_allclose(rows[:, axis].abs(), centred[pick, column].abs(), atol=0.2)
     assert torch.equal(rows[:, 2].long(), all_operations()[pick, 4])

@@ -143,12 +143,13 @@ def test_bad_input_is_named(untrained, change, words):
 @pytest.mark.parametrize("counts", [[4, 0, 0, 2, 1, 0, 1], 205_280], ids=["few", "many"])
 @pytest.mark.parametrize("share", [0, 0.13, 0.5, 0.95, 1])
 def test_rarefaction_is_exact(counts, share):
-    """1 - C(K - c, n) / C(K, n) in whole numbers: no rounding adds up, whatever K and n."""
+    """1 - C(K - c, n) / C(K, n) as fractions: no rounding adds up, whatever K and n."""
     counts = sharp(UNIFORM, counts, 1).counts if isinstance(counts, int) else np.array(counts)
     k = int(counts.sum())
-    n = round(share * k)
-    every = math.comb(k, n)
-    there = {c: float(1 - Fraction(math.comb(k - c, n), every)) for c in set(counts.tolist())}
+    n, there = round(share * k), {}
+    for c in set(counts.tolist()):
+        missed = (Fraction(max(k - n - j, 0), k - j) for j in range(c))
+        there[c] = float(1 - math.prod(missed, start=Fraction(1)))
     np.testing.assert_allclose(reach(counts, n), [there[c] for c in counts.tolist()], rtol=1e-9)
     total = math.fsum(there[c] for c in counts.tolist())
     assert rarefied(counts, n) == pytest.approx(total, rel=1e-11)

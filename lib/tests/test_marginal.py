@@ -59,9 +59,9 @@ def test_trit_distributions_are_torchs():
     before = logits.clone()
     p, entropy, classes = trit_distributions(logits)
     theirs = logits.double().softmax(-1)
-    torch.testing.assert_close(p.permute(2, 0, 1).double(), theirs, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(p.permute(2, 0, 1), theirs, rtol=1e-5, atol=1e-7)
     nats = torch.special.entr(theirs).sum((1, 2))
-    torch.testing.assert_close(entropy.double(), nats, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(entropy, nats, rtol=1e-5, atol=1e-6)
     assert torch.equal(classes.T.long(), logits.argmax(-1))
     assert torch.equal(logits, before)
 
@@ -112,7 +112,6 @@ def test_sums_are_those_of_every_latent_and_group(monkeypatch, chunk):
     m = marginal(decoder, 60, seed=3)
     assert max(len(z) for z in decoder.seen) <= chunk
     groups = torch.cat(decoder.seen).view(GROUPS, 3, D)
-    torch.testing.assert_close(groups.flatten(0, 1), prior(60, generator(3, "marginal", "")))
     for group, sums, counts in zip(groups, m.probability, m.argmax, strict=True):
         q = rough(group).double().softmax(-1).numpy()
         np.testing.assert_allclose(sums, sum(product(one) for one in q), rtol=1e-4)
@@ -164,7 +163,7 @@ def test_the_common_scale_undoes_any_other():
     found -= found.mean(-1, keepdim=True)
     theirs = rough(z) - rough(z).mean(-1, keepdim=True)
     assert float(found.square().mean().sqrt()) == pytest.approx(200, rel=0.05)
-    torch.testing.assert_close(found / found.norm(), theirs / theirs.norm(), atol=1e-5, rtol=1e-3)
+    np.testing.assert_allclose(found / found.norm(), theirs / theirs.norm(), atol=1e-5, rtol=1e-3)
     assert torch.equal(scaled(lambda _: same, 200.0, generator(2, "scale"))(z), same)
 
 
