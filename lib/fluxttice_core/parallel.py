@@ -8,7 +8,8 @@ makes every figure independent of the number of threads.
 import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from typing import Any, NamedTuple
@@ -24,10 +25,20 @@ def pool() -> ProcessPoolExecutor:
 
     A server process imports torch once and forks them, so they start in milliseconds.
     """
+    count = int(os.environ.get(WORKERS) or os.cpu_count() or 1)
+    return ProcessPoolExecutor(count, _context(), initializer=_begin)
+
+
+@cache
+def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fluxttice_core.metrics.measurement"])
-    count = int(os.environ.get(WORKERS) or os.cpu_count() or 1)
-    return ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(1,))
+    return context
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends this one
 
 
 class Job(NamedTuple):
@@ -62,3 +73,57 @@ def each(jobs: Sequence[Job], said: Callable[[str], None]) -> list[Any]:
 def _call(packed: bytes) -> bytes:
     function, arguments = pickle.loads(packed)
     return pickle.dumps(function(*arguments))
+
+
+def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterator[tuple]:
+    """The generators `function(*job)`, each in a process and on one thread of its own, in step:
+    the first items of all of them, then the second, until the shortest ends.
+
+    `function` is a module's; it, the jobs and the items must pickle. Whatever ends the caller's
+    loop ends the processes too.
+
+    Raises:
+        whatever a generator raises; RuntimeError if its process was killed.
+    """
+    pipes, processes = [], []
+    try:
+        for job in jobs:
+            here, there = _context().Pipe(duplex=False)
+            packed = pickle.dumps((function, job))
+            process = _context().Process(target=_send, args=(there, packed), daemon=True)
+            process.start()
+            there.close()
+            pipes.append(here)
+            processes.append(process)
+        while True:
+            said = [_received(pipe) for pipe in pipes]
+            for kind, item in said:
+                if kind == "error":
+                    raise item
+            if any(kind == "end" for kind, _ in said):
+                return
+            yield tuple(item for _, item in said)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _received(pipe: Any) -> tuple[str, Any]:
+    try:
+        return pickle.loads(pipe.recv_bytes())
+    except EOFError:
+        raise RuntimeError("a worker process was killed") from None
+
+
+def _send(pipe: Any, packed: bytes) -> None:
+    _begin()
+    function, job = pickle.loads(packed)
+    try:
+        for item in function(*job):
+            pipe.send_bytes(pickle.dumps(("item", item)))
+        pipe.send_bytes(pickle.dumps(("end", None)))
+    except BrokenPipeError:
+        pass  # the caller is gone
+    except Exception as error:
+        pipe.send_bytes(pickle.dumps(("error", error)))

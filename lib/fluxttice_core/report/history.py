@@ -76,7 +76,7 @@ def append(document: Document, run: Path) -> Path:
 
 
 def history() -> list[dict[str, Any]]:
-    """The lines of reports/history.csv so far, oldest first; a damaged one is named and left out."""
+    """The lines of reports/history.csv, oldest first; a damaged one is named and left out."""
     path = files.reports_folder() / "history.csv"
     lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
     found = []

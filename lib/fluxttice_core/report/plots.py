@@ -107,7 +107,7 @@ def _coverage_curve(axes: Axes, results: Results) -> None:
     )
     last = list(noise)[-1]
     lines = [
-        *((found.curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae, found in ours.items()),
+        *((ours[vae].curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae in ours),
         (noise[last].curve, "argmax", GREY, "-", f"untrained {last}, argmax"),
         (noise[last].curve, "categorical", GREY, "--", f"untrained {last}, categorical"),
     ]  # fmt: skip
@@ -140,8 +140,8 @@ def _entropy_bars(axes: Axes, results: Results) -> None:
             colours += [COLOUR[row.vae], *[GREY] * len(row.controls)]
     axes.barh(labels, [max(v, 1e-7) for v in values], color=colours)
     for place, value in enumerate(values):
-        axes.text(max(value, 1e-7) * 1.15, place, f"{value:.2%}" if value > 1e-3 else f"{value:.4%}",
-                  va="center", fontsize=8)  # fmt: skip
+        text = f"{value:.2%}" if value > 1e-3 else f"{value:.4%}"
+        axes.text(max(value, 1e-7) * 1.15, place, text, va="center", fontsize=8)
     axes.invert_yaxis()
     axes.set(
         xscale="log", xlim=(1e-5, 6), xlabel="what is missing of 9·ln 3 (less is better)",
