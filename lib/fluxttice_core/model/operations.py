@@ -4,9 +4,11 @@ Shape letters: M operations (19,683), T trits of a truth table (9), C classes -1
 Entry t of a table is the output for the inputs (a, b) with t = 3·(a + 1) + (b + 1).
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +73,14 @@ def split(seed: int = 42) -> Split:
     """
     order = torch.randperm(M, generator=torch.Generator().manual_seed(seed))
     return Split(*order.split(list(SPLIT_SIZES.values())))
+
+
+def split_record(seed: int) -> dict[str, Any]:
+    """`{seed, sizes, sha256}`: the hash is over the indices as little-endian int64, in order."""
+    parts = dict(split(seed))
+    indices = torch.cat(list(parts.values())).numpy().astype("<i8").tobytes()
+    sizes = {name: len(part) for name, part in parts.items()}
+    return {"seed": seed, "sizes": sizes, "sha256": hashlib.sha256(indices).hexdigest()}
 
 
 def _table(function) -> int:
