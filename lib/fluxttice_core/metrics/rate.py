@@ -71,6 +71,7 @@ def mutual_information(q: Posterior, rng: torch.Generator, n: int = 400) -> Meas
     """I_q(x; z) = E_x E_q(z|x)[ln q(z|x) - ln q(z)], nats: 0 (codes say nothing) … ln M.
 
     n draws; the mixture q(z) over all operations is evaluated exactly, so the mean is unbiased.
+    Where codes overlap rarely the draws are skewed, and few of them read ln M too often.
     R = I_q + KL(q(z) ‖ p) (Hoffman & Johnson 2016, ELBO surgery), `rate` and `aggregate_kl`.
     """
     mu, logvar = q.mu.double(), q.logvar.double()
