@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import files
-from ..checkpoints import archive
 from ..errors import InputError
 from ..files import existing as find
 from ..files import new_folder, parse_json, read_file
@@ -208,3 +207,20 @@ def contents(loaded: Checkpoint) -> dict[str, bytes]:
     """Both files of a loaded checkpoint: as they were read, or made now from a v5.5 `.pt`."""
     facts = {key: value for key, value in loaded.manifest.items() if key != "epoch"}
     return loaded.contents or packed(loaded.model, loaded.epoch, facts)
+
+
+def check_split(loaded: Checkpoint, seed: int) -> dict[str, Any]:
+    """`split_record` of `seed`, and whether the checkpoint records it: `trained_on`.
+
+    A `.pt` of the original records none, and is taken at its word.
+
+    Raises:
+        InputError: it was trained on another split: what would be tested may have been trained on.
+    """
+    split, recorded = split_record(seed), loaded.manifest.get("split")
+    if recorded not in (None, split):
+        raise InputError(
+            f"{loaded.path} was trained on another split than that of split_seed {seed}: "
+            "what would be tested may have been trained on."
+        )
+    return {**split, "trained_on": "recorded, the same" if recorded else "not recorded"}

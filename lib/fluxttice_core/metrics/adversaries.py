@@ -14,7 +14,7 @@ from ..model.network import VAES, D, DualVAE, Posterior
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
-from .likelihood import RADIUS, TERCILE, straight_cells
+from .rate import RADIUS, TERCILE, straight_cells
 
 SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % of the information
 CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
@@ -26,14 +26,11 @@ class Functions:
 
     encoders: dict[str, Callable[[Tensor], Posterior]]
     decoders: dict[str, Callable[[Tensor], Tensor]]
+    device: torch.device
 
     @property
     def vaes(self) -> tuple[str, ...]:
         return tuple(self.encoders)
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
 
     def encoder(self, vae: str) -> Callable[[Tensor], Posterior]:
         return self.encoders[vae]
@@ -46,7 +43,7 @@ def optimum(exact_match: float = 0.9999) -> DualVAE:
     """The optimum, written by hand in this very architecture: each metric's best attainable value.
 
     Latent i < 9 owns trit i, cut at the normal terciles by sharp logits; the posterior is the
-    cheapest at `exact_match` from a sample (`likelihood.straight_cells`); the other seven latents
+    cheapest at `exact_match` from a sample (`rate.straight_cells`); the other seven latents
     are the prior. Every ReLU layer carries +x and -x in two units, since x = relu(x) - relu(-x)
     and |x| = relu(x) + relu(-x), from which the encoder makes ln σ² of -1, 0, +1. It has learnt
     nothing and gets PASS: a certificate is about what a network does.
@@ -92,7 +89,7 @@ def permuted(model: DualVAE, seed: int) -> Functions:
     and what is generated is as even as before, yet the two have nothing to do with each other:
     rate, `prior_norm_share` and cell connection must tell.
     """
-    table = _table(torch.randperm(M, generator=generator(seed, "permuted")))
+    table = _table(torch.randperm(M, generator=generator(seed, "permuted"))).to(model.device)
 
     def wrapped(decoder: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def decode(z: Tensor) -> Tensor:
@@ -105,6 +102,7 @@ def permuted(model: DualVAE, seed: int) -> Functions:
     return Functions(
         {vae: model.encoder(vae) for vae in VAES},
         {vae: wrapped(model.decoder(vae)) for vae in VAES},
+        model.device,
     )
 
 
@@ -131,7 +129,7 @@ def memoriser(seed: int, parts: Split) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return table[indices(best.decoder("A")(z), "argmax")]
 
-    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode))
+    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode), torch.device("cpu"))
 
 
 def linear_readout(seed: int, n_train: int = 10) -> Functions:
@@ -156,7 +154,7 @@ def linear_readout(seed: int, n_train: int = 10) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return SHARPNESS * ((z @ reader)[..., None] * ends - ends.square() / 2)
 
-    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode))
+    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode), torch.device("cpu"))
 
 
 def _table(order: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ def observe(network: Network, vae: str, k: int, seed: int, stream: str = "") -> 
 def values(o: Observed, parts: Split, ns: list[int]) -> dict[str, Measured]:
     """Every metric of `METRICS` of one VAE, by name."""
     m, q, decoder = o.marginal, o.q, o.network.decoder(o.vae)
-    sampled, rate = share(o.sampled), likelihood.rate(o.q)
-    elbo = likelihood.elbo(rate, likelihood.distortion(decoder, q, o.rng("distortion")))
+    sampled, cost = share(o.sampled), rate.rate(o.q)
+    elbo = rate.elbo(cost, rate.distortion(decoder, q, o.rng("distortion")))
     nll = likelihood.nll(m)
     return {
         "argmax_entropy": marginal.argmax_entropy(m).of(LIMIT_NATS),
@@ -108,8 +108,8 @@ def values(o: Observed, parts: Split, ns: list[int]) -> dict[str, Measured]:
         "exact_match_test": share(o.hits[parts.test]),
         "exact_match_sampled": sampled,
         "exact_match_test_sampled": share(o.sampled[0, parts.test]),
-        "rate": rate,
-        "least_rate": exact(likelihood.least_rate(min(sampled.value, sampled.high)), sampled.n),
+        "rate": cost,
+        "least_rate": exact(rate.least_rate(min(sampled.value, sampled.high)), sampled.n),
         "cell_connection": connection.cell_connection(
             o.network.encoder(o.vae), decoder, o.rng("connection")
         ),
@@ -120,10 +120,10 @@ def values(o: Observed, parts: Split, ns: list[int]) -> dict[str, Measured]:
         "kl_uniform_p": likelihood.kl_uniform_p(nll),
         "bits_per_trit": likelihood.bits_per_trit(nll),
         "elbo": elbo,
-        "posterior_gap": likelihood.posterior_gap(elbo, nll),
-        "mutual_information": likelihood.mutual_information(q, o.rng("mutual information")),
+        "posterior_gap": rate.posterior_gap(elbo, nll),
+        "mutual_information": rate.mutual_information(q, o.rng("mutual information")),
         "aggregate_kl": codes.aggregate_kl(q, o.seed, o.vae),
-        "prior_norm_share": likelihood.prior_norm_share(q, o.rng("norm")),
+        "prior_norm_share": rate.prior_norm_share(q, o.rng("norm")),
         "effective_support": likelihood.effective_support(m),
         "inverse_simpson": likelihood.inverse_simpson(m),
         "information": marginal.information(m).of(LIMIT_NATS),

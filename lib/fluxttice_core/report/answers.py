@@ -30,7 +30,7 @@ class Answer(NamedTuple):
             return "helps"
         if self.high < 0:
             return "hurts"
-        if -MARGIN < self.low and self.high < MARGIN:
+        if self.low > -MARGIN and self.high < MARGIN:
             return "no effect"
         half = (self.high - self.low) / 2
         return f"undecided: an effect below {half:.2g} would not show" if self.seeds > 1 else "–"

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from ..checkpoints.folder import save, split_record
+from ..checkpoints.folder import save
 from ..errors import InputError
 from ..metrics.codes import entropy_nats
 from ..metrics.coverage import ceiling, expected
 from ..metrics.marginal import LIMIT_NATS, information, marginal
 from ..metrics.reconstruction import posterior, right_trits
 from ..model.network import VAES, DualVAE
-from ..model.operations import SPLIT_SIZES, split
+from ..model.operations import SPLIT_SIZES, split, split_record
 from ..params import Count, Params, Seed, Share, Whole
 
 RULE = (
