@@ -19,7 +19,7 @@ READY = VENV / "ready"
 
 
 def main():
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever comes with an older one
         version = ".".join(map(str, sys.version_info[:2]))
         sys.exit(f"fluxttice needs Python 3.11 or newer, this is {version}: make PYTHON=python3.11")
     if importlib.util.find_spec("ensurepip") is None:
