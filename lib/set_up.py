@@ -48,7 +48,8 @@ def build(lock):
     """uv installs in seconds what pip takes minutes for; its own pin is in the lock, too."""
 
     def call(*command):
-        subprocess.run([str(word) for word in command], check=True, pass_fds=[lock.fileno()])
+        words = [str(word) for word in command]
+        subprocess.run(words, check=True, pass_fds=[lock.fileno()], stderr=subprocess.PIPE)
 
     READY.unlink(missing_ok=True)  # first of all: from here on it is unfinished
     if VENV.is_symlink():
@@ -70,4 +71,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit("\nSet-up interrupted: the next make starts it afresh")
     except subprocess.CalledProcessError as error:
+        sys.stderr.write(error.stderr.decode(errors="replace"))
         sys.exit(f"Set-up failed ({' '.join(error.cmd[:4])} …): the next make starts it afresh")
