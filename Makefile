@@ -32,9 +32,9 @@ bench: .venv/ready  ## speed, as ratios within one run
 	@$(BIN)/python lib/benchmarks/speed.py
 
 evidence: .venv/ready  ## train seeds × recipes of params/evidence.yaml into reports/evidence.csv
-	@$(BIN)/python -m fluxttice_core.report.batch
+	@$(BIN)/fluxttice evidence
 
-power: .venv/ready  ## how often networks that have learnt nothing would pass each gate
+power: .venv/ready  ## which defects the gates of certification find, into reports/power.csv
 	@$(BIN)/fluxttice power
 
 lab: .venv/ready  ## open the notebooks in JupyterLab
