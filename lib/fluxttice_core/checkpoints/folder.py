@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..files import existing as find
 from ..files import new_folder, parse_json, read_file
 from ..model.network import DualVAE
-from ..model.operations import split_record as split_record
+from ..model.operations import split_record
 from .lineage import read_v5_5
 
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"

@@ -20,6 +20,7 @@ from . import (
     generalisation,
     likelihood,
     marginal,
+    rate,
     reconstruction,
 )
 from .coverage import ceiling
