@@ -172,7 +172,9 @@ def by_epoch(path: str, p: Certify, report: Callable[[str], None] = print) -> li
 
 def _epoch(folder: Path, p: Certify) -> KeptEpoch:
     kept = checkpoints.load(folder)
-    found = [row for vae in kept.model.vaes for row in gates.of_vae(kept.model, vae, FEWEST, p)]
+    found = [
+        row for vae in kept.model.vaes for row in gates.of_vae(kept.model, vae, FEWEST, p, True)
+    ]
     return KeptEpoch(epoch=kept.epoch, sha256=kept.sha256, k=FEWEST, gates=found)
 
 

@@ -21,7 +21,7 @@ from . import codes, coverage, marginal, reconstruction
 from .adversaries import optimum
 from .controls import CONTROLS, OPTIMUM
 from .marginal import FEWEST
-from .observation import Measurement, Observed, metric, observe, values
+from .observation import Measurement, Observed, metric, names, observe, values
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
@@ -204,7 +204,7 @@ def _by_network(found: Iterable[tuple[str, str, T]]) -> dict[str, dict[str, T]]:
 
 def _model(model: Network, vae: str, p: Benchmark) -> tuple[Row, np.ndarray, Details]:
     o = observe(model, vae, p.k, p.seed)
-    found = values(o, split(p.split_seed), p.ns)
+    found = values(o, split(p.split_seed), names(p.ns))
     row = Row(network=MODEL, seed=None, vae=vae, k=p.k, values=found)
     return row, o.marginal.counts, details(o)
 
@@ -215,7 +215,7 @@ def _other(
     """The optimum or a control; details of the untrained network that the pages show."""
     network = optimum() if name == OPTIMUM else CONTROLS[name].make(seed)
     o = observe(network, vae, FEWEST, p.seed, f"{name} {seed} {vae}")
-    found = values(o, split(p.split_seed), p.ns)
+    found = values(o, split(p.split_seed), names(p.ns))
     row = Row(network=name, seed=seed, vae=vae, k=FEWEST, values=found)
     return row, None, details(o) if (name, seed) == (UNTRAINED, p.untrained_seed) else None
 

@@ -105,7 +105,7 @@ class StateNet(nn.Module):
 class DualVAE(nn.Module):
     """Two VAEs over the same operations and a controller. No layer depends on train/eval mode."""
 
-    vaes = VAES
+    vaes: tuple[str, ...] = VAES
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,6 @@ import yaml
 
 from .. import files, parallel, params
 from ..checkpoints import folder as checkpoints
-from ..metrics.gates import NS
 from ..metrics.intervals import CONFIDENCE, student_t
 from ..metrics.observation import metric, observe, values
 from ..model.network import VAES, DualVAE
@@ -74,7 +73,7 @@ def rows(model: DualVAE, split_seed: int) -> list[dict]:
 
 
 def _row(model: DualVAE, vae: str, split_seed: int) -> dict:
-    found = values(observe(model, vae, K, SEED), split(split_seed), NS)
+    found = values(observe(model, vae, K, SEED), split(split_seed), METRICS)
     return {"vae": vae, **{name: found[name].value for name in METRICS}}
 
 

@@ -3,12 +3,13 @@
 import pandas as pd
 from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
+from torch import Tensor
 
 from ..certification.certificate import Certificate, KeptEpoch
 from ..metrics import gates as judging
-from ..metrics.controls import CONTROLS
 from ..metrics.coverage import Drawn
 from ..metrics.gates import Judged, Refusal
+from ..metrics.marginal import LIMIT_NATS
 from ..metrics.measurement import MODEL, Compared, Results
 from ..metrics.observation import metric
 from ..metrics.results import Measured
@@ -16,8 +17,13 @@ from ..metrics.results import Measured
 GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
 ABSTAIN = "color: #b26a00; font-weight: bold"
+ENDS = ((0, min), (1, max))
+COLUMNS = {  # of the comparison: what they show together
+    "untrained": ("untrained",),
+    "random linear maps": ("random linear",),
+    "ignoring z": ("collapsed", "uniform"),
+}
 IN_ONE_MINUTE = {
-    "argmax_entropy": "of the entropy limit 9·ln 3, by argmax",
     "argmax_coverage_50000": "of the ceiling of argmax coverage at N = 50,000",
     "exact_match_worst_kind": "of the worst kind of unseen operations come back exactly",
     "exact_match_sampled": "of all operations come back from a posterior sample",
@@ -28,16 +34,24 @@ def summary(results: Results) -> Markdown:
     """The page in one minute: what the model does, how sure that is, what noise would score."""
     rows = {(row.metric, row.vae): row for row in results.comparison}
     vaes = list(dict.fromkeys(row.vae for row in results.comparison))
-    lines = [
-        "| share | " + " | ".join(f"VAE-{vae} (95 %)" for vae in vaes) + " | nothing learnt |",
-        "|---" * (len(vaes) + 2) + "|",
-    ]
+    head = ["", *(f"VAE-{vae} (95 %)" for vae in vaes), "to compare with"]
+    lines = [head, ["---"] * len(head)]
     for name, label in IN_ONE_MINUTE.items():
         both = [rows[name, vae] for vae in vaes if (name, vae) in rows]
         noise = max(high for row in both for _, high in row.controls.values())
         cells = [f"**{number(row.ours.value)}** ({interval(row.ours)})" for row in both]
-        lines.append(f"| {label} | {' | '.join(cells)} | at most {number(noise)} |")
-    return Markdown("### In one minute\n\n" + "\n".join(lines))
+        lines.append([label, *cells, f"nothing learnt: at most {number(noise)}"])
+    for name, label, beside in (
+        ("rate", "nats a code costs", "the least at that exact match"),
+        ("elbo", "nats of ELBO", "ignoring the latent"),
+    ):
+        ours = [rows[name, vae].ours for vae in vaes]
+        least = [number(rows["least_rate", vae].ours.value, "nats") for vae in vaes]
+        limit = " / ".join(least) if name == "rate" else f"{-LIMIT_NATS:.4f}"
+        cells = [f"**{with_interval(value, 'nats')}**" for value in ours]
+        lines.append([label, *cells, f"{beside}: {limit}"])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return Markdown(f"### In one minute\n\n{table}")
 
 
 def why_not_categorical(results: Results) -> str:
@@ -58,18 +72,20 @@ def why_not_categorical(results: Results) -> str:
 
 
 def comparison(rows: list[Compared]) -> Styler:
-    """Metric by metric, each VAE beside the controls; greyed where noise can win."""
+    """Metric by metric, each VAE beside the controls and the optimum written by hand; greyed where
+    noise can win."""
     lines, grey = [], []
     for name in dict.fromkeys(row.metric for row in rows):
         both, about = [row for row in rows if row.metric == name], metric(name)
         good = all(row.discriminates for row in both)
-        line = {"metric": about.title if good else f"{about.title} (noise can win it)"}
+        line = {"metric": about.title if good else f"{about.title} (decides nothing)"}
         for row in both:
             line[f"VAE-{row.vae} (95 %)"] = with_interval(row.ours, about.unit)
-        for control in CONTROLS:
-            low = min(row.controls[control][0] for row in both)
-            high = max(row.controls[control][1] for row in both)
-            line[control] = ends(low, high, about.unit)
+        for title, kinds in COLUMNS.items():
+            hulls = [row.controls[kind] for row in both for kind in kinds if kind in row.controls]
+            low, high = (f((hull[i] for hull in hulls), default=None) for i, f in ENDS)
+            line[title] = "–" if low is None else ends(low, high, about.unit)
+        line["by hand"] = number(both[0].best.value, about.unit)
         lines.append(line)
         grey.append(not good)
     return left(pd.DataFrame(lines)).apply(lambda column: [GREY if g else "" for g in grey])
@@ -209,6 +225,15 @@ def measured(found: dict[str, dict[str, Measured]], unit: str = "share") -> Styl
         for name, row in rows.items()
     )
     return left(frame)
+
+
+def distributions(p: Tensor, table: list[int]) -> Styler:
+    """One operation's nine distributions, p (T, C): how likely each output is for each input."""
+    frame = pd.DataFrame(p.tolist(), columns=["−1", "0", "+1"])
+    inputs = [f"({t // 3 - 1}, {t % 3 - 1})" for t in range(len(table))]
+    frame.insert(0, "inputs (a, b)", inputs)
+    frame.insert(1, "output", table)
+    return left(frame).format(precision=4)
 
 
 def label(certificate: Certificate) -> HTML:

@@ -30,6 +30,7 @@ FACTORS = ("val_exact", "coverage", "information")
 class Train(Params):
     """Common to all recipes. Epochs count from 0."""
 
+    recipe: str
     split_seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     epochs: Count

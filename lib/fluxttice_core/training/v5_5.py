@@ -268,7 +268,10 @@ def fit(p: TrainV55) -> Iterator[Epoch]:
 class _Step:
     """One optimiser step; an epoch's constants are computed once and its sums stay tensors."""
 
-    def __init__(self, p, epoch, model, optimiser, control) -> None:
+    def __init__(
+        self, p: TrainV55, epoch: int, model: DualVAE, optimiser: torch.optim.Optimizer,
+        control: Controller,
+    ) -> None:  # fmt: skip
         self.p, self.model, self.optimiser, self.control = p, model, optimiser, control
         self.rho = rho(p, epoch, control.balanced)
         temperatures = [temperature_A(p, epoch), temperature_B(p, epoch)]
@@ -278,7 +281,8 @@ class _Step:
             [v for k, v in model.named_parameters() if k.split(".")[0].endswith(f"coder_{vae}")]
             for vae in VAES
         ]
-        self.sums, self.drawn = torch.zeros(4, device=model.device), []
+        self.sums = torch.zeros(4, device=model.device)
+        self.drawn: list[Tensor] = []
 
     def __call__(self, x: Tensor, eps: Tensor) -> None:
         """x (B, T) in {-1, 0, 1}; eps (B, 2, D) standard normal, for A and for B."""
