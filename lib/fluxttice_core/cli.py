@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     import_.set_defaults(run=_import)
     evidence = commands.add_parser("evidence", help="train and measure params/evidence.yaml")
     evidence.set_defaults(run=_evidence)
+    controls = commands.add_parser("controls", help="measure what stands beside every model")
+    controls.add_argument("--benchmark", default="params/benchmark.yaml")
+    controls.set_defaults(run=_controls)
     power = commands.add_parser("power", help="which defects the gates of certification find")
     power.add_argument("--certify", default="params/certify.yaml")
     power.set_defaults(run=_power)
@@ -96,6 +99,18 @@ def _evidence(_options: argparse.Namespace) -> int:
     from .report import batch
 
     batch.run()
+    return 0
+
+
+def _controls(options: argparse.Namespace) -> int:
+    from . import files, params
+    from .metrics import measurement
+
+    values = params.read_yaml(files.find(options.benchmark))
+    blank = {"run_dir": "", "checkpoint": ""}
+    p = params.check(measurement.Benchmark, {**blank, **values}, options.benchmark)
+    measurement.beside_path().unlink(missing_ok=True)
+    files.write_bytes(measurement.beside_path(), measurement.beside(p).to_json())
     return 0
 
 

@@ -132,7 +132,10 @@ def _coverage(how: str) -> Callable[..., Measured]:
 
 
 def _least_rate(o: Observed, _parts: Split) -> Measured:
-    return exact(rate.least_rate(float(o.sampled.double().mean())), o.sampled.numel())
+    come_back = share(o.sampled)  # where all do, the least rate is told at the interval's lower end
+    return exact(
+        rate.least_rate(come_back.value if come_back.value < 1 else come_back.low), come_back.n
+    )
 
 
 def _worst_kind(o: Observed, parts: Split) -> Measured:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..metrics.coverage import ceiling
-from ..metrics.measurement import MODEL, Results
+from ..metrics.measurement import MODEL, UNTRAINED, Results
 from ..model.operations import M
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
@@ -100,7 +100,9 @@ def headline(results: Results) -> Figure:
 
 
 def _coverage_curve(axes: Axes, results: Results) -> None:
-    ours, noise = results.details[MODEL], results.details["untrained"]
+    ours, noise = (
+        {vae: row.details for vae, row in results.of(name).items()} for name in (MODEL, UNTRAINED)
+    )
     n = [point.n for point in ours["A"].curve]
     axes.plot(
         n, [p.ceiling / M for p in ours["A"].curve], "k:", label="ceiling (uniform generator)"
@@ -153,13 +155,13 @@ def _entropy_bars(axes: Axes, results: Results) -> None:
 def reconstruction(results: Results) -> Figure:
     """Left: operations lost as posterior noise grows. Right: KL of each latent dimension."""
     figure, (curve, bars) = _axes(2)
-    for vae, found in results.details[MODEL].items():
+    for vae, row in results.of(MODEL).items():
         style = {"color": COLOUR[vae], "marker": "o", "ms": 3, "label": f"VAE-{vae}"}
-        points = results.drawings[MODEL][vae].robustness
+        points = row.drawings.robustness
         curve.plot(
             [p.scale for p in points], [max(1 - p.exact_match, 0.5 / M) for p in points], **style
         )
-        kl = sorted(found.kl_nats_by_dimension, reverse=True)
+        kl = sorted(row.details.kl_nats_by_dimension, reverse=True)
         bars.plot(range(1, len(kl) + 1), kl, **style)
     curve.axvline(1, color="black", lw=0.8, ls=":", label="a posterior sample")
     curve.set(
@@ -174,7 +176,7 @@ def reconstruction(results: Results) -> Figure:
 
 def planes(results: Results) -> Figure:
     """Codes of 1,500 operations on their first two principal axes, coloured by one trit."""
-    shown = results.details[MODEL]
+    shown = {vae: row.details for vae, row in results.of(MODEL).items()}
     figure, axes = _axes(len(shown), 3.8)
     for (vae, found), ax in zip(shown.items(), axes, strict=True):
         for value, colour in ((-1, "#1f6fb4"), (0, "#999999"), (1, "#d1495b")):

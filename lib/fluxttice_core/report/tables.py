@@ -10,7 +10,7 @@ from ..metrics import gates as judging
 from ..metrics.coverage import Drawn
 from ..metrics.gates import Judged, Refusal
 from ..metrics.marginal import LIMIT_NATS
-from ..metrics.measurement import MODEL, Compared, Results
+from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
 from ..metrics.observation import metric
 from ..metrics.results import Measured
 
@@ -56,18 +56,18 @@ def summary(results: Results) -> Markdown:
 
 def why_not_categorical(results: Results) -> str:
     """Why the repair of the original, sampling categorically, repairs nothing: in its numbers."""
-    vae = list(results.drawings[MODEL])[-1]
+    vae = list(results.of(MODEL))[-1]
     found = {
         (network, row.decode): row
-        for network in (MODEL, "untrained")
-        for row in sorted(results.drawings[network][vae].coverage, key=lambda row: row.n)
+        for network in (MODEL, UNTRAINED)
+        for row in sorted(results.of(network)[vae].drawings.coverage, key=lambda row: row.n)
     }  # the largest N of each wins
     share = {key: number(row.share.value) for key, row in found.items()}
     return (
         f"Sampling categorically is no evidence of learning: at N = {found[MODEL, 'argmax'].n:,} "
-        f"an untrained VAE-{vae} reaches {share['untrained', 'categorical']} of the operations "
+        f"an untrained VAE-{vae} reaches {share[UNTRAINED, 'categorical']} of the operations "
         f"that way and this checkpoint {share[MODEL, 'categorical']}; by argmax it is "
-        f"{share['untrained', 'argmax']} against {share[MODEL, 'argmax']}."
+        f"{share[UNTRAINED, 'argmax']} against {share[MODEL, 'argmax']}."
     )
 
 
@@ -94,10 +94,11 @@ def comparison(rows: list[Compared]) -> Styler:
 def coverage(results: Results) -> Styler:
     """Sampled coverage by network and mode: mean count, its interval, share of the ceiling."""
     lines = []
-    for network, by_vae in results.drawings.items():
-        for vae, found in by_vae.items():
-            for decode in dict.fromkeys(row.decode for row in found.coverage):
-                rows = [row for row in found.coverage if row.decode == decode]
+    for network in (MODEL, UNTRAINED):
+        for vae, row in results.of(network).items():
+            found = row.drawings
+            for decode in dict.fromkeys(drawn.decode for drawn in found.coverage):
+                rows = [drawn for drawn in found.coverage if drawn.decode == decode]
                 name = vae if network == MODEL else f"{network} {vae}"
                 lines.append({"network": name, "decode": decode, **dict(map(_drawn, rows))})
     return left(pd.DataFrame(lines))
@@ -120,8 +121,8 @@ def hardest(results: Results, count: int = 5) -> Styler:
                 "P·M, argmax": f"{row.value:.3f}",
                 "95 % interval": f"{row.low:.3f} … {row.high:.3f}",
             }
-            for vae, found in results.details[MODEL].items()
-            for name, row in list(found.hardest.items())[:count]
+            for vae, found in results.of(MODEL).items()
+            for name, row in list(found.details.hardest.items())[:count]
         )
     )
 
