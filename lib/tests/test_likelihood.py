@@ -230,7 +230,7 @@ def test_distortion_by_loops():
     "match, nats", [(0.99, 14.386199), (0.999, 15.960388), (0.9999, 17.140253)]
 )
 def test_least_rate_is_the_table_of_section_9(match, nats):
-    """To six digits by scipy's minimiser over both errors and the width, without the closed form."""
+    """To six digits, by scipy's minimiser over errors and width without the closed form."""
     assert least_rate(match) == pytest.approx(nats, abs=2e-6)
     cells = straight_cells(match)
     inside = stats.norm.cdf(rate.TERCILE, 0, cells.middle) * 2 - 1
