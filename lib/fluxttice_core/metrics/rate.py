@@ -71,7 +71,8 @@ def mutual_information(q: Posterior, rng: torch.Generator, n: int = 400) -> Meas
     """I_q(x; z) = E_x E_q(z|x)[ln q(z|x) - ln q(z)], nats: 0 (codes say nothing) … ln M.
 
     n draws; the mixture q(z) over all operations is evaluated exactly, so the mean is unbiased.
-    Where codes overlap rarely the draws are skewed, and few of them read ln M too often.
+    Where codes overlap rarely the draws are skewed, and Student's t of 400 is too narrow: it held
+    the truth in 76 % of 300 runs at two cells 2.5 sigma from their border, by 0.02 nats.
     R = I_q + KL(q(z) ‖ p) (Hoffman & Johnson 2016, ELBO surgery), `rate` and `aggregate_kl`.
     """
     mu, logvar = q.mu.double(), q.logvar.double()
