@@ -45,10 +45,7 @@ def finished():
 
 
 def build(lock):
-    """uv installs in seconds what pip takes minutes for; its own pin is in the lock, too.
-
-    Compiled once here: where Python may write no bytecode, importing torch takes twice as long.
-    """
+    """uv installs in seconds what pip takes minutes for; its own pin is in the lock, too."""
 
     def call(*command):
         words = [str(word) for word in command]
@@ -64,7 +61,7 @@ def build(lock):
     call(sys.executable, "-m", "venv", VENV)
     call(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", uv)
     install = [VENV / "bin" / "uv", "pip", "install", "--quiet", "--python", python]
-    call(*install, "--compile-bytecode", "--requirement", PINS, "--editable", ROOT)
+    call(*install, "--requirement", PINS, "--editable", ROOT)
     READY.touch()
 
 
