@@ -9,6 +9,8 @@ JOBS ?= logical
 UPGRADE ?=
 BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# Where Python is told to keep no bytecode, every process compiles torch anew: seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help report test lint bench evidence power lab keygen lock
 .DEFAULT_GOAL := report
