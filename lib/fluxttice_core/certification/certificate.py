@@ -10,7 +10,7 @@ import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field
@@ -26,7 +26,7 @@ from ..parallel import Job
 from . import signing
 
 CERTIFICATE = "certificate.json"
-SCHEMA = "fluxttice/certificate/3"
+SCHEMA: Final = "fluxttice/certificate/3"
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 GUARANTEES = (
     "The weights with the sha256 below, measured by this code with the recorded seeds, give the "

@@ -11,7 +11,7 @@ from ..metrics.measurement import Benchmark
 from ..params import Params
 from ..training import recipes
 
-KINDS = {"benchmark": Benchmark, "certify": Certify}
+KINDS: dict[str, type[Params]] = {"benchmark": Benchmark, "certify": Certify}
 
 
 def check(step: str, values: dict[str, Any], where: str) -> Params:
