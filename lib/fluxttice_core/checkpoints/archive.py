@@ -8,6 +8,7 @@ here before it begins (see `look_through`).
 import io
 import pickletools
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def scalar(dtype: Dtype, raw: bytes) -> float | int | bool:
     return number
 
 
-NUMPY = [
+NUMPY: list[tuple[Callable[..., object], str]] = [
     (Dtype, "numpy.dtype"),
     (scalar, "numpy._core.multiarray.scalar"),
     (scalar, "numpy.core.multiarray.scalar"),
@@ -67,7 +68,7 @@ def read(data: bytes) -> Any:
     try:
         records = _records(data)
         look_through(records["data.pkl"])
-        with torch.serialization.safe_globals(NUMPY):
+        with torch.serialization.safe_globals([*NUMPY]):
             return torch.load(_packed(records), map_location="cpu", weights_only=True, mmap=False)
     except Refused:
         raise

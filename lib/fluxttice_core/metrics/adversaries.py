@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ..model.network import VAES, D, DualVAE, Network, Posterior
+from ..model.network import VAES, D, DualVAE, Network, Posterior, linear
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
@@ -56,19 +56,19 @@ def optimum(exact_match: float = 0.9999) -> DualVAE:
     weight = SHARPNESS * torch.kron(torch.eye(T), ends[:, None]) @ pairs.T
     bias = (-SHARPNESS * TERCILE * ends.square()).repeat(T)
     for encoder in (model.encoder_A, model.encoder_B):
-        _set(encoder.encoder[0], pairs)
-        _set(encoder.encoder[2], torch.eye(2 * T))
-        _set(encoder.encoder[4], torch.eye(2 * T))
+        _set(linear(encoder.encoder, 0), pairs)
+        _set(linear(encoder.encoder, 2), torch.eye(2 * T))
+        _set(linear(encoder.encoder, 4), torch.eye(2 * T))
         _set(encoder.fc_mu, cells.mean * pairs.T)
         _set(encoder.fc_logvar, (outer - middle) * pairs.T.abs(), logvar)
     a, b = model.decoder_A.decoder, model.decoder_B
-    _set(a[0], pairs)
-    _set(a[2], torch.eye(2 * T))
-    _set(a[4], weight, bias)
+    _set(linear(a, 0), pairs)
+    _set(linear(a, 2), torch.eye(2 * T))
+    _set(linear(a, 4), weight, bias)
     _set(b.fc_in, pairs)
     for block in (b.residual1.block, b.residual2.block):
-        _set(block[0], torch.zeros(0, 0))
-        _set(block[2], torch.zeros(0, 0))
+        _set(linear(block, 0), torch.zeros(0, 0))
+        _set(linear(block, 2), torch.zeros(0, 0))
     _set(b.fc_out, weight, bias)
     return model.eval()
 

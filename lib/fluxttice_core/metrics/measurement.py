@@ -66,12 +66,14 @@ class Drawings(Record):
 
 
 def drawings(network: Network, vae: str, p: Benchmark) -> Drawings:
-    options = {"trials": p.trials, "seed": p.seed, "stream": vae, "device": network.device}
     q = reconstruction.posterior(network, vae)
     return Drawings(
-        coverage=coverage.coverage(network.decoder(vae), p.ns, how=HOW, **options),
+        coverage=coverage.coverage(
+            network.decoder(vae), p.ns, how=HOW, trials=p.trials, seed=p.seed, stream=vae,
+            device=network.device,
+        ),
         robustness=reconstruction.robustness(network, vae, q, p.seed),
-    )
+    )  # fmt: skip
 
 
 class Row(Record):

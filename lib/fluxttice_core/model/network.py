@@ -7,7 +7,7 @@ system loads strictly; 168,770 parameters.
 import copy
 from collections.abc import Callable
 from numbers import Integral
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ HOW = ("argmax", "categorical", "expectation")
 class Network(Protocol):
     """What can be measured: one or two VAEs, each an encoder and a decoder by name."""
 
-    vaes: tuple[str, ...]
-
+    @property
+    def vaes(self) -> tuple[str, ...]: ...
     @property
     def device(self) -> torch.device: ...
     def encoder(self, vae: str) -> Callable[[Tensor], "Posterior"]: ...
@@ -106,6 +106,8 @@ class DualVAE(nn.Module):
     """Two VAEs over the same operations and a controller. No layer depends on train/eval mode."""
 
     vaes: tuple[str, ...] = VAES
+    grad_norm_A_ema: Tensor
+    grad_norm_B_ema: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,9 +175,9 @@ class DualVAE(nn.Module):
         """A copy whose logits are `tau` times these: its last decoder layers carry the factor."""
         copied = copy.deepcopy(self)
         with torch.no_grad():
-            for layer in (copied.decoder_A.decoder[4], copied.decoder_B.fc_out):
-                layer.weight *= tau
-                layer.bias *= tau
+            for layer in (linear(copied.decoder_A.decoder, 4), copied.decoder_B.fc_out):
+                layer.weight.mul_(tau)
+                layer.bias.mul_(tau)
         return copied
 
     def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
@@ -183,6 +185,11 @@ class DualVAE(nn.Module):
         if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
             raise InputError(f"n is {n!r}, but must be a whole number of operations, 1 or more.")
         return self.decode(prior(n, rng).to(self.device), vae, how, rng)
+
+
+def linear(layers: nn.Sequential, i: int) -> nn.Linear:
+    """Layer `i`, which is known to be linear."""
+    return cast(nn.Linear, layers[i])
 
 
 def prior(n: int, rng: torch.Generator) -> Tensor:

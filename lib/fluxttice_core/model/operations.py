@@ -6,6 +6,7 @@ Entry t of a table is the output for the inputs (a, b) with t = 3·(a + 1) + (b 
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -83,7 +84,7 @@ def split_record(seed: int) -> dict[str, Any]:
     return {"seed": seed, "sizes": sizes, "sha256": hashlib.sha256(indices).hexdigest()}
 
 
-def _table(function) -> int:
+def _table(function: Callable[[int, int], int]) -> int:
     values = [function(t // 3 - 1, t % 3 - 1) for t in range(T)]
     return int(index_of(torch.tensor(values)))
 
@@ -96,7 +97,7 @@ def _wrap(value: int) -> int:
 @cache
 def names() -> dict[int, str]:
     """Index → name of the two-input ternary operations that have one."""
-    named = {
+    named: dict[str, Callable[[int, int], int]] = {
         "AND (min)": min,
         "OR (max)": max,
         "NAND (-min)": lambda a, b: -min(a, b),

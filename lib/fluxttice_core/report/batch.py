@@ -161,7 +161,7 @@ def _answer(intervals: list[tuple[float, float]]) -> str:
     return "helps" if helps else "hurts" if hurts else "no effect seen"
 
 
-def _interval(values: object) -> str:
+def _interval(values: np.ndarray) -> str:
     if len(values) < 2:
         return ""
     low, high = student_t(values)

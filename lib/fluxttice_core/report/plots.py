@@ -1,6 +1,7 @@
 """Rows → Figure. Nothing here computes a metric."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from IPython.display import Image
@@ -13,7 +14,7 @@ from ..model.operations import M
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"
-STYLE = {
+STYLE: dict[Any, float] = {  # Any: matplotlib's stubs list every name there is
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -68,7 +69,10 @@ def trajectory(rows: list[dict], n: int) -> Figure:
             x, y = [r[f"{key}_{vae}"] for r in rows], [r[f"coverage_{vae}"] for r in rows]
             axes.plot(x, y, color=colour, lw=0.6, alpha=0.5)
             shade = [0.2 + 0.8 * i / len(rows) for i in range(len(rows))]
-            axes.scatter(x, y, s=9, color=colour, alpha=shade, label=f"VAE-{vae}, by epoch")
+            axes.scatter(
+                x, y, s=9, color=colour, label=f"VAE-{vae}, by epoch",
+                alpha=shade,  # type: ignore[arg-type]  # one a point is allowed; the stub lags
+            )  # fmt: skip
         axes.set(xlabel=label, ylabel=f"argmax coverage at {n:,}, of ceiling")
         axes.locator_params(axis="x", nbins=5)
         axes.legend(loc="lower right", fontsize=8)
@@ -124,7 +128,8 @@ def _coverage_curve(axes: Axes, results: Results) -> None:
         if name.startswith("argmax_coverage")
         for at in [int(name.rpartition("_")[2])]
     ]
-    axes.scatter(*zip(*maps, strict=True), s=14, color=GREY, label="random linear maps, argmax")
+    draws, shares = zip(*maps, strict=True)
+    axes.scatter(draws, shares, s=14, color=GREY, label="random linear maps, argmax")
     axes.set(
         xscale="log", xlim=(1e3, 1e7), xlabel="N, latents drawn from the prior",
         title="Operations reached, share of 19,683",
@@ -155,6 +160,7 @@ def _entropy_bars(axes: Axes, results: Results) -> None:
 def reconstruction(results: Results) -> Figure:
     """Left: operations lost as posterior noise grows. Right: KL of each latent dimension."""
     figure, (curve, bars) = _axes(2)
+<<<<<<< HEAD
     for vae, row in results.of(MODEL).items():
         style = {"color": COLOUR[vae], "marker": "o", "ms": 3, "label": f"VAE-{vae}"}
         points = row.drawings.robustness
@@ -163,6 +169,15 @@ def reconstruction(results: Results) -> Figure:
         )
         kl = sorted(row.details.kl_nats_by_dimension, reverse=True)
         bars.plot(range(1, len(kl) + 1), kl, **style)
+=======
+    for vae, found in results.details[MODEL].items():
+        colour, label = COLOUR[vae], f"VAE-{vae}"
+        points = results.drawings[MODEL][vae].robustness
+        x, y = [p.scale for p in points], [max(1 - p.exact_match, 0.5 / M) for p in points]
+        curve.plot(x, y, color=colour, marker="o", ms=3, label=label)
+        kl = sorted(found.kl_nats_by_dimension, reverse=True)
+        bars.plot(range(1, len(kl) + 1), kl, color=colour, marker="o", ms=3, label=label)
+>>>>>>> w-types
     curve.axvline(1, color="black", lw=0.8, ls=":", label="a posterior sample")
     curve.set(
         title="Operations lost, z = mu + s·sigma·eps", xlabel="s, scale of sigma", yscale="log",

@@ -70,7 +70,7 @@ def honest_measures(
     of sharp decoders. It selects, and the benchmark measures
     the selected epoch again with other draws, and more of them.
     """
-    measures = {}
+    measures: dict[str, float] = {}
     for vae in VAES:
         m = marginal(model.decoder(vae), LATENTS, seed, f"epoch {epoch} {vae}", model.device)
         q = posterior(model, vae)
@@ -119,7 +119,7 @@ def follow(epochs: Iterable[Epoch], p: Any, run_dir: Path, progress: Callable) -
     rows, selected = [], None
     try:
         for epoch in epochs:
-            row = {"epoch": epoch.number, "score": score(epoch.measures), **epoch.measures}
+            row: dict = {"epoch": epoch.number, "score": score(epoch.measures), **epoch.measures}
             if selected is None or row["score"] > selected[0]["score"]:
                 weights = {k: v.clone() for k, v in epoch.model.state_dict().items()}
                 selected = row, weights  # in one step: an interrupt never parts the two
