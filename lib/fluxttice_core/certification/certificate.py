@@ -25,12 +25,7 @@ from ..parallel import Job
 from . import signing
 
 CERTIFICATE = "certificate.json"
-<<<<<<< HEAD
-SCHEMA = "fluxttice/certificate/3"
-=======
 SCHEMA: Final = "fluxttice/certificate/3"
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
->>>>>>> w-types
 GUARANTEES = (
     "The weights with the sha256 below, measured by this code with the recorded seeds, give the "
     "recorded values and intervals.",

@@ -160,24 +160,13 @@ def _entropy_bars(axes: Axes, results: Results) -> None:
 def reconstruction(results: Results) -> Figure:
     """Left: operations lost as posterior noise grows. Right: KL of each latent dimension."""
     figure, (curve, bars) = _axes(2)
-<<<<<<< HEAD
     for vae, row in results.of(MODEL).items():
-        style = {"color": COLOUR[vae], "marker": "o", "ms": 3, "label": f"VAE-{vae}"}
-        points = row.drawings.robustness
-        curve.plot(
-            [p.scale for p in points], [max(1 - p.exact_match, 0.5 / M) for p in points], **style
-        )
-        kl = sorted(row.details.kl_nats_by_dimension, reverse=True)
-        bars.plot(range(1, len(kl) + 1), kl, **style)
-=======
-    for vae, found in results.details[MODEL].items():
         colour, label = COLOUR[vae], f"VAE-{vae}"
-        points = results.drawings[MODEL][vae].robustness
+        points = row.drawings.robustness
         x, y = [p.scale for p in points], [max(1 - p.exact_match, 0.5 / M) for p in points]
         curve.plot(x, y, color=colour, marker="o", ms=3, label=label)
-        kl = sorted(found.kl_nats_by_dimension, reverse=True)
+        kl = sorted(row.details.kl_nats_by_dimension, reverse=True)
         bars.plot(range(1, len(kl) + 1), kl, color=colour, marker="o", ms=3, label=label)
->>>>>>> w-types
     curve.axvline(1, color="black", lw=0.8, ls=":", label="a posterior sample")
     curve.set(
         title="Operations lost, z = mu + s·sigma·eps", xlabel="s, scale of sigma", yscale="log",
