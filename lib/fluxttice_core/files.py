@@ -108,9 +108,8 @@ def code_hash(*packages: str) -> str:
     for path in sorted(paths):
         tree = ast.parse(path.read_text("utf-8"))
         for node in ast.walk(tree):
-            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            if documented and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                node.body = node.body[ast.get_docstring(node) is not None :]
         trees.append(f"{path.parent.name}/{path.stem}: {ast.dump(tree)}")
     return sha256("\n".join(trees).encode())
 

@@ -148,7 +148,11 @@ class Results(Record):
 
     def of(self, network: str) -> dict[str, Row]:
         """The rows of the first network of that name, by VAE."""
-        return {row.vae: row for row in reversed(self.rows) if row.network == network}
+        found: dict[str, Row] = {}
+        for row in self.rows:
+            if row.network == network:
+                found.setdefault(row.vae, row)
+        return dict(sorted(found.items()))
 
 
 class Beside(Record):

@@ -78,7 +78,7 @@ def comparison(rows: list[Compared]) -> Styler:
     for name in dict.fromkeys(row.metric for row in rows):
         both, about = [row for row in rows if row.metric == name], metric(name)
         good = all(row.discriminates for row in both)
-        line = {"metric": about.title if good else f"{about.title} (decides nothing)"}
+        line = {"metric": about.title if good else f"{about.title} (alone decides nothing)"}
         for row in both:
             line[f"VAE-{row.vae} (95 %)"] = with_interval(row.ours, about.unit)
         for title, kinds in COLUMNS.items():
@@ -252,7 +252,7 @@ def number(value: float | None, unit: str = "share", decimals: int = 2) -> str:
     if unit == "count":
         return f"{value:.0f}"
     if unit != "share":
-        return f"{value:.4f}" if 0 < abs(value) < 0.1 else f"{value:.3f}"
+        return f"{value:.4f}" if unit == "nats" or 0 < abs(value) < 0.1 else f"{value:.3f}"
     if 0.999 < value < 1:
         decimals = next((d for d in range(4, 9) if round(100 * value, d) < 100), 9)
     return f"{value:.{decimals}%}"
