@@ -40,42 +40,22 @@ def _axes(columns: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
 
 
 def training(rows: list[dict]) -> Figure:
-    """Honest measures by epoch, each VAE alone; the selected epoch as a line."""
-    figure, (exact, covered) = _axes(2)
+    """Honest measures by epoch, each VAE alone, as distances to the limit; the selected epoch."""
+    figure, panels = _axes(3)
     epochs = [row["epoch"] for row in rows]
     selected = next(row["epoch"] for row in rows if row["selected"])
     for axes, key, title in (
-        (exact, "val_exact", "Exact match on validation, posterior mean"),
-        (covered, "coverage", "Argmax coverage per epoch, share of the ceiling"),
+        (panels[0], "val_exact_sampled", "Validation operations lost\nfrom a posterior sample"),
+        (panels[1], "coverage", "Argmax coverage:\nwhat is missing of the ceiling"),
+        (panels[2], "rate", "Rate, nats\n(least at 99.9 %: 15.96)"),
     ):
         for vae, colour in COLOUR.items():
-            axes.plot(
-                epochs, [row[f"{key}_{vae}"] for row in rows], color=colour, label=f"VAE-{vae}"
-            )
-        axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: epoch {selected}")
-        axes.set(title=title, xlabel="epoch", ylim=(-0.02, 1.02))
-        axes.legend(loc="lower right")
-    return figure
-
-
-def trajectory(rows: list[dict], n: int) -> Figure:
-    """Argmax coverage at `n` against latent entropy (left) and information (right), by epoch."""
-    figure, both = _axes(2)
-    for axes, key, label in (
-        (both[0], "latent_entropy", "latent entropy, nats"),
-        (both[1], "information", "information, share of 9·ln 3"),
-    ):
-        for vae, colour in COLOUR.items():
-            x, y = [r[f"{key}_{vae}"] for r in rows], [r[f"coverage_{vae}"] for r in rows]
-            axes.plot(x, y, color=colour, lw=0.6, alpha=0.5)
-            shade = [0.2 + 0.8 * i / len(rows) for i in range(len(rows))]
-            axes.scatter(
-                x, y, s=9, color=colour, label=f"VAE-{vae}, by epoch",
-                alpha=shade,  # type: ignore[arg-type]  # one a point is allowed; the stub lags
-            )  # fmt: skip
-        axes.set(xlabel=label, ylabel=f"argmax coverage at {n:,}, of ceiling")
-        axes.locator_params(axis="x", nbins=5)
-        axes.legend(loc="lower right", fontsize=8)
+            y = [row[f"{key}_{vae}"] for row in rows]
+            y = y if key == "rate" else [max(1 - value, 1e-5) for value in y]
+            axes.plot(epochs, y, color=colour, marker="o", ms=3, label=f"VAE-{vae}")
+        axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: {selected}")
+        axes.set(title=title, xlabel="epoch", yscale="linear" if key == "rate" else "log")
+        axes.legend(fontsize=8)
     return figure
 
 
