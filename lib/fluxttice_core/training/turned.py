@@ -49,6 +49,7 @@ class TrainTurned(Train):
     ramp_end: Annotated[Positive, Field(le=1)]
     uniformity_weight: NonNegative
     straightness_weight: NonNegative
+    rotate: bool
     settle_steps: Count
     error_price: Annotated[Positive, Field(ge=1)]
     logit_scale: Positive
@@ -148,15 +149,17 @@ def quartimax(w: Tensor, steps: int = 200) -> Tensor:
 
 
 @torch.no_grad()
-def turn(enc: Encoder, dec: DecoderA | DecoderB, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """z → Rᵀz with R from `quartimax`, in place; returns the new slopes W (T·C, D) and c (T·C,).
+def turn(
+    enc: Encoder, dec: DecoderA | DecoderB, rotate: bool, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """z → Rᵀz with R from `quartimax` (or R = I), in place; returns the new slopes W (T·C, D) and c (T·C,).
 
     Decoder and means stay the same function of each other; variances are mixed by R², which is
     their exact change where R permutes. A latent whose column is below UNREAD of the largest is
     cut off: the decoder's weights on it become 0 and its posterior the prior.
     """
     w, c = slopes(dec, rng)
-    r = quartimax(w)
+    r = quartimax(w) if rotate else torch.eye(D, dtype=w.dtype)
     w = w @ r
     read = w.norm(dim=0) > UNREAD * w.norm(dim=0).max()
     r = (r * read).float()  # (D, D), columns of the latents that are cut off are 0
@@ -234,7 +237,7 @@ def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, flo
             )
         yield model, mean
     model.cpu()
-    settle(enc, *turn(enc, dec, rng), data, p, rng)
+    settle(enc, *turn(enc, dec, p.rotate, rng), data, p, rng)
     scale_logits(model, vae, p.logit_scale)
     yield model, mean
 
