@@ -152,7 +152,7 @@ def quartimax(w: Tensor, steps: int = 200) -> Tensor:
 def turn(
     enc: Encoder, dec: DecoderA | DecoderB, rotate: bool, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """z → Rᵀz with R from `quartimax` (or R = I), in place; returns the new slopes W (T·C, D) and c (T·C,).
+    """z → Rᵀz with R from `quartimax`, or R = I, in place; the new slopes W (T·C, D) and c (T·C,).
 
     Decoder and means stay the same function of each other; variances are mixed by R², which is
     their exact change where R permutes. A latent whose column is below UNREAD of the largest is
