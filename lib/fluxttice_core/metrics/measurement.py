@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from .. import files, parallel
-from ..model.network import HOW, VAES, DualVAE, Network
+from ..model.network import HOW, VAES, DualVAE, Measurable
 from ..model.operations import split
 from ..model.streams import generator
 from ..parallel import Job
@@ -65,7 +65,7 @@ class Drawings(Record):
     robustness: list[reconstruction.Robustness]
 
 
-def drawings(network: Network, vae: str, p: Benchmark) -> Drawings:
+def drawings(network: Measurable, vae: str, p: Benchmark) -> Drawings:
     q = reconstruction.posterior(network, vae)
     return Drawings(
         coverage=coverage.coverage(
@@ -168,7 +168,7 @@ class Beside(Record):
     rows: list[Row]
 
 
-def measure(model: Network, p: Benchmark, report: Callable[[str], None] = print) -> Results:
+def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = print) -> Results:
     """Measure every VAE of `model`, in worker processes, and compare it with `beside`.
 
     Raises:
@@ -237,7 +237,7 @@ def _key(p: Benchmark) -> dict[str, int | list[int]]:
 
 
 def _row(
-    name: str, seed: int | None, network: Network, vae: str, k: int, p: Benchmark, full: bool
+    name: str, seed: int | None, network: Measurable, vae: str, k: int, p: Benchmark, full: bool
 ) -> tuple[Row, np.ndarray]:
     """A row, and how many of the latents decode to each operation, (M,)."""
     o = observe(network, vae, k, p.seed, vae if name == MODEL else f"{name} {seed} {vae}")

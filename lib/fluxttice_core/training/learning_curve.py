@@ -10,7 +10,7 @@ import torch
 from .. import files, parallel, params
 from ..metrics.adversaries import linear_readout
 from ..metrics.reconstruction import posterior, right_trits
-from ..model.network import VAES, Network
+from ..model.network import VAES, Measurable
 from ..model.operations import all_operations, split
 from .turned import TrainTurned, train
 
@@ -46,6 +46,6 @@ def point(n: int, vae: str, seed: int) -> dict:
     }
 
 
-def _on_test(network: Network, vae: str, test: torch.Tensor) -> float:
+def _on_test(network: Measurable, vae: str, test: torch.Tensor) -> float:
     hits = right_trits(network, vae, posterior(network, vae).mu).all(1)
     return float(hits[test].double().mean())
