@@ -27,6 +27,15 @@ from .preamble import check
 from .tables import number
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
+QUESTIONS = {  # what is asked: the whole recipe, and without the part
+    "Does the unevenness term help?": ("default", "default, no unevenness term"),
+    "Does the crookedness term help?": ("default", "default, no crookedness term"),
+    "Does turning help?": ("default", "default, not turned"),
+    "Do small logits at the start help?": ("default", "default, logits of usual size at the start"),
+    "Does settling help?": ("default", "default, the encoder hardly settles"),
+    "Does a high price of errors help?": ("default", "default, an error costs a tenth"),
+    "Is the default recipe better than v5.5?": ("default", "v5.5"),
+}
 METRICS = (
     "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
     "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",

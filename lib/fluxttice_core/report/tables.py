@@ -237,6 +237,12 @@ def distributions(p: Tensor, table: list[int]) -> Styler:
     return left(frame).format(precision=4)
 
 
+def shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """`frame` with its `columns` as percentages and underscores as spaces."""
+    shown = frame.assign(**{column: frame[column].map(number) for column in columns})
+    return shown.rename(columns=lambda name: name.replace("_", " "))
+
+
 def label(certificate: Certificate) -> HTML:
     """One line: the verdict and whose signature; red where there is none."""
     signed = '<b style="color: #c1121f">unsigned: anyone can have written this</b>'
