@@ -5,46 +5,53 @@ BENCHMARK ?= params/benchmark.yaml
 CERTIFY ?= params/certify.yaml
 CHECKPOINT ?=
 NAME ?= report
+JOBS ?= logical
+UPGRADE ?=
 BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# Where Python is told to keep no bytecode, every process compiles torch anew: seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: report test lint lab lock bench evidence keygen
+.PHONY: help report test lint bench evidence power lab keygen lock
 .DEFAULT_GOAL := report
 
-report: .venv/ready
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+report: .venv/ready  ## train, benchmark and certify into reports/ (CHECKPOINT=… measures that instead)
 	@$(BIN)/fluxttice report --train "$(TRAIN)" --benchmark "$(BENCHMARK)" --certify "$(CERTIFY)" \
 		--checkpoint "$(CHECKPOINT)" --name "$(NAME)"
 
-test: .venv/ready
-	@$(BIN)/python -m pytest lib/tests notebooks --nbval-lax --nbval-current-env
+# Tests side by side, a file each, and one thread each: two threads on a shared core wait in turns.
+test: lint  ## lint, unit tests, and the notebooks under nbval (JOBS=… side by side)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks lib/tests --nbval-lax --nbval-current-env \
+		--numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-bench: .venv/ready
-	@$(BIN)/python -m fluxttice_core.bench
+lint: .venv/ready  ## ruff over code and notebooks, mypy over the library
+	@$(BIN)/ruff check --quiet && $(BIN)/ruff format --check --quiet && $(BIN)/mypy --no-error-summary
 
-evidence: .venv/ready
-	@$(BIN)/python -m fluxttice_core.evidence
+bench: .venv/ready  ## speed, as ratios within one run
+	@$(BIN)/python lib/benchmarks/speed.py
 
-lint: .venv/ready
-	@$(BIN)/ruff check lib && $(BIN)/ruff format --check lib
+evidence: .venv/ready  ## train seeds × recipes of params/evidence.yaml into reports/evidence.csv
+	@$(BIN)/fluxttice evidence
 
-lab: .venv/ready
+power: .venv/ready  ## which defects the gates of certification find, into reports/power.csv
+	@$(BIN)/fluxttice power
+
+lab: .venv/ready  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
-# A signing key in ~/.config/fluxttice, never overwritten; certification signs with the one that
-# FLUXTTICE_SIGNING_KEY names.
-keygen: .venv/ready
+keygen: .venv/ready  ## make a signing key in ~/.config/fluxttice, never overwriting one
 	@$(BIN)/fluxttice keygen
 
-lock: .venv/ready
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --no-header --no-annotate --quiet \
-		| sed 's/+cpu$$//' > requirements.lock
+# For every Python and system that pyproject.toml promises; pins stay unless UPGRADE=--upgrade.
+# A CUDA build of torch pins its own libraries; named here, a CPU build would bring them, too.
+lock: .venv/ready  ## pin all dependencies in requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 $(UPGRADE) \
+		--no-header --no-annotate --quiet --output-file requirements.lock
+	@sed -e '/^cuda-/d' -e '/^nvidia-/d' -e '/^triton=/d' -e '/^torch=/s/+cpu//' requirements.lock \
+		> requirements.lock.new && mv requirements.lock.new requirements.lock
 
-# uv installs in seconds what pip takes minutes for; its own pin is in the lock like all others.
 .venv/ready: requirements.lock pyproject.toml
-	@echo "Setting up .venv (once; about a minute)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "fluxttice needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.lock)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock --editable .
-	@touch $@
+	@$(PYTHON) lib/set_up.py

@@ -1,16 +1,23 @@
 """What `make test` means by green: every cell and test ran, and nothing passed by accident.
 
 nbval marks cells after a timed-out one as expected failures and skips what is tagged so; here
-any such outcome is a failure, and so is a notebook cell that was not executed.
+any such outcome is a failure, and so is a notebook cell that was not executed. Under xdist the
+controller judges: it sees every outcome, and learns from its workers what was collected.
 """
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 OUTCOMES: dict[str, pytest.TestReport] = {}
+COLLECTED: set[str] = set()  # node ids
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for the kernels it starts
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,40 +28,51 @@ def reports_in_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    COLLECTED.update(item.nodeid for item in session.items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: object, ids: Iterable[str]) -> None:
+    COLLECTED.update(ids)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":
         OUTCOMES[report.nodeid] = report
 
 
-def _not_green(session: pytest.Session) -> list[str]:
+def _not_green() -> list[str]:
     odd = [
         f"{name}: {'xpassed' if report.passed else 'xfailed or skipped'}"
         for name, report in OUTCOMES.items()
         if hasattr(report, "wasxfail") or report.skipped
     ]
-    return odd + [name for name in _unexecuted(session)]
+    return odd + _unexecuted()
 
 
-def _unexecuted(session: pytest.Session) -> list[str]:
+def _unexecuted() -> list[str]:
     """Code cells of the notebooks under test that were collected short or never ran."""
     missing = []
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        ran = [name for name in OUTCOMES if f"{path.name}::" in name]
-        if not any(item.nodeid.startswith(f"notebooks/{path.name}") for item in session.items):
+        prefix = f"notebooks/{path.name}::"
+        if not any(name.startswith(prefix) for name in COLLECTED):
             continue  # this run was not asked for the notebook
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         expected = sum(cell["cell_type"] == "code" for cell in cells)
-        if len(ran) != expected:
-            missing.append(f"{path.name}: {len(ran)} of {expected} code cells were executed")
+        ran = sum(name.startswith(prefix) for name in OUTCOMES)
+        if ran != expected:
+            missing.append(f"{path.name}: {ran} of {expected} code cells were executed")
     return missing
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if exitstatus == pytest.ExitCode.OK and _not_green(session):
+    worker = hasattr(session.config, "workerinput")  # sees its own part only
+    if exitstatus == pytest.ExitCode.OK and not worker and _not_green():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in _not_green(terminalreporter._session):
+    for line in _not_green():
         terminalreporter.write_line(f"NOT GREEN {line}", red=True)

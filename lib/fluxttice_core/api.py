@@ -79,9 +79,10 @@ class TernaryVAE:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
         fresh, rows = DualVAE.fresh(seed), []
         for vae in self.model.vaes:
-            options = {"how": how, "trials": trials, "seed": seed, "stream": vae}
-            ours = coverage(self.model.decoder(vae), ns, **options)
-            control = coverage(fresh.decoder(vae), ns, **options)
+            ours, control = (
+                coverage(model.decoder(vae), ns, how=how, trials=trials, seed=seed, stream=vae)
+                for model in (self.model, fresh)
+            )
             rows += [_beside(vae, *pair) for pair in zip(ours, control, strict=True)]
         return pd.DataFrame(rows)
 

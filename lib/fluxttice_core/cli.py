@@ -31,12 +31,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--quick", action="store_true", help="measure nothing again")
     verify.add_argument("--public-key", help="file of the key to trust instead of the project's")
     verify.set_defaults(run=_verify)
-    import_ = commands.add_parser("import", help="turn a v5.5 .pt into a checkpoint of ours")
+    import_ = commands.add_parser("import", help="turn a .pt of the original's into one of ours")
     import_.add_argument("old", help="the .pt")
     import_.add_argument("folder", help="a new folder")
     import_.set_defaults(run=_import)
     evidence = commands.add_parser("evidence", help="train and measure params/evidence.yaml")
     evidence.set_defaults(run=_evidence)
+    controls = commands.add_parser("controls", help="measure what stands beside every model")
+    controls.add_argument("--benchmark", default="params/benchmark.yaml")
+    controls.set_defaults(run=_controls)
     power = commands.add_parser("power", help="which defects the gates of certification find")
     power.add_argument("--certify", default="params/certify.yaml")
     power.set_defaults(run=_power)
@@ -85,7 +88,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from .checkpoints import folder as checkpoint
 
-    folder = checkpoint.import_v5_5(options.old, Path(options.folder))
+    folder = checkpoint.import_original(options.old, Path(options.folder))
     loaded = checkpoint.load(folder)
     print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
     print(f"from {options.old}, sha256 {loaded.manifest['imported']['sha256']}")
@@ -96,6 +99,18 @@ def _evidence(_options: argparse.Namespace) -> int:
     from .report import batch
 
     batch.run()
+    return 0
+
+
+def _controls(options: argparse.Namespace) -> int:
+    from . import files, params
+    from .metrics import measurement
+
+    values = params.read_yaml(files.find(options.benchmark))
+    blank = {"run_dir": "", "checkpoint": ""}
+    p = params.check(measurement.Benchmark, {**blank, **values}, options.benchmark)
+    measurement.beside_path().unlink(missing_ok=True)
+    files.write_bytes(measurement.beside_path(), measurement.beside(p).to_json())
     return 0
 
 

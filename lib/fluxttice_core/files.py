@@ -1,11 +1,15 @@
 """Paths, hashes and writes: where the project is, where a run goes, nothing half-written."""
 
+import ast
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +19,7 @@ import yaml
 
 from .errors import InputError
 
+MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "safetensors")
 
 
@@ -33,6 +38,54 @@ def find(path: str | Path) -> Path:
     return path if path.is_absolute() or path.exists() else root() / path
 
 
+def existing(path: str | Path) -> Path:
+    """The existing file or folder that `path` means, or an InputError."""
+    if not str(path).strip():
+        raise InputError("checkpoint is empty: give the path of a checkpoint folder or a .pt file.")
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, a null byte, no user
+        place = find(path)
+        if place.exists():
+            return place
+    raise InputError(f"No checkpoint at {path}: there is no such file or folder.")
+
+
+def read_file(path: Path, links: bool = False) -> bytes:
+    """All bytes of a regular file of at most MAX_BYTES; a link is refused unless `links`."""
+    if path.is_symlink() and not links:
+        raise InputError(f"{path} is a link, but a checkpoint holds its own files: refused.")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file that can be read.")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    if len(data) > MAX_BYTES:
+        raise InputError(
+            f"{path} has more than 64 MiB, and a checkpoint of this network has under 3 MB."
+        )
+    if not data:
+        raise InputError(f"{path} is empty (0 bytes): not a checkpoint.")
+    return data
+
+
+def parse_json(data: bytes) -> Any:
+    """Strict JSON: no name twice, no NaN. Raises ValueError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name stands twice in its JSON")
+        return dict(pairs)
+
+    def no_constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(data, object_pairs_hook=unique, parse_constant=no_constant)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
 def shown(path: str | Path) -> str:
     """`path` for a record: relative to the repository where it lies inside, with forward slashes.
 
@@ -46,6 +99,19 @@ def shown(path: str | Path) -> str:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def code_hash(*packages: str) -> str:
+    """sha256 of the syntax of the library's `packages`, without docstrings and comments."""
+    paths = [path for name in packages for path in Path(__file__).parent.glob(f"{name}/*.py")]
+    trees = []
+    for path in sorted(paths):
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                node.body = node.body[ast.get_docstring(node) is not None :]
+        trees.append(f"{path.parent.name}/{path.stem}: {ast.dump(tree)}")
+    return sha256("\n".join(trees).encode())
 
 
 def utc_now() -> datetime:
@@ -114,6 +180,29 @@ def write_json(path: Path, value: Any) -> None:
     """Strict JSON (no NaN), indented, keys in the order given, newline at the end; atomic."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A draft to fill, which becomes `folder` at the end, or nothing if anything fails.
+
+    Raises:
+        InputError: `folder` exists or cannot be made.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} exists already: a checkpoint is never written over.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}).") from None
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def record_params(folder: Path, name: str, values: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ makes every figure independent of the number of threads.
 import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from typing import Any, NamedTuple
@@ -24,10 +25,20 @@ def pool() -> ProcessPoolExecutor:
 
     A server process imports torch once and forks them, so they start in milliseconds.
     """
+    count = int(os.environ.get(WORKERS) or os.cpu_count() or 1)
+    return ProcessPoolExecutor(count, _context(), initializer=_begin)
+
+
+@cache
+def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fluxttice_core.metrics.measurement"])
-    count = int(os.environ.get(WORKERS) or os.cpu_count() or 1)
-    return ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(1,))
+    return context
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends this one
 
 
 class Job(NamedTuple):
@@ -38,27 +49,90 @@ class Job(NamedTuple):
     arguments: tuple
 
 
-def each(jobs: Sequence[Job], said: Callable[[str], None]) -> list[Any]:
-    """What every job returns, in the order of the jobs, whoever finishes first.
-
-    `said` is told of each as it finishes, and how many are left.
+def finished(jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+    """Run every job; yield its place in `jobs` and what it returned, as each finishes.
 
     Raises:
         whatever a job raises; those that have not begun are then left out.
     """
     # Pickled here: torch would pass its tensors through shared memory, which may be small.
     futures = [pool().submit(_call, pickle.dumps((job.function, job.arguments))) for job in jobs]
-    names = {future: job.name for future, job in zip(futures, jobs, strict=True)}
+    places = {future: place for place, future in enumerate(futures)}
     try:
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
-            said(f"{names[future]}: done, {len(jobs) - done} left")
+        for future in as_completed(futures):
+            yield places[future], pickle.loads(future.result())
     finally:
         for future in futures:
             future.cancel()
-    return [pickle.loads(future.result()) for future in futures]
+
+
+def each(jobs: Sequence[Job], said: Callable[[str], None]) -> list[Any]:
+    """What every job returns, in the order of the jobs; `said` is told of each as it finishes.
+
+    Raises:
+        as `finished`.
+    """
+    found: dict[int, Any] = {}
+    for place, value in finished(jobs):
+        found[place] = value
+        said(f"{jobs[place].name}: done, {len(jobs) - len(found)} left")
+    return [found[place] for place in range(len(jobs))]
 
 
 def _call(packed: bytes) -> bytes:
     function, arguments = pickle.loads(packed)
     return pickle.dumps(function(*arguments))
+
+
+def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterator[tuple]:
+    """The generators `function(*job)`, each in a process and on one thread of its own, in step:
+    the first items of all of them, then the second, until the shortest ends.
+
+    `function` is a module's; it, the jobs and the items must pickle. Whatever ends the caller's
+    loop ends the processes too.
+
+    Raises:
+        whatever a generator raises; RuntimeError if its process was killed.
+    """
+    pipes, processes = [], []
+    try:
+        for job in jobs:
+            here, there = _context().Pipe(duplex=False)
+            packed = pickle.dumps((function, job))
+            process = _context().Process(target=_send, args=(there, packed), daemon=True)
+            process.start()
+            there.close()
+            pipes.append(here)
+            processes.append(process)
+        while True:
+            said = [_received(pipe) for pipe in pipes]
+            for kind, item in said:
+                if kind == "error":
+                    raise item
+            if any(kind == "end" for kind, _ in said):
+                return
+            yield tuple(item for _, item in said)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _received(pipe: Any) -> tuple[str, Any]:
+    try:
+        return pickle.loads(pipe.recv_bytes())
+    except EOFError:
+        raise RuntimeError("a worker process was killed") from None
+
+
+def _send(pipe: Any, packed: bytes) -> None:
+    _begin()
+    function, job = pickle.loads(packed)
+    try:
+        for item in function(*job):
+            pipe.send_bytes(pickle.dumps(("item", item)))
+        pipe.send_bytes(pickle.dumps(("end", None)))
+    except BrokenPipeError:
+        pass  # the caller is gone
+    except Exception as error:
+        pipe.send_bytes(pickle.dumps(("error", error)))

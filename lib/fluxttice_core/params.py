@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from .errors import InputError
 
@@ -67,7 +68,7 @@ def check(kind: type[P], values: dict[str, Any], where: str) -> P:
         raise InputError(_sentence(first, kind, where)) from None
 
 
-def _sentence(error: dict[str, Any], kind: type[Params], where: str) -> str:
+def _sentence(error: ErrorDetails, kind: type[Params], where: str) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, kind.model_fields, 1)

@@ -5,12 +5,11 @@ manifest.json, certificate.json, signing_key.pub and certificate.sig. Unsigned, 
 two, and says so.
 """
 
-import ast
 import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field
@@ -26,8 +25,7 @@ from ..parallel import Job
 from . import signing
 
 CERTIFICATE = "certificate.json"
-SCHEMA = "fluxttice/certificate/3"
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
+SCHEMA: Final = "fluxttice/certificate/3"
 GUARANTEES = (
     "The weights with the sha256 below, measured by this code with the recorded seeds, give the "
     "recorded values and intervals.",
@@ -172,7 +170,9 @@ def by_epoch(path: str, p: Certify, report: Callable[[str], None] = print) -> li
 
 def _epoch(folder: Path, p: Certify) -> KeptEpoch:
     kept = checkpoints.load(folder)
-    found = [row for vae in kept.model.vaes for row in gates.of_vae(kept.model, vae, FEWEST, p)]
+    found = [
+        row for vae in kept.model.vaes for row in gates.of_vae(kept.model, vae, FEWEST, p, True)
+    ]
     return KeptEpoch(epoch=kept.epoch, sha256=kept.sha256, k=FEWEST, gates=found)
 
 
@@ -181,20 +181,7 @@ def environment() -> dict[str, str]:
 
     The number of threads is not among them: every job has one (see `parallel`).
     """
-    return {**files.environment(), "cpu": _cpu(), "code": _code()}
-
-
-def _code() -> str:
-    """sha256 of the syntax of model/ and metrics/, without docstrings and comments."""
-    package = Path(__file__).parents[1]
-    trees = []
-    for path in sorted([*package.glob("model/*.py"), *package.glob("metrics/*.py")]):
-        tree = ast.parse(path.read_text("utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        trees.append(f"{path.stem}: {ast.dump(tree)}")
-    return files.sha256("\n".join(trees).encode())
+    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash("model", "metrics")}
 
 
 def _cpu() -> str:

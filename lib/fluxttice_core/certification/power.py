@@ -15,7 +15,7 @@ from scipy import stats
 from .. import files, parallel
 from ..metrics import connection, coverage, marginal, reconstruction
 from ..metrics.coverage import ceiling
-from ..metrics.gates import NS, Certify, judge
+from ..metrics.gates import Certify, judge
 from ..metrics.intervals import CONFIDENCE
 from ..metrics.marginal import GROUPS, LIMIT_NATS, Marginal
 from ..metrics.results import Measured
@@ -24,6 +24,7 @@ from ..model.streams import generator
 from ..parallel import Job
 
 TRIALS = 300
+NS = (50_000, 195_000)
 GENERATION = ("min_argmax_entropy", "max_kl_uniform", *(f"min_argmax_coverage_{n}" for n in NS))
 LESS = {  # defect → what the operations it strikes have left of their probability
     "never generated": 0.0,

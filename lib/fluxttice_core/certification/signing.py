@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from .. import files
-from ..checkpoints.folder import parse_json
 from ..errors import InputError
 
 SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
@@ -136,10 +135,12 @@ def _standard_refusal(contents: dict[str, bytes]) -> str:
 def _listed(bundle: bytes, trusted: str) -> dict[str, str]:
     """File name → sha256 that a bundle lists, before its signature is verified."""
     try:
-        parts = parse_json(bundle)
+        parts = files.parse_json(bundle)
         envelope = parts["dsseEnvelope"]
         [signature] = envelope["signatures"]
-        resources = parse_json(base64.b64decode(envelope["payload"]))["predicate"]["resources"]
+        resources = files.parse_json(base64.b64decode(envelope["payload"]))["predicate"][
+            "resources"
+        ]
         listed = {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
         spelled = _spelled(envelope["payload"], signature["sig"], trusted.strip().lower())
         if len(listed) == len(resources) and spelled == bundle:

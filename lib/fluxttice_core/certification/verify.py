@@ -106,8 +106,8 @@ def table(rows: list[Checked]) -> str:
     """Rows of `Verified` as text, a gate a line."""
     lines = []
     for row in rows:
-        m, again = row.stated.measured, row.again.measured.value if row.again else None
-        values = [row.stated.bound, m.value, m.low, m.high, again]
+        m, found = row.stated.measured, row.again.measured.value if row.again else None
+        values = [row.stated.bound, m.value, m.low, m.high, found]
         bound, value, low, high, again = ("–" if v is None else f"{v:.6g}" for v in values)
         lines.append(
             {

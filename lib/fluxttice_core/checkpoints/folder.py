@@ -1,17 +1,12 @@
-"""Checkpoints: a folder with the weights and a manifest; and the original's v5.5 `.pt`.
+"""Checkpoints: a folder with the weights and a manifest; and the original's `.pt`.
 
 What is hashed is what is loaded: a file is read once, its bytes are hashed, and the weights come
 from those bytes. Nothing pickled is ever executed.
 """
 
-import contextlib
 import io
 import json
-import math
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,33 +17,26 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import files
-from ..checkpoints import archive
 from ..errors import InputError
-from ..model.network import DualVAE
-from ..model.operations import split
+from ..files import existing as find
+from ..files import new_folder, parse_json, read_file
+from ..model.lineage import network_of
+from ..model.network import Network
+from ..model.operations import split_record
+from .lineage import read_original
 
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 SCHEMA = "fluxttice/manifest/1"
-MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
-MAX_HISTORY = 1_000_000  # values
-
-# Everything a v5.5 file holds apart from the weights and the optimiser's state.
-V55_HISTORY = (
-    "epoch", "best_val_loss", "H_A_history", "H_B_history", "coverage_A_history",
-    "coverage_B_history", "lambda1", "lambda2", "lambda3", "rho", "phase",
-    "grad_balance_achieved", "grad_norm_A_ema", "grad_norm_B_ema", "grad_ema_momentum",
-    "statenet_enabled", "statenet_corrections",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded model and where it came from. `sha256` is of the weight file's bytes as read.
 
-    `contents` are the bytes of its two files by name; empty for a v5.5 `.pt`.
+    `contents` are the bytes of its two files by name; empty for a `.pt`.
     """
 
-    model: DualVAE
+    model: Network
     path: str
     sha256: str
     manifest: dict[str, Any] = field(repr=False)
@@ -63,12 +51,12 @@ class Checkpoint:
 
 
 def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
-    """Read a checkpoint of ours (its folder, or the weights in it) or a v5.5 `.pt`.
+    """Read a checkpoint of ours (its folder, or the weights in it) or a `.pt` of the original's.
 
     The model comes in evaluation mode, on the CPU. Each file is read once.
 
     Raises:
-        InputError: nothing there, not a checkpoint, another architecture, values that are not
+        InputError: nothing there, not a checkpoint, another network, values that are not
             finite, or weights whose sha256 is not the manifest's or not `expected_sha256`.
     """
     place = find(path)
@@ -84,8 +72,16 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
             f"{path} has sha256 {digest}, but {expected_sha256} was expected: refused."
         )
     if weights.name != WEIGHTS and zipfile.is_zipfile(io.BytesIO(data)):
-        state, manifest = read_v5_5(data, str(path))
-        return Checkpoint(_model(state, str(path)), files.shown(place), digest, manifest)
+        state, manifest = read_original(data, str(path))
+        model = network_of(state, str(path), manifest["claims"].get("config"))
+        made = {vae: model.projection(vae) for vae in model.encoders}
+        manifest["imported"]["format"] = f"{model.layout} .pt"
+        manifest["network"] |= {
+            "layout": model.layout,
+            "tensors_left_out": model.left_out,
+            "projection": {vae: p.stated for vae, p in made.items() if p},
+        }
+        return Checkpoint(model, files.shown(place), digest, manifest)
     beside = weights.parent / MANIFEST
     if not (beside.is_file() or beside.is_symlink()):
         state_of(data, str(path))  # what is no checkpoint at all is better told so
@@ -93,37 +89,6 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
             f"{path} has no {MANIFEST} beside it: weights without one are of unknown origin."
         )
     return from_bytes(data, read_file(beside), str(path), files.shown(place))
-
-
-def find(path: str | Path) -> Path:
-    """The existing file or folder that `path` means, or an InputError."""
-    if not str(path).strip():
-        raise InputError("checkpoint is empty: give the path of a checkpoint folder or a .pt file.")
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, a null byte, no user
-        place = files.find(path)
-        if place.exists():
-            return place
-    raise InputError(f"No checkpoint at {path}: there is no such file or folder.")
-
-
-def read_file(path: Path, links: bool = False) -> bytes:
-    """All bytes of a regular file of at most 64 MiB; a link is refused unless `links`."""
-    if path.is_symlink() and not links:
-        raise InputError(f"{path} is a link, but a checkpoint holds its own files: refused.")
-    if not path.is_file():
-        raise InputError(f"{path} is not a file that can be read.")
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
-    if len(data) > MAX_BYTES:
-        raise InputError(
-            f"{path} has more than 64 MiB, and a checkpoint of this network has under 3 MB."
-        )
-    if not data:
-        raise InputError(f"{path} is empty (0 bytes): not a checkpoint.")
-    return data
 
 
 def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkpoint:
@@ -148,8 +113,10 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
         raise InputError(f"{name} has sha256 {digest}, but its manifest says {claimed}: refused.")
     if type(epoch) not in (int, type(None)):
         raise InputError(f"{name} has a manifest whose epoch is {epoch!r}, not a whole number.")
+    claims = record.get("claims")
+    config = claims.get("config") if isinstance(claims, dict) else None
     contents = {WEIGHTS: weights, MANIFEST: manifest}
-    return Checkpoint(_model(state, name), shown, digest, record, contents)
+    return Checkpoint(network_of(state, name, config), shown, digest, record, contents)
 
 
 def state_of(data: bytes, name: str) -> dict[str, Tensor]:
@@ -161,108 +128,11 @@ def state_of(data: bytes, name: str) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{name} is neither a safetensors file nor a v5.5 .pt: {reason}."
+            f"{name} is neither a safetensors file nor a .pt of torch: {reason}."
         ) from None
 
 
-def parse_json(data: bytes) -> Any:
-    """Strict JSON: no name twice, no NaN. Raises ValueError."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name stands twice in its JSON")
-        return dict(pairs)
-
-    def no_constant(name: str) -> None:
-        raise ValueError(f"{name} is not JSON")
-
-    try:
-        return json.loads(data, object_pairs_hook=unique, parse_constant=no_constant)
-    except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
-
-
-def read_v5_5(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State dict and manifest (with the history) of a v5.5 `.pt`, read by `archive`.
-
-    No byte of its pickle is executed. The optimiser's state, which measuring does not need, and
-    keys that v5.5 did not write are left out, and named in the manifest.
-    """
-    try:
-        content = archive.read(data)
-        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-            raise archive.Refused("it has no state dict under 'model'")
-        budget = iter(range(MAX_HISTORY))
-        history = {key: _plain(content[key], budget) for key in V55_HISTORY if key in content}
-    except archive.Refused as error:
-        raise InputError(f"{name} is not a v5.5 checkpoint: {error}.") from None
-    except RecursionError:
-        raise InputError(f"{name} is not a v5.5 checkpoint: it is nested too deeply.") from None
-    state = {str(k).removeprefix("_orig_mod."): v for k, v in content["model"].items()}
-    if len(state) < len(content["model"]):
-        raise InputError(f"{name} is not a v5.5 checkpoint: two of its tensors have the same name.")
-    epoch = history.get("epoch")
-    return state, {
-        "epoch": epoch if type(epoch) is int else None,
-        "imported": {
-            "format": "v5.5 .pt",
-            "file": Path(name).name,
-            "sha256": files.sha256(data),
-            "bytes": len(data),
-            "left_out": [str(k)[:80] for k in content if k not in ("model", *V55_HISTORY)][:100],
-        },
-        "history": history,
-    }
-
-
-def _plain(value: Any, budget: Iterator[int]) -> Any:
-    """JSON-ready copy of a v5.5 history value; what is not finite or not data becomes a string."""
-    if next(budget, None) is None:
-        raise archive.Refused(f"its history has more than {MAX_HISTORY:,} values")
-    if isinstance(value, Tensor):
-        if value.numel() > MAX_HISTORY:
-            raise archive.Refused(f"its history has more than {MAX_HISTORY:,} values")
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(k): _plain(v, budget) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v, budget) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    known = isinstance(value, (bool, int, float, str, type(None)))
-    return value if known else f"({type(value).__name__})"
-
-
-def _model(state: dict[str, Any], name: str) -> DualVAE:
-    model = DualVAE.fresh(0)
-    reference = model.state_dict()
-    first = state.get("state_net.encoder.0.weight")
-    if isinstance(first, Tensor) and tuple(first.shape) == (32, 12):
-        raise InputError(
-            f"{name} is a v5.6 checkpoint: its state_net.encoder.0.weight has shape (32, 12), "
-            "and v5.5's has (32, 9)."
-        )
-    for key in [*reference, *state]:
-        problem = _difference(key, state.get(key), reference.get(key))
-        if problem:
-            raise InputError(f"{name} is not a v5.5 network: {problem}.")
-    model.load_state_dict(state, strict=True)
-    return model.eval()
-
-
-def _difference(key: str, got: Any, want: Tensor | None) -> str:
-    if want is None:
-        return f"{key} is not part of it"
-    if not isinstance(got, Tensor):
-        return f"{key} is missing" if got is None else f"{key} is not a tensor"
-    if got.shape != want.shape or got.layout != torch.strided:
-        return f"{key} has shape {tuple(got.shape)} instead of {tuple(want.shape)}"
-    if got.dtype != want.dtype:
-        return f"{key} holds {got.dtype} instead of {want.dtype}"
-    return "" if got.isfinite().all() else f"{key} holds values that are not finite"
-
-
-def save(folder: Path, model: DualVAE, epoch: int | None, facts: dict[str, Any]) -> Path:
+def save(folder: Path, model: Network, epoch: int | None, facts: dict[str, Any]) -> Path:
     """Write weights and manifest to a new `folder`; never over an existing one.
 
     Args:
@@ -279,9 +149,9 @@ def save(folder: Path, model: DualVAE, epoch: int | None, facts: dict[str, Any])
     return folder
 
 
-def packed(model: DualVAE, epoch: int | None, facts: dict[str, Any]) -> dict[str, bytes]:
+def packed(model: Network, epoch: int | None, facts: dict[str, Any]) -> dict[str, bytes]:
     """The bytes of a checkpoint's two files, by name."""
-    data = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
+    data = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.tensors.items()})
     manifest = {
         "schema": SCHEMA,
         "created_utc": files.utc_now().isoformat(),
@@ -295,36 +165,19 @@ def packed(model: DualVAE, epoch: int | None, facts: dict[str, Any]) -> dict[str
     return {WEIGHTS: data, MANIFEST: (text + "\n").encode()}
 
 
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft to fill, which becomes `folder` at the end, or nothing if anything fails.
+def inherited(model: Network, other: Network) -> list[str]:
+    """Names of the tensors of `model` that are bit for bit those of `other`, in order."""
+    theirs = other.tensors
+    return [k for k, v in model.tensors.items() if k in theirs and torch.equal(v, theirs[k])]
+
+
+def import_original(path: str | Path, folder: Path) -> Path:
+    """Write the original's `.pt` at `path` as a checkpoint of ours: a new `folder`.
+
+    Tensors bit for bit, under their own names; what the file claims as manifest data.
 
     Raises:
-        InputError: `folder` exists or cannot be made.
-    """
-    if folder.exists() or folder.is_symlink():
-        raise InputError(f"{folder} exists already: a checkpoint is never written over.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}).") from None
-    try:
-        yield draft
-        draft.chmod(0o755)
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-
-
-def import_v5_5(path: str | Path, folder: Path) -> Path:
-    """Write the v5.5 `.pt` at `path` as a checkpoint of ours: a new `folder`.
-
-    Weights bit for bit; the history and the original's sha256 as manifest data.
-
-    Raises:
-        InputError: not a v5.5 `.pt` (see `load`), or `folder` exists or cannot be made.
+        InputError: not such a `.pt` (see `load`), or `folder` exists or cannot be made.
     """
     loaded = load(path)
     if "imported" not in loaded.manifest or loaded.contents:
@@ -336,14 +189,23 @@ def import_v5_5(path: str | Path, folder: Path) -> Path:
 
 
 def contents(loaded: Checkpoint) -> dict[str, bytes]:
-    """Both files of a loaded checkpoint: as they were read, or made now from a v5.5 `.pt`."""
+    """Both files of a loaded checkpoint: as they were read, or made now from a `.pt`."""
     facts = {key: value for key, value in loaded.manifest.items() if key != "epoch"}
     return loaded.contents or packed(loaded.model, loaded.epoch, facts)
 
 
-def split_record(seed: int) -> dict[str, Any]:
-    """`{seed, sizes, sha256}`: the hash is over the indices as little-endian int64, in order."""
-    parts = dict(split(seed))
-    indices = torch.cat(list(parts.values())).numpy().astype("<i8").tobytes()
-    sizes = {name: len(part) for name, part in parts.items()}
-    return {"seed": seed, "sizes": sizes, "sha256": files.sha256(indices)}
+def check_split(loaded: Checkpoint, seed: int) -> dict[str, Any]:
+    """`split_record` of `seed`, and whether the checkpoint records it: `trained_on`.
+
+    A `.pt` of the original records none, and is taken at its word.
+
+    Raises:
+        InputError: it was trained on another split: what would be tested may have been trained on.
+    """
+    split, recorded = split_record(seed), loaded.manifest.get("split")
+    if recorded not in (None, split):
+        raise InputError(
+            f"{loaded.path} was trained on another split than that of split_seed {seed}: "
+            "what would be tested may have been trained on."
+        )
+    return {**split, "trained_on": "recorded, the same" if recorded else "not recorded"}

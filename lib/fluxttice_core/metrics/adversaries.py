@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ..model.network import VAES, D, DualVAE, Posterior
+from ..model.network import VAES, D, DualVAE, Measurable, Posterior, linear
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
-from .likelihood import RADIUS, TERCILE, straight_cells
+from .rate import RADIUS, TERCILE, straight_cells
 
 SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % of the information
 CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
@@ -26,14 +26,11 @@ class Functions:
 
     encoders: dict[str, Callable[[Tensor], Posterior]]
     decoders: dict[str, Callable[[Tensor], Tensor]]
+    device: torch.device
 
     @property
     def vaes(self) -> tuple[str, ...]:
         return tuple(self.encoders)
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
 
     def encoder(self, vae: str) -> Callable[[Tensor], Posterior]:
         return self.encoders[vae]
@@ -46,7 +43,7 @@ def optimum(exact_match: float = 0.9999) -> DualVAE:
     """The optimum, written by hand in this very architecture: each metric's best attainable value.
 
     Latent i < 9 owns trit i, cut at the normal terciles by sharp logits; the posterior is the
-    cheapest at `exact_match` from a sample (`likelihood.straight_cells`); the other seven latents
+    cheapest at `exact_match` from a sample (`rate.straight_cells`); the other seven latents
     are the prior. Every ReLU layer carries +x and -x in two units, since x = relu(x) - relu(-x)
     and |x| = relu(x) + relu(-x), from which the encoder makes ln σ² of -1, 0, +1. It has learnt
     nothing and gets PASS: a certificate is about what a network does.
@@ -59,19 +56,19 @@ def optimum(exact_match: float = 0.9999) -> DualVAE:
     weight = SHARPNESS * torch.kron(torch.eye(T), ends[:, None]) @ pairs.T
     bias = (-SHARPNESS * TERCILE * ends.square()).repeat(T)
     for encoder in (model.encoder_A, model.encoder_B):
-        _set(encoder.encoder[0], pairs)
-        _set(encoder.encoder[2], torch.eye(2 * T))
-        _set(encoder.encoder[4], torch.eye(2 * T))
+        _set(linear(encoder.encoder, 0), pairs)
+        _set(linear(encoder.encoder, 2), torch.eye(2 * T))
+        _set(linear(encoder.encoder, 4), torch.eye(2 * T))
         _set(encoder.fc_mu, cells.mean * pairs.T)
         _set(encoder.fc_logvar, (outer - middle) * pairs.T.abs(), logvar)
     a, b = model.decoder_A.decoder, model.decoder_B
-    _set(a[0], pairs)
-    _set(a[2], torch.eye(2 * T))
-    _set(a[4], weight, bias)
+    _set(linear(a, 0), pairs)
+    _set(linear(a, 2), torch.eye(2 * T))
+    _set(linear(a, 4), weight, bias)
     _set(b.fc_in, pairs)
     for block in (b.residual1.block, b.residual2.block):
-        _set(block[0], torch.zeros(0, 0))
-        _set(block[2], torch.zeros(0, 0))
+        _set(linear(block, 0), torch.zeros(0, 0))
+        _set(linear(block, 2), torch.zeros(0, 0))
     _set(b.fc_out, weight, bias)
     return model.eval()
 
@@ -84,7 +81,7 @@ def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
     layer.bias.copy_(torch.zeros(len(layer.bias)) if bias is None else bias)
 
 
-def permuted(model: DualVAE, seed: int) -> Functions:
+def permuted(model: Measurable, seed: int) -> Functions:
     """`model`, but where the prior has 99.9 % of its mass the operations are dealt out anew.
 
     A latent of norm below RADIUS decodes to the image, under one random bijection of all M, of
@@ -92,7 +89,7 @@ def permuted(model: DualVAE, seed: int) -> Functions:
     and what is generated is as even as before, yet the two have nothing to do with each other:
     rate, `prior_norm_share` and cell connection must tell.
     """
-    table = _table(torch.randperm(M, generator=generator(seed, "permuted")))
+    table = _table(torch.randperm(M, generator=generator(seed, "permuted"))).to(model.device)
 
     def wrapped(decoder: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def decode(z: Tensor) -> Tensor:
@@ -103,8 +100,9 @@ def permuted(model: DualVAE, seed: int) -> Functions:
         return decode
 
     return Functions(
-        {vae: model.encoder(vae) for vae in VAES},
-        {vae: wrapped(model.decoder(vae)) for vae in VAES},
+        {vae: model.encoder(vae) for vae in model.vaes},
+        {vae: wrapped(model.decoder(vae)) for vae in model.vaes},
+        model.device,
     )
 
 
@@ -131,7 +129,7 @@ def memoriser(seed: int, parts: Split) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return table[indices(best.decoder("A")(z), "argmax")]
 
-    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode))
+    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode), torch.device("cpu"))
 
 
 def linear_readout(seed: int, n_train: int = 10) -> Functions:
@@ -156,7 +154,7 @@ def linear_readout(seed: int, n_train: int = 10) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return SHARPNESS * ((z @ reader)[..., None] * ends - ends.square() / 2)
 
-    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode))
+    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode), torch.device("cpu"))
 
 
 def _table(order: Tensor) -> Tensor:
@@ -166,6 +164,8 @@ def _table(order: Tensor) -> Tensor:
 
 def _nearest(known: Tensor) -> Tensor:
     """(M,): for each operation the index of the nearest of `known`, itself where it is known."""
+    nearest = torch.arange(M)
+    new = torch.ones(M, dtype=torch.bool).index_fill(0, known, False).nonzero()[:, 0]
     hot = one_hot(all_operations() + 1, C).flatten(1).float()  # a product counts equal trits
-    near = [(part @ hot[known].T).argmax(1) for part in hot.split(1_000)]
-    return known[torch.cat(near)]
+    nearest[new] = torch.cat([known[(hot[x] @ hot[known].T).argmax(1)] for x in new.split(500)])
+    return nearest

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..model.initialisation import linear_encoder, looks_linear
-from ..model.network import VAES, DualVAE, Network
+from ..model.network import VAES, DualVAE, Measurable, linear
 from ..model.streams import generator
 from .reconstruction import posterior
 
@@ -54,7 +54,7 @@ def uniform(seed: int) -> DualVAE:
     """
     model = untrained(seed)
     with torch.no_grad():
-        for last in (model.decoder_A.decoder[4], model.decoder_B.fc_out):
+        for last in (linear(model.decoder_A.decoder, 4), model.decoder_B.fc_out):
             last.weight.zero_()
             last.bias.zero_()
     return model
@@ -63,7 +63,7 @@ def uniform(seed: int) -> DualVAE:
 class Control(NamedTuple):
     """A kind of network that stands beside the model: how to make one, and from how many seeds."""
 
-    make: Callable[[int], Network]
+    make: Callable[[int], Measurable]
     seeds: int
 
 

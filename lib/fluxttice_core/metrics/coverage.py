@@ -118,7 +118,7 @@ def coverage(
 
 
 def _is_count(n: object) -> bool:
-    return isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
+    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1
 
 
 # --- Expected, from the exact marginal ----------------------------------------------------------

@@ -5,14 +5,15 @@ Nothing is printed here; tables and figures come from the file these rows are st
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from typing import Annotated, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from .. import parallel
-from ..model.network import HOW, DualVAE, Network
+from .. import files, parallel
+from ..model.network import HOW, VAES, DualVAE, Measurable
 from ..model.operations import split
 from ..model.streams import generator
 from ..parallel import Job
@@ -21,11 +22,10 @@ from . import codes, coverage, marginal, reconstruction
 from .adversaries import optimum
 from .controls import CONTROLS, OPTIMUM
 from .marginal import FEWEST
-from .observation import Measurement, Observed, metric, observe, values
+from .observation import Measurement, Observed, metric, names, observe, values
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
-T = TypeVar("T")
 
 
 class Benchmark(Measurement):
@@ -34,16 +34,6 @@ class Benchmark(Measurement):
     ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
     trials: Annotated[Whole, Field(ge=5)]
     speed_repeats: Annotated[Whole, Field(ge=3)]
-
-
-class Row(Record):
-    """One VAE of one network: what was measured of it, by the names of `METRICS`."""
-
-    network: str
-    seed: int | None
-    vae: str
-    k: int
-    values: dict[str, Measured]
 
 
 class Details(Record):
@@ -75,13 +65,28 @@ class Drawings(Record):
     robustness: list[reconstruction.Robustness]
 
 
-def drawings(network: Network, vae: str, p: Benchmark) -> Drawings:
-    options = {"trials": p.trials, "seed": p.seed, "stream": vae, "device": network.device}
+def drawings(network: Measurable, vae: str, p: Benchmark) -> Drawings:
     q = reconstruction.posterior(network, vae)
     return Drawings(
-        coverage=coverage.coverage(network.decoder(vae), p.ns, how=HOW, **options),
+        coverage=coverage.coverage(
+            network.decoder(vae), p.ns, how=HOW, trials=p.trials, seed=p.seed, stream=vae,
+            device=network.device,
+        ),
         robustness=reconstruction.robustness(network, vae, q, p.seed),
-    )
+    )  # fmt: skip
+
+
+class Row(Record):
+    """One VAE of one network: what was measured of it, by the names of `METRICS`; `details` and
+    `drawings` of the networks that the pages show: the model, and one that is untrained."""
+
+    network: str
+    seed: int | None
+    vae: str
+    k: int
+    values: dict[str, Measured]
+    details: Details | None = None
+    drawings: Drawings | None = None
 
 
 class Compared(Record):
@@ -133,91 +138,113 @@ def _better(mine: Measured, hulls: list[tuple[float, float]], direction: int) ->
 
 
 class Results(Record):
-    """All of a benchmark: the model's rows first, then the controls'. `details` and `drawings` by
-    network and VAE: the model's, and an untrained network's."""
+    """All of a benchmark: the model's rows first, then the optimum's and the controls'."""
 
     rows: list[Row]
+    controls_measured: str
     comparison: list[Compared]
-    details: dict[str, dict[str, Details]]
-    drawings: dict[str, dict[str, Drawings]]
     diversity: list[coverage.Diversity]
     noise_floor: tuple[float, float]
 
-    @property
-    def vaes(self) -> list[str]:
-        """The VAEs that the model has."""
-        return [row.vae for row in self.rows if row.network == MODEL]
+    def of(self, network: str) -> dict[str, Row]:
+        """The rows of the first network of that name, by VAE."""
+        found: dict[str, Row] = {}
+        for row in self.rows:
+            if row.network == network:
+                found.setdefault(row.vae, row)
+        return dict(sorted(found.items()))
 
-    def of(self, vae: str) -> dict[str, Measured]:
-        """The model's values by name."""
-        return next(r.values for r in self.rows if r.network == MODEL and r.vae == vae)
 
+class Beside(Record):
+    """What stands beside every model; it depends on no model, so it is measured once.
 
-def measure(model: Network, p: Benchmark, report: Callable[[str], None] = print) -> Results:
-    """Measure every VAE of `model`, the optimum and all controls, each in a worker process.
-
-    All but the model are measured at FEWEST latents, so their intervals are wider than the
-    model's. `report` is told of each step.
+    code: `files.code_hash` of what measures; key: the parameters that it depends on.
     """
-    report(
-        f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE, and the controls"
-    )
+
+    code: str
+    key: dict[str, int | list[int]]
+    created_utc: str
+    environment: dict[str, str]
+    rows: list[Row]
+
+
+def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = print) -> Results:
+    """Measure every VAE of `model`, in worker processes, and compare it with `beside`.
+
+    Raises:
+        InputError: a decoder that gives no numbers.
+    """
+    report(f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE")
     vaes = model.vaes[::-1]  # B's decoder is the larger one: the longest job begins first
-    fresh = CONTROLS["untrained"].make(p.untrained_seed)
-    beside = [(OPTIMUM, p.untrained_seed)]
-    for name, control in CONTROLS.items():
-        beside += [(name, p.untrained_seed + number) for number in range(control.seeds)]
-    jobs = [Job(f"VAE-{vae}", _model, (model, vae, p)) for vae in vaes]
-    jobs += [
-        Job(f"{name}, VAE-{vae}, by drawing", drawings, (network, vae, p))
-        for name, network in ((MODEL, model), (UNTRAINED, fresh))
-        for vae in vaes
-    ]
-    jobs += [
-        Job(f"{name} {seed}, VAE-{vae}", _other, (name, seed, vae, p))
-        for name, seed in beside
-        for vae in vaes
-    ]
+    jobs = [Job(f"VAE-{vae}", _row, (MODEL, None, model, vae, p.k, p, True)) for vae in vaes]
+    jobs += [Job(f"VAE-{vae}, by drawing", drawings, (model, vae, p)) for vae in vaes]
     found = parallel.each(jobs, report)
-    n = len(vaes)
-    ours, drawn, others = found[:n][::-1], found[n : 3 * n], found[3 * n :]
-    shown = [*ours, *(other for other in others if other[2])]
-    rows, controls = [row for row, *_ in ours], [row for row, *_ in others]
+    n, others = len(vaes), beside(p, report)
+    rows = [
+        row.model_copy(update={"drawings": drawn})
+        for (row, _), drawn in zip(found[:n][::-1], found[n:][::-1], strict=True)
+    ]
     return Results(
-        rows=[*rows, *controls],
-        comparison=compare(rows, controls),
-        details=_by_network((row.network, row.vae, extra) for row, _, extra in shown),
-        drawings=_by_network(
-            zip([MODEL] * n + [UNTRAINED] * n, [*vaes, *vaes], drawn, strict=True)
-        ),
-        diversity=coverage.diversity(ours[0][1], ours[1][1], p.ns) if n == 2 else [],
+        rows=[*rows, *others.rows],
+        controls_measured=others.created_utc,
+        comparison=compare(rows, others.rows),
+        diversity=coverage.diversity(found[1][1], found[0][1], p.ns) if n == 2 else [],
         noise_floor=marginal.noise_floor(p.k, p.seed),
     )
 
 
-def _by_network(found: Iterable[tuple[str, str, T]]) -> dict[str, dict[str, T]]:
-    table: dict[str, dict[str, T]] = {}
-    for network, vae, value in sorted(found, key=lambda row: row[:2]):
-        table.setdefault(network, {})[vae] = value
-    return table
+def beside_path() -> Path:
+    return files.root() / "reports" / "controls.json"
 
 
-def _model(model: Network, vae: str, p: Benchmark) -> tuple[Row, np.ndarray, Details]:
-    o = observe(model, vae, p.k, p.seed)
-    found = values(o, split(p.split_seed), p.ns)
-    row = Row(network=MODEL, seed=None, vae=vae, k=p.k, values=found)
-    return row, o.marginal.counts, details(o)
+def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
+    """The stored rows (reports/controls.json) where the code that measures and the parameters are
+    the same, else measured now. `make controls` stores them anew."""
+    key, code = _key(p), files.code_hash("model", "metrics")
+    if beside_path().is_file():
+        stored = Beside.model_validate_json(beside_path().read_bytes())
+        if (stored.code, stored.key) == (code, key):
+            return stored
+        report("reports/controls.json is of other code or parameters: measuring the controls now")
+    networks = [(OPTIMUM, p.untrained_seed)]
+    for name, control in CONTROLS.items():
+        networks += [(name, p.untrained_seed + number) for number in range(control.seeds)]
+    jobs = [
+        Job(f"{name} {seed}, VAE-{vae}", control_row, (name, seed, vae, p))
+        for vae in VAES[::-1]
+        for name, seed in networks
+    ]
+    return Beside(
+        code=code,
+        key=key,
+        created_utc=files.utc_now().isoformat(),
+        environment=files.environment(),
+        rows=parallel.each(jobs, report),
+    )
 
 
-def _other(
-    name: str, seed: int, vae: str, p: Benchmark
-) -> tuple[Row, np.ndarray | None, Details | None]:
-    """The optimum or a control; details of the untrained network that the pages show."""
+def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
+    """The optimum, or a control, at FEWEST latents: its intervals are wider than a model's."""
     network = optimum() if name == OPTIMUM else CONTROLS[name].make(seed)
-    o = observe(network, vae, FEWEST, p.seed, f"{name} {seed} {vae}")
-    found = values(o, split(p.split_seed), p.ns)
-    row = Row(network=name, seed=seed, vae=vae, k=FEWEST, values=found)
-    return row, None, details(o) if (name, seed) == (UNTRAINED, p.untrained_seed) else None
+    shown = (name, seed) == (UNTRAINED, p.untrained_seed)
+    row, _ = _row(name, seed, network, vae, FEWEST, p, shown)
+    return row.model_copy(update={"drawings": drawings(network, vae, p)}) if shown else row
+
+
+def _key(p: Benchmark) -> dict[str, int | list[int]]:
+    wanted = ("seed", "split_seed", "untrained_seed", "ns", "trials")
+    return {name: getattr(p, name) for name in wanted}
+
+
+def _row(
+    name: str, seed: int | None, network: Measurable, vae: str, k: int, p: Benchmark, full: bool
+) -> tuple[Row, np.ndarray]:
+    """A row, and how many of the latents decode to each operation, (M,)."""
+    o = observe(network, vae, k, p.seed, vae if name == MODEL else f"{name} {seed} {vae}")
+    found = values(o, split(p.split_seed), names(p.ns))
+    more = details(o) if full else None
+    row = Row(network=name, seed=seed, vae=vae, k=k, values=found, details=more)
+    return row, o.marginal.counts
 
 
 class Speed(Record):

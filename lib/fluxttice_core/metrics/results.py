@@ -65,7 +65,7 @@ def mean(values: object, low: float = -np.inf, high: float = np.inf) -> Measured
 
 
 def share(hits: object) -> Measured:
-    """Share of the true among independent cases, `hits` (n,) bool: Clopper and Pearson's interval."""
+    """Share of the true among independent cases, `hits` (…) bool, by Clopper and Pearson."""
     x = np.asarray(hits, dtype=bool)
     low, high = clopper_pearson(int(x.sum()), x.size)
     return Measured(value=float(x.mean()), low=low, high=high, n=x.size, method="Clopper-Pearson")

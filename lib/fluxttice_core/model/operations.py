@@ -4,9 +4,12 @@ Shape letters: M operations (19,683), T trits of a truth table (9), C classes -1
 Entry t of a table is the output for the inputs (a, b) with t = 3·(a + 1) + (b + 1).
 """
 
+import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +76,15 @@ def split(seed: int = 42) -> Split:
     return Split(*order.split(list(SPLIT_SIZES.values())))
 
 
-def _table(function) -> int:
+def split_record(seed: int) -> dict[str, Any]:
+    """`{seed, sizes, sha256}`: the hash is over the indices as little-endian int64, in order."""
+    parts = dict(split(seed))
+    indices = torch.cat(list(parts.values())).numpy().astype("<i8").tobytes()
+    sizes = {name: len(part) for name, part in parts.items()}
+    return {"seed": seed, "sizes": sizes, "sha256": hashlib.sha256(indices).hexdigest()}
+
+
+def _table(function: Callable[[int, int], int]) -> int:
     values = [function(t // 3 - 1, t % 3 - 1) for t in range(T)]
     return int(index_of(torch.tensor(values)))
 
@@ -86,7 +97,7 @@ def _wrap(value: int) -> int:
 @cache
 def names() -> dict[int, str]:
     """Index → name of the two-input ternary operations that have one."""
-    named = {
+    named: dict[str, Callable[[int, int], int]] = {
         "AND (min)": min,
         "OR (max)": max,
         "NAND (-min)": lambda a, b: -min(a, b),

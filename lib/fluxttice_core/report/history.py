@@ -11,7 +11,7 @@ from pydantic import Field
 
 from .. import files
 from ..errors import InputError
-from ..metrics.measurement import Results, Speed
+from ..metrics.measurement import MODEL, Results, Speed
 from ..metrics.results import Record
 
 METRICS = (
@@ -51,7 +51,7 @@ def append(document: Document, run: Path) -> Path:
         InputError: it cannot be written, or its columns are not those of this release.
     """
     path = files.reports_folder() / "history.csv"
-    rows = [_line(document, run, vae) for vae in document.results.vaes]
+    rows = [_line(document, run, vae) for vae in document.results.of(MODEL)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -76,7 +76,7 @@ def append(document: Document, run: Path) -> Path:
 
 
 def history() -> list[dict[str, Any]]:
-    """The lines of reports/history.csv so far, oldest first; a damaged one is named and left out."""
+    """The lines of reports/history.csv, oldest first; a damaged one is named and left out."""
     path = files.reports_folder() / "history.csv"
     lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
     found = []
@@ -89,7 +89,7 @@ def history() -> list[dict[str, Any]]:
 
 
 def _line(document: Document, run: Path, vae: str) -> dict[str, Any]:
-    values = document.results.of(vae)
+    values = document.results.of(MODEL)[vae].values
     return {
         "created_utc": document.created_utc,
         "run": files.shown(run),

@@ -1,19 +1,21 @@
 """Rows → Figure. Nothing here computes a metric."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import pandas as pd
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..metrics.coverage import ceiling
-from ..metrics.measurement import MODEL, Results
+from ..metrics.measurement import MODEL, UNTRAINED, Results
 from ..model.operations import M
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"
-STYLE = {
+STYLE: dict[Any, float] = {  # Any: matplotlib's stubs list every name there is
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -39,39 +41,22 @@ def _axes(columns: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
 
 
 def training(rows: list[dict]) -> Figure:
-    """Honest measures by epoch, each VAE alone; the selected epoch as a line."""
-    figure, (exact, covered) = _axes(2)
+    """Honest measures by epoch, each VAE alone, as distances to the limit; the selected epoch."""
+    figure, panels = _axes(3)
     epochs = [row["epoch"] for row in rows]
     selected = next(row["epoch"] for row in rows if row["selected"])
     for axes, key, title in (
-        (exact, "val_exact", "Exact match on validation, posterior mean"),
-        (covered, "coverage", "Argmax coverage per epoch, share of the ceiling"),
+        (panels[0], "val_exact_sampled", "Validation operations lost\nfrom a posterior sample"),
+        (panels[1], "coverage", "Argmax coverage:\nwhat is missing of the ceiling"),
+        (panels[2], "rate", "Rate, nats\n(least at 99.9 %: 15.96)"),
     ):
         for vae, colour in COLOUR.items():
-            axes.plot(
-                epochs, [row[f"{key}_{vae}"] for row in rows], color=colour, label=f"VAE-{vae}"
-            )
-        axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: epoch {selected}")
-        axes.set(title=title, xlabel="epoch", ylim=(-0.02, 1.02))
-        axes.legend(loc="lower right")
-    return figure
-
-
-def trajectory(rows: list[dict], n: int) -> Figure:
-    """Argmax coverage at `n` against latent entropy (left) and information (right), by epoch."""
-    figure, both = _axes(2)
-    for axes, key, label in (
-        (both[0], "latent_entropy", "latent entropy, nats"),
-        (both[1], "information", "information, share of 9·ln 3"),
-    ):
-        for vae, colour in COLOUR.items():
-            x, y = [r[f"{key}_{vae}"] for r in rows], [r[f"coverage_{vae}"] for r in rows]
-            axes.plot(x, y, color=colour, lw=0.6, alpha=0.5)
-            shade = [0.2 + 0.8 * i / len(rows) for i in range(len(rows))]
-            axes.scatter(x, y, s=9, color=colour, alpha=shade, label=f"VAE-{vae}, by epoch")
-        axes.set(xlabel=label, ylabel=f"argmax coverage at {n:,}, of ceiling")
-        axes.locator_params(axis="x", nbins=5)
-        axes.legend(loc="lower right", fontsize=8)
+            y = [row[f"{key}_{vae}"] for row in rows]
+            y = y if key == "rate" else [max(1 - value, 1e-5) for value in y]
+            axes.plot(epochs, y, color=colour, marker="o", ms=3, label=f"VAE-{vae}")
+        axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: {selected}")
+        axes.set(title=title, xlabel="epoch", yscale="linear" if key == "rate" else "log")
+        axes.legend(fontsize=8)
     return figure
 
 
@@ -100,14 +85,16 @@ def headline(results: Results) -> Figure:
 
 
 def _coverage_curve(axes: Axes, results: Results) -> None:
-    ours, noise = results.details[MODEL], results.details["untrained"]
+    ours, noise = (
+        {vae: row.details for vae, row in results.of(name).items()} for name in (MODEL, UNTRAINED)
+    )
     n = [point.n for point in ours["A"].curve]
     axes.plot(
         n, [p.ceiling / M for p in ours["A"].curve], "k:", label="ceiling (uniform generator)"
     )
     last = list(noise)[-1]
     lines = [
-        *((found.curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae, found in ours.items()),
+        *((ours[vae].curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae in ours),
         (noise[last].curve, "argmax", GREY, "-", f"untrained {last}, argmax"),
         (noise[last].curve, "categorical", GREY, "--", f"untrained {last}, categorical"),
     ]  # fmt: skip
@@ -122,7 +109,8 @@ def _coverage_curve(axes: Axes, results: Results) -> None:
         if name.startswith("argmax_coverage")
         for at in [int(name.rpartition("_")[2])]
     ]
-    axes.scatter(*zip(*maps, strict=True), s=14, color=GREY, label="random linear maps, argmax")
+    draws, shares = zip(*maps, strict=True)
+    axes.scatter(draws, shares, s=14, color=GREY, label="random linear maps, argmax")
     axes.set(
         xscale="log", xlim=(1e3, 1e7), xlabel="N, latents drawn from the prior",
         title="Operations reached, share of 19,683",
@@ -140,8 +128,8 @@ def _entropy_bars(axes: Axes, results: Results) -> None:
             colours += [COLOUR[row.vae], *[GREY] * len(row.controls)]
     axes.barh(labels, [max(v, 1e-7) for v in values], color=colours)
     for place, value in enumerate(values):
-        axes.text(max(value, 1e-7) * 1.15, place, f"{value:.2%}" if value > 1e-3 else f"{value:.4%}",
-                  va="center", fontsize=8)  # fmt: skip
+        text = f"{value:.2%}" if value > 1e-3 else f"{value:.4%}"
+        axes.text(max(value, 1e-7) * 1.15, place, text, va="center", fontsize=8)
     axes.invert_yaxis()
     axes.set(
         xscale="log", xlim=(1e-5, 6), xlabel="what is missing of 9·ln 3 (less is better)",
@@ -153,14 +141,13 @@ def _entropy_bars(axes: Axes, results: Results) -> None:
 def reconstruction(results: Results) -> Figure:
     """Left: operations lost as posterior noise grows. Right: KL of each latent dimension."""
     figure, (curve, bars) = _axes(2)
-    for vae, found in results.details[MODEL].items():
-        style = {"color": COLOUR[vae], "marker": "o", "ms": 3, "label": f"VAE-{vae}"}
-        points = results.drawings[MODEL][vae].robustness
-        curve.plot(
-            [p.scale for p in points], [max(1 - p.exact_match, 0.5 / M) for p in points], **style
-        )
-        kl = sorted(found.kl_nats_by_dimension, reverse=True)
-        bars.plot(range(1, len(kl) + 1), kl, **style)
+    for vae, row in results.of(MODEL).items():
+        colour, label = COLOUR[vae], f"VAE-{vae}"
+        points = row.drawings.robustness
+        x, y = [p.scale for p in points], [max(1 - p.exact_match, 0.5 / M) for p in points]
+        curve.plot(x, y, color=colour, marker="o", ms=3, label=label)
+        kl = sorted(row.details.kl_nats_by_dimension, reverse=True)
+        bars.plot(range(1, len(kl) + 1), kl, color=colour, marker="o", ms=3, label=label)
     curve.axvline(1, color="black", lw=0.8, ls=":", label="a posterior sample")
     curve.set(
         title="Operations lost, z = mu + s·sigma·eps", xlabel="s, scale of sigma", yscale="log",
@@ -174,7 +161,7 @@ def reconstruction(results: Results) -> Figure:
 
 def planes(results: Results) -> Figure:
     """Codes of 1,500 operations on their first two principal axes, coloured by one trit."""
-    shown = results.details[MODEL]
+    shown = {vae: row.details for vae, row in results.of(MODEL).items()}
     figure, axes = _axes(len(shown), 3.8)
     for (vae, found), ax in zip(shown.items(), axes, strict=True):
         for value, colour in ((-1, "#1f6fb4"), (0, "#999999"), (1, "#d1495b")):
@@ -186,4 +173,42 @@ def planes(results: Results) -> Figure:
         title = f"VAE-{vae}: codes, coloured by the {output}"
         ax.set(title=title, xlabel="axis 1", ylabel="axis 2")
         ax.legend(markerscale=2, loc="upper right")
+    return figure
+
+
+def recipes(evidence: pd.DataFrame) -> Figure:
+    """Every seed of every recipe, three metrics: a dot a seed and VAE."""
+    figure, panels = _axes(3, 3.0)
+    order = list(dict.fromkeys(evidence.recipe))
+    for axes, (name, title) in zip(
+        panels,
+        (
+            ("rate", "rate, nats (least at 99.9 %: 15.96)"),
+            ("exact_match_sampled", "exact match, posterior sample"),
+            ("mig", "MIG (by hand: 1)"),
+        ),
+        strict=True,
+    ):
+        for vae, colour in COLOUR.items():
+            rows = evidence[evidence.vae == vae]
+            places = [
+                order.index(recipe) + (0.12 if vae == "B" else -0.12) for recipe in rows.recipe
+            ]
+            axes.scatter(rows[name], places, s=12, color=colour, label=f"VAE-{vae}")
+        axes.set_yticks(range(len(order)), order if axes is panels[0] else [""] * len(order))
+        axes.invert_yaxis()
+        axes.set_title(title)
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def learning_curve(curve: pd.DataFrame) -> Figure:
+    """Exact match on test operations against the number of operations trained on."""
+    figure, [axes] = _axes(1)
+    for vae, colour in COLOUR.items():
+        rows = curve[curve.vae == vae]
+        axes.plot(rows.operations, rows.trained, color=colour, marker="o", label=f"VAE-{vae}")
+    axes.plot(rows.operations, rows.read_out, color=GREY, marker="o", label="linear read-out")
+    axes.set(xscale="log", xlabel="operations trained on", ylabel="exact match on test")
+    axes.legend()
     return figure

@@ -4,14 +4,28 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..metrics.gates import Certify
 from ..metrics.measurement import Benchmark
-from ..params import Params
+from ..params import NonNegative, Params, Share
 from ..training import recipes
 
-KINDS = {"benchmark": Benchmark, "certify": Certify}
+
+class Evidence(Params):
+    """What 4_evidence takes: what the default recipe must reach in every seed."""
+
+    min_exact_match_sampled: Share
+    max_rate: NonNegative
+
+
+KINDS: dict[str, type[Params]] = {
+    "benchmark": Benchmark,
+    "certify": Certify,
+    "evidence": Evidence,
+}
 
 
 def check(step: str, values: dict[str, Any], where: str) -> Params:
@@ -31,6 +45,7 @@ def begin(step: str) -> tuple[Any, Path]:
         InputError: a bad parameter, or a folder that cannot be written.
     """
     p = check(step, _in_notebook(), f"notebook {step}")
+    torch.set_num_threads(1)  # as in the workers: see `parallel`
     run = files.run_folder(p.run_dir, step)
     files.record_params(run, step, p.model_dump())
     print(f"seed       {p.seed}\nrun folder {files.shown(run)}")

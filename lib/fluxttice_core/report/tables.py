@@ -3,21 +3,27 @@
 import pandas as pd
 from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
+from torch import Tensor
 
 from ..certification.certificate import Certificate, KeptEpoch
 from ..metrics import gates as judging
-from ..metrics.controls import CONTROLS
 from ..metrics.coverage import Drawn
 from ..metrics.gates import Judged, Refusal
-from ..metrics.measurement import MODEL, Compared, Results
+from ..metrics.marginal import LIMIT_NATS
+from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
 from ..metrics.observation import metric
 from ..metrics.results import Measured
 
 GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
 ABSTAIN = "color: #b26a00; font-weight: bold"
+ENDS = ((0, min), (1, max))
+COLUMNS = {  # of the comparison: what they show together
+    "untrained": ("untrained",),
+    "random linear maps": ("random linear",),
+    "ignoring z": ("collapsed", "uniform"),
+}
 IN_ONE_MINUTE = {
-    "argmax_entropy": "of the entropy limit 9·ln 3, by argmax",
     "argmax_coverage_50000": "of the ceiling of argmax coverage at N = 50,000",
     "exact_match_worst_kind": "of the worst kind of unseen operations come back exactly",
     "exact_match_sampled": "of all operations come back from a posterior sample",
@@ -28,48 +34,58 @@ def summary(results: Results) -> Markdown:
     """The page in one minute: what the model does, how sure that is, what noise would score."""
     rows = {(row.metric, row.vae): row for row in results.comparison}
     vaes = list(dict.fromkeys(row.vae for row in results.comparison))
-    lines = [
-        "| share | " + " | ".join(f"VAE-{vae} (95 %)" for vae in vaes) + " | nothing learnt |",
-        "|---" * (len(vaes) + 2) + "|",
-    ]
+    head = ["", *(f"VAE-{vae} (95 %)" for vae in vaes), "to compare with"]
+    lines = [head, ["---"] * len(head)]
     for name, label in IN_ONE_MINUTE.items():
         both = [rows[name, vae] for vae in vaes if (name, vae) in rows]
         noise = max(high for row in both for _, high in row.controls.values())
         cells = [f"**{number(row.ours.value)}** ({interval(row.ours)})" for row in both]
-        lines.append(f"| {label} | {' | '.join(cells)} | at most {number(noise)} |")
-    return Markdown("### In one minute\n\n" + "\n".join(lines))
+        lines.append([label, *cells, f"nothing learnt: at most {number(noise)}"])
+    for name, label, beside in (
+        ("rate", "nats a code costs", "the least at that exact match"),
+        ("elbo", "nats of ELBO", "ignoring the latent"),
+    ):
+        ours = [rows[name, vae].ours for vae in vaes]
+        least = [number(rows["least_rate", vae].ours.value, "nats") for vae in vaes]
+        limit = " / ".join(least) if name == "rate" else f"{-LIMIT_NATS:.4f}"
+        cells = [f"**{with_interval(value, 'nats')}**" for value in ours]
+        lines.append([label, *cells, f"{beside}: {limit}"])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return Markdown(f"### In one minute\n\n{table}")
 
 
 def why_not_categorical(results: Results) -> str:
     """Why the repair of the original, sampling categorically, repairs nothing: in its numbers."""
-    vae = list(results.drawings[MODEL])[-1]
+    vae = list(results.of(MODEL))[-1]
     found = {
         (network, row.decode): row
-        for network in (MODEL, "untrained")
-        for row in sorted(results.drawings[network][vae].coverage, key=lambda row: row.n)
+        for network in (MODEL, UNTRAINED)
+        for row in sorted(results.of(network)[vae].drawings.coverage, key=lambda row: row.n)
     }  # the largest N of each wins
     share = {key: number(row.share.value) for key, row in found.items()}
     return (
         f"Sampling categorically is no evidence of learning: at N = {found[MODEL, 'argmax'].n:,} "
-        f"an untrained VAE-{vae} reaches {share['untrained', 'categorical']} of the operations "
+        f"an untrained VAE-{vae} reaches {share[UNTRAINED, 'categorical']} of the operations "
         f"that way and this checkpoint {share[MODEL, 'categorical']}; by argmax it is "
-        f"{share['untrained', 'argmax']} against {share[MODEL, 'argmax']}."
+        f"{share[UNTRAINED, 'argmax']} against {share[MODEL, 'argmax']}."
     )
 
 
 def comparison(rows: list[Compared]) -> Styler:
-    """Metric by metric, each VAE beside the controls; greyed where noise can win."""
+    """Metric by metric, each VAE beside the controls and the optimum written by hand; greyed where
+    noise can win."""
     lines, grey = [], []
     for name in dict.fromkeys(row.metric for row in rows):
         both, about = [row for row in rows if row.metric == name], metric(name)
         good = all(row.discriminates for row in both)
-        line = {"metric": about.title if good else f"{about.title} (noise can win it)"}
+        line = {"metric": about.title if good else f"{about.title} (alone decides nothing)"}
         for row in both:
             line[f"VAE-{row.vae} (95 %)"] = with_interval(row.ours, about.unit)
-        for control in CONTROLS:
-            low = min(row.controls[control][0] for row in both)
-            high = max(row.controls[control][1] for row in both)
-            line[control] = ends(low, high, about.unit)
+        for title, kinds in COLUMNS.items():
+            hulls = [row.controls[kind] for row in both for kind in kinds if kind in row.controls]
+            low, high = (f((hull[i] for hull in hulls), default=None) for i, f in ENDS)
+            line[title] = "–" if low is None else ends(low, high, about.unit)
+        line["by hand"] = number(both[0].best.value, about.unit)
         lines.append(line)
         grey.append(not good)
     return left(pd.DataFrame(lines)).apply(lambda column: [GREY if g else "" for g in grey])
@@ -78,10 +94,11 @@ def comparison(rows: list[Compared]) -> Styler:
 def coverage(results: Results) -> Styler:
     """Sampled coverage by network and mode: mean count, its interval, share of the ceiling."""
     lines = []
-    for network, by_vae in results.drawings.items():
-        for vae, found in by_vae.items():
-            for decode in dict.fromkeys(row.decode for row in found.coverage):
-                rows = [row for row in found.coverage if row.decode == decode]
+    for network in (MODEL, UNTRAINED):
+        for vae, row in results.of(network).items():
+            found = row.drawings
+            for decode in dict.fromkeys(drawn.decode for drawn in found.coverage):
+                rows = [drawn for drawn in found.coverage if drawn.decode == decode]
                 name = vae if network == MODEL else f"{network} {vae}"
                 lines.append({"network": name, "decode": decode, **dict(map(_drawn, rows))})
     return left(pd.DataFrame(lines))
@@ -104,8 +121,8 @@ def hardest(results: Results, count: int = 5) -> Styler:
                 "P·M, argmax": f"{row.value:.3f}",
                 "95 % interval": f"{row.low:.3f} … {row.high:.3f}",
             }
-            for vae, found in results.details[MODEL].items()
-            for name, row in list(found.hardest.items())[:count]
+            for vae, found in results.of(MODEL).items()
+            for name, row in list(found.details.hardest.items())[:count]
         )
     )
 
@@ -211,6 +228,21 @@ def measured(found: dict[str, dict[str, Measured]], unit: str = "share") -> Styl
     return left(frame)
 
 
+def distributions(p: Tensor, table: list[int]) -> Styler:
+    """One operation's nine distributions, p (T, C): how likely each output is for each input."""
+    frame = pd.DataFrame(p.tolist(), columns=["−1", "0", "+1"])
+    inputs = [f"({t // 3 - 1}, {t % 3 - 1})" for t in range(len(table))]
+    frame.insert(0, "inputs (a, b)", inputs)
+    frame.insert(1, "output", table)
+    return left(frame).format(precision=4)
+
+
+def shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """`frame` with its `columns` as percentages and underscores as spaces."""
+    shown = frame.assign(**{column: frame[column].map(number) for column in columns})
+    return shown.rename(columns=lambda name: name.replace("_", " "))
+
+
 def label(certificate: Certificate) -> HTML:
     """One line: the verdict and whose signature; red where there is none."""
     signed = '<b style="color: #c1121f">unsigned: anyone can have written this</b>'
@@ -226,7 +258,7 @@ def number(value: float | None, unit: str = "share", decimals: int = 2) -> str:
     if unit == "count":
         return f"{value:.0f}"
     if unit != "share":
-        return f"{value:.4f}" if 0 < abs(value) < 0.1 else f"{value:.3f}"
+        return f"{value:.4f}" if unit == "nats" or 0 < abs(value) < 0.1 else f"{value:.3f}"
     if 0.999 < value < 1:
         decimals = next((d for d in range(4, 9) if round(100 * value, d) < 100), 9)
     return f"{value:.{decimals}%}"

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+from fluxttice_core.checkpoints import folder
+from fluxttice_core.metrics import connection, controls
+from fluxttice_core.metrics.adversaries import optimum, permuted
+from fluxttice_core.metrics.connection import cell_connection
+from fluxttice_core.model.network import D, Posterior, prior
+from fluxttice_core.model.operations import C, T
+from fluxttice_core.model.streams import generator
+
+CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
+
+
+def connected(model, vae, n=2_000, seed=1):
+    return cell_connection(model.encoder(vae), model.decoder(vae), generator(seed, "test"), n)
+
+
+@pytest.mark.parametrize("vae", "AB")
+def test_one_for_what_is_tied_and_none_for_what_is_not(vae):
+    shipped = folder.load(CERTIFIED).model
+    assert connected(shipped, vae).value == connected(optimum(), vae).value == 1
+    assert connected(permuted(shipped, 1), vae).high < 0.01
+    assert connected(controls.random_linear(1_000), vae).high < 0.01
+
+
+@pytest.mark.parametrize("code", [1.0, 1e-3, -3.0])
+def test_the_share_is_that_of_a_line_that_leaves(code):
+    """Trit 0 is the sign of latent 0 and every code is at `code`, so what starts on the other
+    side, half of all, leaves its cell at some t ≤ 1; 20 seeds."""
+
+    def decoder(z):
+        logits = torch.zeros(len(z), T, C)
+        logits[:, 0, 0], logits[:, 0, 2] = -z[:, 0], z[:, 0]
+        return logits
+
+    def encoder(x):
+        return Posterior(torch.full((len(x), D), code), torch.zeros(len(x), D))
+
+    runs = [cell_connection(encoder, decoder, generator(s, "test"), 1_000) for s in range(20)]
+    assert sum(x.low <= 0.5 <= x.high for x in runs) >= 18 and runs[0].n == 1_000
+
+
+def test_by_loops_with_the_models_own_decoding(monkeypatch):
+    model, n = controls.untrained(4), 200
+    slow = 0
+    for z in prior(n, generator(7, "test")):
+        operation = model.decode(z[None], "A")
+        code = model.encode(operation, "A")[0]
+        line = torch.stack([(1 - t / 10) * z + t / 10 * code for t in range(1, 11)])
+        slow += int((model.decode(line, "A") == operation).all())
+    monkeypatch.setattr(connection, "SLICE", 64)
+    assert connected(model, "A", n, seed=7).value == pytest.approx(slow / n)
+    assert 0 <= slow < n

@@ -1,0 +1,111 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from fluxttice_core.metrics import controls
+from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.disentanglement import dci_completeness, dci_disentanglement, mig
+from fluxttice_core.metrics.reconstruction import posterior
+from fluxttice_core.model.network import D
+from fluxttice_core.model.operations import M, T, all_operations
+from fluxttice_core.model.streams import generator
+from scipy import stats
+
+OPS = all_operations().float()
+MEASURES = (mig, dci_disentanglement, dci_completeness)
+
+
+def codes(seed):
+    """Random projections, bent a little so that they are not linear in the trits."""
+    z = OPS @ torch.randn(T, D, generator=generator(seed, "test"))
+    return z + 0.3 * z.sin()
+
+
+def rotation(seed):
+    return torch.linalg.qr(torch.randn(D, D, generator=generator(seed, "rotation")))[0]
+
+
+def slow_mig(mu):
+    """numpy's histograms, one latent and trit at a time; I from its definition."""
+    gaps = []
+    for trit in OPS.T.numpy():
+        nats = []
+        for latent in mu.double().T.numpy():
+            joint = np.histogram2d(latent, trit, bins=(20, 3))[0] / M
+            independent = np.outer(joint.sum(1), joint.sum(0))
+            seen = joint > 0
+            nats.append((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
+        first, second = sorted(nats)[:-3:-1]
+        gaps.append((first - second) / math.log(3))
+    return np.mean(gaps)
+
+
+def slow_dci(mu):
+    """η² of scipy's one-way analysis of variance: F = η²(M - 3) / ((1 - η²)·2)."""
+    r = np.zeros((D, T))
+    for j, latent in enumerate(mu.double().T.numpy()):
+        for k, trit in enumerate(OPS.T.numpy()):
+            f = stats.f_oneway(*(latent[trit == value] for value in (-1, 0, 1))).statistic
+            r[j, k] = 2 * f / (2 * f + M - 3)
+    rows = [1 - stats.entropy(row, base=T) for row in r]
+    columns = [1 - stats.entropy(column, base=D) for column in r.T]
+    return np.average(rows, weights=r.sum(1)), np.average(columns, weights=r.sum(0))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_by_loops(seed):
+    mu = codes(seed)
+    assert mig(mu).value == pytest.approx(slow_mig(mu), abs=2e-4)  # edges, to float32
+    theirs = dci_disentanglement(mu).value, dci_completeness(mu).value
+    assert theirs == pytest.approx(slow_dci(mu), abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_scale_sign_and_order_change_nothing_and_a_rotation_does(measure):
+    for seed in range(5):
+        g = generator(seed, "change")
+        owned = torch.cat([OPS, torch.zeros(M, D - T)], 1)
+        scale = torch.empty(D).uniform_(0.5, 30, generator=g) * torch.tensor([1.0, -1.0]).repeat(8)
+        order = torch.randperm(D, generator=g)
+        for mu in (owned, codes(seed)):
+            same = measure((mu * scale + 3)[:, order]).value
+            assert same == pytest.approx(measure(mu).value, abs=3e-3)
+        assert measure(owned).value == pytest.approx(1)
+        assert measure(owned @ rotation(seed)).value < 0.5
+
+
+def test_the_optimum_and_random_projections():
+    """1 by hand; three seeds of random maps, as measurement.md has them."""
+    mu = posterior(optimum(), "B").mu
+    assert [f(mu).value for f in MEASURES] == pytest.approx([1] * 3)
+    random = [posterior(controls.random_linear(s), "A").mu for s in range(1_000, 1_003)]
+    assert 0.08 < np.mean([mig(mu).value for mu in random]) < 0.15
+    assert 0.24 < np.mean([dci_disentanglement(mu).value for mu in random]) < 0.34
+
+
+def test_codes_whose_answer_is_known_by_hand():
+    twice = torch.cat([OPS, OPS[:, :7]], 1)  # trits 0-6 live in two latents each
+    assert mig(twice).value == pytest.approx(2 / 9)
+    assert dci_disentanglement(twice).value == pytest.approx(1)
+    halves = 1 - math.log(2) / math.log(D)
+    assert dci_completeness(twice).value == pytest.approx((14 * halves + 2) / 16)
+    pairs = torch.cat([OPS[:, :8:2] + OPS[:, 1:8:2], torch.zeros(M, D - 4)], 1)
+    assert dci_disentanglement(pairs).value == pytest.approx(1 - math.log(2) / math.log(T))
+    assert mig(pairs).value == pytest.approx(8 / 9 * nats_of_a_sum() / math.log(3), abs=1e-9)
+
+
+def nats_of_a_sum():
+    """I(a + b; a) of two trits: H(a + b) - H(b)."""
+    return stats.entropy([1, 2, 3, 2, 1]) - math.log(3)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_what_is_constant_or_hardly_moves_counts_as_none(measure):
+    assert measure(torch.zeros(M, D)).value == 0
+    assert measure(torch.full((M, D), 1e6)).value == 0
+    assert measure(0.01 * OPS).value == 0
+    faint = torch.cat([OPS, 0.01 * OPS[:, :7] @ rotation(1)[:7, :7]], 1)
+    assert measure(faint).value == pytest.approx(1)
+    found = measure(codes(1))
+    assert found.low == found.value == found.high and found.n == M

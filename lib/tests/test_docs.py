@@ -1,0 +1,93 @@
+"""What the pages say exists: commands, targets, files; what exists is on the pages."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+from fluxttice_core import cli, files
+
+ROOT = files.root()
+PAGES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/README.md")
+]
+PAGES += sorted(ROOT.glob("docs/*.md"))
+CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+PUBLISHED = (
+    r"README\.md|(evidence|power)\.csv|[\d-]+/[\w-]+/([1-3]_\w+\.html|\w+\.params\.yaml"
+    r"|coverage_vs_entropy\.json|verdict\.json|headline\.png)"
+)
+
+
+def named(pattern: str) -> set[str]:
+    """What `pattern` finds in the code of all pages, blocks and single words alike."""
+    text = "\n".join(path.read_text("utf-8") for path in PAGES)
+    return {name for code in CODE.findall(text) for name in re.findall(pattern, code)}
+
+
+def targets() -> set[str]:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert phony
+    return set(phony[1].split())
+
+
+def helped(arguments: list[str], capsys: pytest.CaptureFixture) -> list[tuple[str, str]]:
+    """`(name, help)` of each line that `fluxttice … --help` gives to a command or an argument."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, "--help"])
+    assert stop.value.code == 0
+    text = re.sub(r"\n {12,}", "  ", capsys.readouterr().out)  # help that begins a line of its own
+    return re.findall(
+        r"^ {2,4}(-h, --help|--[a-z-]+(?: [A-Z_]+)?|[a-z_]+)\b(?: {2,}(.*))?$", text, re.M
+    )
+
+
+def test_every_make_target_has_help_and_a_place_on_a_page():
+    made = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
+    assert set(re.findall(r"^make ([a-z]+) +\S", made.stdout, re.MULTILINE)) == targets()
+    assert named(r"\bmake ([a-z]+)\b") == targets()
+
+
+def test_every_command_has_help_and_a_place_on_a_page(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    commands = [(name, text) for name, text in helped([], capsys) if not name.startswith("-")]
+    assert len(commands) > 3
+    names = {name for name, _ in commands}
+    assert named(r"fluxttice ([a-z]+)\b") <= names <= named(r"\b(?:fluxttice|make) ([a-z]+)\b")
+    for name, text in commands:
+        assert text, f"{name} has no help"
+        silent = [argument for argument, text in helped([name], capsys) if not text]
+        assert not silent, f"fluxttice {name}: no help for {silent}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_file_that_a_page_names_is_there(page):
+    text = page.read_text("utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)", text)
+    paths = re.findall(r"\b((?:lib|params|notebooks|checkpoints|docs)/[\w./-]*\w)", text)
+    paths = [p for p in paths if p.startswith(("lib/", "params/", "docs/")) or "." in p]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    missing += [path for path in paths if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_a_tired_newcomer_reads_the_readme_to_its_end():
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 1_000
+
+
+def test_one_version_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)
+    changed = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert cited and changed and project == cited[1] == changed[1]
+
+
+def test_git_keeps_of_reports_what_their_page_says():
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "reports"], capture_output=True, text=True, check=True
+    )
+    names = [name.removeprefix("reports/") for name in listed.stdout.split()]
+    assert [name for name in names if not re.fullmatch(PUBLISHED, name)] == []
+    assert len({name.rpartition("/")[0] for name in names} - {""}) == 1, "one run is published"
+    size = sum((ROOT / "reports" / name).stat().st_size for name in names)
+    assert size < 3_000_000, f"published reports are {size:,} bytes"

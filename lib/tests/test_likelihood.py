@@ -1,0 +1,254 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fluxttice_core.checkpoints import folder
+from fluxttice_core.metrics import controls, likelihood, rate
+from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.codes import aggregate_kl
+from fluxttice_core.metrics.marginal import GROUPS, LIMIT_NATS, Marginal, marginal
+from fluxttice_core.metrics.rate import least_rate, straight_cells
+from fluxttice_core.metrics.reconstruction import posterior
+from fluxttice_core.metrics.results import exact
+from fluxttice_core.model.network import D, Posterior
+from fluxttice_core.model.operations import C, M, T, all_operations
+from fluxttice_core.model.streams import generator
+from scipy import integrate, special, stats
+
+CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
+UNIFORM = np.full(M, 1 / M)
+VALUES = torch.tensor([-1.0, 0.0, 1.0])
+
+
+def from_groups(groups):
+    groups = np.asarray(groups)
+    return Marginal(groups.astype(float), groups, np.zeros(GROUPS), round(groups.sum()))
+
+
+def drawn(p, k, seed):
+    return np.random.default_rng(seed).multinomial(k // GROUPS, p, size=GROUPS)
+
+
+def cut(slope, at):
+    """A decoder with one latent a trit, and its exact P (M,) by quadrature."""
+
+    def p(z, c):
+        logits = slope * (z * VALUES.numpy() - at * np.array([1, 0, 1]))
+        return special.softmax(logits)[c] * stats.norm.pdf(z)
+
+    trit = np.array([integrate.quad(p, -9, 9, c, points=(-at, at))[0] for c in range(C)])
+    truth = trit
+    for _ in range(T - 1):
+        truth = np.outer(truth, trit).ravel()
+    return lambda z: slope * (z[:, :T, None] * VALUES - at * VALUES**2), truth
+
+
+def held(estimates, truth):
+    return sum(x.low - 1e-9 <= truth <= x.high + 1e-9 for x in estimates)
+
+
+def uneven(least, most, seed=99):  # a stream that `drawn` does not use
+    p = np.random.default_rng(seed).uniform(least, most, M)
+    return p / p.sum()
+
+
+# --- What is generated ---
+
+
+@pytest.mark.parametrize("p, k", [(UNIFORM, 400_000), (uneven(0.8, 2), 1_000_000)])
+def test_sharp_decoders_intervals_hold_the_truth(p, k):
+    """Counts of certain decoders, whose plug-in is off by 0.01 and more; 20 seeds."""
+    ms = [from_groups(drawn(p, k, seed)) for seed in range(20)]
+    truth, found = -np.log(p).mean(), [likelihood.nll(m) for m in ms]
+    assert held(found, truth) >= 18
+    assert all(x.high < -np.log(m.P).mean() - 0.005 for x, m in zip(found, ms, strict=True))
+    assert likelihood.kl_uniform_p(ms[0]).value == pytest.approx(found[0].value - math.log(M))
+    support, simpson = math.exp(stats.entropy(p)) / M, 1 / (M * (p @ p))
+    assert held([likelihood.effective_support(m, "argmax") for m in ms], support) >= 18
+    assert held([likelihood.inverse_simpson(m, "argmax") for m in ms], simpson) >= 18
+
+
+@pytest.mark.parametrize("slope, at, k", [(1, 0.5, 30_000), (9, 0.43, 100_000)])
+def test_soft_decoders_intervals_hold_the_truth(slope, at, k):
+    decoder, p = cut(slope, at)
+    ms = [marginal(decoder, k, seed, "planted") for seed in range(20)]
+    assert held([likelihood.nll(m) for m in ms], -np.log(p).mean()) >= 18
+    support = math.exp(stats.entropy(p)) / M
+    assert held([likelihood.effective_support(m) for m in ms], support) >= 18
+    assert held([likelihood.inverse_simpson(m) for m in ms], 1 / (M * (p @ p))) >= 18
+
+
+def test_by_loops_over_operations_and_groups():
+    """scipy's k-statistics of 27 operations, each there 729 times; no group and each left out."""
+    y = np.random.default_rng(3).gamma(2.0, size=(GROUPS, 27))
+    m = Marginal(np.tile(y, 729), np.ones((GROUPS, M), int), np.zeros(GROUPS), round(729 * y.sum()))
+
+    def terms(groups, k):
+        g, nll, entropy, pairs = len(groups), [], [], []
+        for column in groups.T:
+            total = column.sum()
+            p, v = total / k, g * stats.kstat(column, 2) / total**2
+            k3, v2 = g * stats.kstat(column, 3) / total**3, v * v * (g - 1) / (g + 1)
+            nll.append(-math.log(p) - v / 2 - 2 * k3 / 3 + 0.75 * v2)
+            entropy.append(729 * p * (-math.log(p) + v / 2 + k3 / 3 - v2 / 4))
+            agree = sum(a * b for i, a in enumerate(column) for j, b in enumerate(column) if i != j)
+            pairs.append(729 * agree * g / (g - 1) / k**2)
+        return np.array([np.mean(nll), np.sum(entropy), 1 / (M * np.sum(pairs))])
+
+    whole = terms(y, m.k)
+    rest = [terms(np.delete(y, i, 0), m.k * 19 / 20) for i in range(GROUPS)]
+    half = stats.t.ppf(0.975, 19) * np.std(rest, axis=0) * 19**0.5 + likelihood.ROUNDING
+    estimate = likelihood.nll(m)
+    theirs = [max(math.log(M), whole[0] + side * half[0]) for side in (0, -1, 1)]
+    assert [estimate.value, estimate.low, estimate.high] == pytest.approx(theirs, rel=1e-9)
+    support, simpson = likelihood.effective_support(m), likelihood.inverse_simpson(m)
+    assert support.value == pytest.approx(min(math.exp(whole[1]) / M, 1), rel=1e-9)
+    assert simpson.value == pytest.approx(min(whole[2], 1), rel=1e-9)
+    assert simpson.low == pytest.approx(min(whole[2] - half[2], 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [5, 12, 50])
+def test_counts_give_the_digamma_estimate(count):
+    """Every operation `count` times, in random groups: ln K - ψ(count + 1)."""
+    groups = np.random.default_rng(2).multinomial(count, np.full(GROUPS, 1 / GROUPS), M).T
+    estimate = likelihood.nll(from_groups(groups)).value
+    assert estimate == pytest.approx(
+        max(math.log(count * M) - special.digamma(count + 1), math.log(M)), abs=0.05 / count**2
+    )
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_an_operation_that_is_never_or_hardly_generated_is_refused(left):
+    """None at all, one, or three latents of one group: no finite number, and how many there are."""
+    counts = np.full((GROUPS, M), 3)
+    counts[:, [7, 99]] = 0
+    counts[4, [7, 99]] = left
+    m = from_groups(counts)
+    for estimate in (likelihood.nll(m), likelihood.kl_uniform_p(m), likelihood.bits_per_trit(m)):
+        assert estimate.value is estimate.low is estimate.high is None
+        assert estimate.method == "not told: P(x) of 2 operations cannot be told from 0"
+    assert rate.posterior_gap(exact(-20.0, M), likelihood.nll(m)).value is None
+    assert likelihood.effective_support(m).value == pytest.approx((M - 2) / M, abs=1e-3)
+
+
+def test_below_what_the_marginal_drops_nothing_is_said():
+    probability = np.full((GROUPS, M), 1.0)
+    probability[:, 3] = 1e-13 * M  # P = 1e-13: a hundredfold of what one latent may lose
+    for size, told in ((1.0, False), (100.0, True)):
+        p = probability.copy()
+        p[:, 3] *= size
+        m = Marginal(p, p.astype(int), np.zeros(GROUPS), GROUPS * M)
+        assert (likelihood.nll(m).value is not None) == told
+
+
+def test_a_perfect_generator_that_ignores_z():
+    m = marginal(lambda z: torch.zeros(len(z), T, C), 2_000, seed=1)
+    assert likelihood.nll(m).value == pytest.approx(LIMIT_NATS, abs=1e-5)
+    assert likelihood.bits_per_trit(m).value == pytest.approx(math.log2(3), abs=1e-5)
+    for estimate, truth in (
+        (likelihood.kl_uniform_p(m), 0),
+        (likelihood.effective_support(m), 1),
+        (likelihood.inverse_simpson(m), 1),
+        (likelihood.effective_support(m, "argmax"), 1 / M),
+    ):
+        assert estimate.low - 1e-9 <= truth <= estimate.high + 1e-9
+        assert estimate.high - estimate.low < 3e-5
+
+
+# --- What codes cost ---
+
+
+def nets():
+    shipped = folder.load(CERTIFIED).model
+    return [("shipped", shipped), ("random", controls.random_linear(1_000)), ("best", optimum())]
+
+
+@pytest.mark.parametrize("name, model", nets())
+def test_the_rate_is_information_plus_aggregate_kl(name, model):
+    """R = I_q + KL(q(z) ‖ p), each from its own draws, and torch's closed form."""
+    q = posterior(model, "A")
+    r, i = rate.rate(q), rate.mutual_information(q, generator(1, name))
+    kl = aggregate_kl(q, 2, name)
+    low, high = kl["ci95"] if isinstance(kl, dict) else (kl.low, kl.high)
+    assert i.low + low <= r.value <= i.high + high
+    normal = torch.distributions.Normal(q.mu.double(), (q.logvar.double() / 2).exp())
+    unit = torch.distributions.Normal(*torch.tensor([0.0, 1.0]).double())
+    truth = torch.distributions.kl_divergence(normal, unit).sum(1).mean()
+    assert r.low == r.high == r.value == pytest.approx(float(truth), rel=1e-9)
+
+
+@pytest.mark.parametrize("apart, scale", [(0.0, 1.0), (0.7, 1.0), (1.0, 0.4), (9.0, 1.0)])
+def test_mutual_information_of_two_gaussians(apart, scale):
+    """Half of the codes at -a and half at +a in one dimension: by quadrature; 20 seeds."""
+    mu = torch.zeros(20, 3)
+    mu[:10, 1], mu[10:, 1] = apart, -apart
+    q = Posterior(mu, torch.full_like(mu, 2 * math.log(scale)))
+
+    def term(z):
+        one, two = (stats.norm.logpdf(z, s * apart, scale) for s in (1, -1))
+        return math.exp(one) * (one - np.logaddexp(one, two) + math.log(2))
+
+    truth = integrate.quad(term, apart - 9 * scale, apart + 9 * scale)[0]
+    draws = [rate.mutual_information(q, generator(seed, "MI"), 30_000) for seed in range(20)]
+    assert held(draws, truth) >= 18
+
+
+def test_distortion_elbo_and_gap_of_a_decoder_whose_posterior_is_known():
+    """One latent a trit and q = p: D = -9·E_z mean_c ln p(c|z), and the gap is R + D - NLL."""
+    decoder, p = cut(2.0, 0.5)
+    q = Posterior(torch.zeros(M, D), torch.zeros(M, D))
+
+    def nats(z):
+        logits = 2.0 * (z * VALUES.numpy() - 0.5 * np.array([1, 0, 1]))
+        return -special.log_softmax(logits).mean() * stats.norm.pdf(z)
+
+    truth, nll = T * integrate.quad(nats, -9, 9)[0], -np.log(p).mean()
+    draws = [rate.distortion(decoder, q, generator(seed, "test"), 5) for seed in range(20)]
+    assert held(draws, truth) >= 18
+    bound = rate.elbo(rate.rate(q), draws[0])
+    assert bound.value == -draws[0].value and bound.low == -draws[0].high
+    gap = rate.posterior_gap(bound, exact(nll, M))
+    assert gap.value == pytest.approx(draws[0].value - nll) and gap.low <= truth - nll <= gap.high
+
+
+def test_distortion_by_loops():
+    """Codes without noise: -Σ ln p of the trits, operation by operation."""
+    model = controls.untrained(3)
+    q = posterior(model, "B")
+    still = Posterior(q.mu, torch.full_like(q.mu, -200.0))
+    with torch.no_grad():
+        p = model.decoder_B(q.mu).double().softmax(-1).numpy()
+    classes = (all_operations() + 1).tolist()
+    slow = [-sum(math.log(p[x, t, c]) for t, c in enumerate(row)) for x, row in enumerate(classes)]
+    fast = rate.distortion(model.decoder_B, still, generator(1, "test"), 2)
+    assert fast.value == pytest.approx(np.mean(slow), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "match, nats", [(0.99, 14.386199), (0.999, 15.960388), (0.9999, 17.140253)]
+)
+def test_least_rate_is_the_table_of_section_9(match, nats):
+    """To six digits, by scipy's minimiser over errors and width without the closed form."""
+    assert least_rate(match) == pytest.approx(nats, abs=2e-6)
+    cells = straight_cells(match)
+    inside = stats.norm.cdf(rate.TERCILE, 0, cells.middle) * 2 - 1
+    outside = stats.norm.sf(rate.TERCILE, cells.mean, cells.outer)
+    assert ((inside + 2 * outside) / 3) ** 9 == pytest.approx(match, rel=1e-9)
+
+
+def test_least_rate_at_its_ends():
+    assert least_rate(0.0) == least_rate(1 / M) == 0 and least_rate(1.0) == math.inf
+    rates = [least_rate(a) for a in (1.001 / M, 1e-3, 0.1, 0.5, 0.9, 0.99, 1 - 1e-6, 1 - 1e-9)]
+    assert rates == sorted(rates) and 0 < rates[0] < 0.01
+
+
+def test_prior_norm_share_is_999_of_1000_for_the_prior():
+    flat = torch.zeros(M, D)
+    draws = [rate.prior_norm_share(Posterior(flat, flat), generator(s, "test")) for s in range(20)]
+    assert held(draws, 0.999) >= 18
+    still = torch.full((M, D), -50.0)
+    for shift, share in ((0.0, 1), (6.2 / 4, 1), (6.3 / 4, 0)):  # 4 = √D
+        q = Posterior(flat + shift, still)
+        assert rate.prior_norm_share(q, generator(1, "test")).value == share

@@ -1,0 +1,106 @@
+"""What is installed: the pins hold on every Python promised, and the wheel works on its own."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from fluxttice_core import files
+
+ROOT = files.root()
+PINS = ROOT / "requirements.lock"
+UNREACHABLE = re.compile(r"error sending request|failed to fetch|dns error|timed out", re.I)
+OPTIONAL = ("matplotlib", "jupyter_client", "papermill", "nbconvert", "IPython", "model_signing")
+LIGHT = f"""
+import importlib.resources, importlib.util
+assert importlib.resources.files("fluxttice_core").joinpath("py.typed").is_file()
+found = [name for name in {OPTIONAL} if importlib.util.find_spec(name)]
+assert not found, f"the core brings {{found}}"
+"""
+REFUSED = """
+import sys
+from fluxttice_core import cli
+sys.stderr = sys.stdout
+assert cli.main(["verify", "checkpoints/certified"]) == cli.main(["report"]) == 1
+"""
+EXPORT = """
+from pathlib import Path
+from fluxttice_core.report.job import export_html
+print(export_html(Path("small.ipynb")))
+"""
+
+
+def uv(*words: object) -> None:
+    command = [Path(sys.executable).with_name("uv"), *words]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode and UNREACHABLE.search(done.stderr):
+        pytest.fail("The package index cannot be reached, and this test needs it.", pytrace=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12", "3.13", "3.14"])
+def test_the_pins_resolve_on_every_python_promised(python, tmp_path):
+    uv("pip", "install", "--dry-run", "--python-version", python, "--only-binary", ":all:",
+       "--target", tmp_path, "--requirement", PINS)  # fmt: skip
+
+
+class Elsewhere:
+    """An empty environment in an empty folder, far from the repository, with the wheel in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, source = folder / "work", folder / "source"
+        self.folder.mkdir()
+        for name in ("pyproject.toml", "README.md", "LICENSE", "lib/fluxttice_core"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            copy(ROOT / name, source / name)
+        uv("build", "--quiet", "--wheel", "--out-dir", folder, source)
+        (self.wheel,) = folder.glob("*.whl")
+        self.bin = folder / "env" / "bin"
+        uv("venv", "--quiet", "--python", sys.executable, folder / "env")
+
+    def install(self, extra: str = "") -> None:
+        uv("pip", "install", "--quiet", "--python", self.bin / "python", "--constraint", PINS,
+           f"fluxttice{extra} @ {self.wheel.as_uri()}")  # fmt: skip
+
+    def run(self, program: str, *words: str) -> str:
+        command = [self.bin / program, *words]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """One environment for the tests of this file, which add to it in their order."""
+    place = Elsewhere(tmp_path_factory.mktemp("elsewhere"))
+    place.install()
+    shutil.copytree(ROOT / "checkpoints/certified", place.folder / "checkpoints/certified")
+    return place
+
+
+def test_the_light_core_runs_what_the_readme_shows(elsewhere):
+    """The four verbs and the report on coverage, in the README's own words."""
+    block = re.search(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.S | re.M
+    )
+    assert block
+    for verb in ("load", "encode", "decode", "sample", "coverage_report"):
+        assert f"{verb}(" in block[1]
+    said = elsewhere.run("python", "-c", LIGHT + block[1] + REFUSED).splitlines()
+    assert "verify" in elsewhere.run("fluxttice", "--help")
+    assert len(said) == 2 and "fluxttice[sign]" in said[0] and "fluxttice[report]" in said[1]
+
+
+def test_with_its_extras_the_wheel_verifies_and_exports_a_page(elsewhere):
+    elsewhere.install("[report,sign]")
+    said = elsewhere.run("fluxttice", "verify", "checkpoints/certified")
+    assert said.splitlines()[-1].startswith("PASS")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    nbformat.write(notebook, elsewhere.folder / "small.ipynb")
+    elsewhere.run("python", "-c", EXPORT)
+    page = (elsewhere.folder / "small.html").read_text("utf-8")
+    assert "</html>" in page and "<script src" not in page
