@@ -93,7 +93,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"No parameter file at {path}: give the path of a YAML file.")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _NoRepeats)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not readable as YAML: {reason}.") from None
     if not isinstance(values, dict) or not all(_is_flat(*item) for item in values.items()):
