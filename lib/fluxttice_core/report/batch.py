@@ -23,7 +23,7 @@ from ..model.network import VAES, DualVAE
 from ..model.operations import split
 from ..training import recipes
 from ..training.loop import Train
-from . import job
+from . import job, tables
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
 METRICS = (
@@ -101,8 +101,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         line = {"recipe": recipe, "VAE": vae, "seeds": len(group)}
         for name in METRICS:
             found = group[name].to_numpy()
-            worst = f"worst {found.min():.3%}"
-            line[metric(name).title] = f"{found.mean():.2%}{_interval(found)}, {worst}"
+            worst = f"worst {tables.number(found.min(), decimals=3)}"
+            line[metric(name).title] = f"{tables.number(found.mean())}{_interval(found)}, {worst}"
         table.append(line)
     return pd.DataFrame(table)
 
@@ -165,4 +165,4 @@ def _interval(values: np.ndarray) -> str:
     if len(values) < 2:
         return ""
     low, high = student_t(values)
-    return f" ({max(low, 0):.2%} … {min(high, 1):.2%})"
+    return f" ({tables.ends(max(low, 0), min(high, 1))})"
