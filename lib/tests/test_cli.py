@@ -18,6 +18,7 @@ LIGHT = f"""
 import sys
 sys.modules |= dict.fromkeys(["cryptography", "model_signing", "papermill"])
 from fluxttice_core import cli
+from fluxttice_core.report import plots, tables  # the pages need no key
 sys.exit(any(cli.main(words.split()) != 1 for words in {list(EXTRAS)}))
 """
 
