@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import torch
+
 from fluxttice_core import files, params
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics import measurement
