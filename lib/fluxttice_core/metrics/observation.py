@@ -230,11 +230,6 @@ METRICS = {
     "active_units": Metric(
         "active units", lambda o, _: exact(codes.active_units(o.q.mu), M), "count", 0
     ),
-    "hamming_correlation": Metric(
-        "Hamming correlation of codes",
-        lambda o, _: codes.hamming_correlation(o.q.mu, o.seed, o.vae),
-        "number",
-    ),
     "latent_entropy": Metric(
         "latent entropy, nats", lambda o, _: exact(codes.entropy_nats(o.q.mu), M), "nats", 0
     ),

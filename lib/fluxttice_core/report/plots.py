@@ -163,23 +163,6 @@ def reconstruction(results: Results) -> Figure:
     return figure
 
 
-def planes(results: Results) -> Figure:
-    """Codes of 1,500 operations on their first two principal axes, coloured by one trit."""
-    shown = {vae: row.details for vae, row in results.of(MODEL).items()}
-    figure, axes = _axes(len(shown), 3.8)
-    for (vae, found), ax in zip(shown.items(), axes, strict=True):
-        for value, colour in ((-1, "#1f6fb4"), (0, "#999999"), (1, "#d1495b")):
-            points = [(x, y) for x, y, v in found.plane.points if v == value]
-            x, y = zip(*points, strict=True) if points else ((), ())
-            ax.scatter(x, y, s=5, color=colour, label=f"{value:+d}" if value else "0")
-        t = found.plane.trit
-        output = f"output for ({t // 3 - 1}, {t % 3 - 1})"
-        title = f"VAE-{vae}: codes, coloured by the {output}"
-        ax.set(title=title, xlabel="axis 1", ylabel="axis 2")
-        ax.legend(markerscale=2, loc="upper right")
-    return figure
-
-
 def recipes(evidence: pd.DataFrame) -> Figure:
     """Every seed of every recipe, three metrics: a dot a seed and VAE."""
     figure, panels = _axes(3, 3.0)

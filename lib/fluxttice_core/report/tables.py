@@ -127,24 +127,6 @@ def hardest(results: Results, count: int = 5) -> Styler:
     )
 
 
-def diversity(results: Results) -> Styler:
-    """Expected operations that N argmax draws of A and N of B reach, beside perfect generators."""
-    frame = pd.DataFrame(
-        {
-            "N of each": row.n,
-            "only A": row.only_a,
-            "only B": row.only_b,
-            "only one, perfect": row.perfect_only,
-            "both": row.both,
-            "both, perfect": row.perfect_both,
-            "together": row.union,
-            "together, perfect": row.perfect_union,
-        }
-        for row in results.diversity
-    )
-    return left(frame).format(precision=1, thousands=",")
-
-
 def epochs(rows: list[dict], every: int) -> Styler:
     """The honest measures of every so many epochs, of the selected one and of the last."""
     shown = [key for key in rows[0] if key not in ("epoch", "score", "selected", "lr")]
