@@ -54,11 +54,12 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
     layout = next((row for row, *tensor in LAYOUTS if _fits(state, *tensor)), ALONE)
     try:
         if not any(key.startswith(("encoder_", "decoder_")) for key in state):
-            raise Misfit("no encoder or decoder is among its tensors")
+            raise Misfit("nothing to measure in it, no encoder or decoder is among its tensors")
         model = DualVAE.fresh(0) if layout == "v5.5" else Original(state, layout, config)
         _fill(model, state)
     except Misfit as misfit:
-        raise InputError(f"{name} is no network of the lineage ({layout}): {misfit}.") from None
+        which = "" if layout == ALONE else f" ({layout})"
+        raise InputError(f"{name} is no network of the lineage{which}: {misfit}.") from None
     return model.eval()
 
 

@@ -138,7 +138,8 @@ class Network(nn.Module):
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Everything its file holds, by the file's names."""
-        return {self.names[key]: v for key, v in self.state_dict().items()} | self.kept
+        names = self.names
+        return {names[key]: value for key, value in self.state_dict().items()} | self.kept
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -148,7 +149,7 @@ class Network(nn.Module):
     def encoder(self, vae: str) -> Encoder:
         return getattr(self, f"encoder_{_known(vae)}")
 
-    def decoder(self, vae: str) -> "DecoderA | DecoderB":
+    def decoder(self, vae: str) -> DecoderA | DecoderB:
         if _known(vae) not in self.vaes:
             raise InputError(f"encoder {vae} has no decoder in this layout ({self.layout}).")
         return getattr(self, f"decoder_{vae}")
