@@ -11,6 +11,7 @@ import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ def finished(jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
     """Run every job; yield its place in `jobs` and what it returned, as each finishes.
 
     Raises:
-        whatever a job raises; those that have not begun are then left out.
+        whatever a job raises, BrokenProcessPool if its process was killed; those that have not
+        begun are then left out.
     """
     # Pickled here: torch would pass its tensors through shared memory, which may be small.
     futures = [pool().submit(_call, pickle.dumps((job.function, job.arguments))) for job in jobs]
@@ -61,6 +63,9 @@ def finished(jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
     try:
         for future in as_completed(futures):
             yield places[future], pickle.loads(future.result())
+    except BrokenProcessPool:
+        pool.cache_clear()  # a worker was killed: the next jobs get new ones
+        raise
     finally:
         for future in futures:
             future.cancel()
