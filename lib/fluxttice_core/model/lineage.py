@@ -117,7 +117,7 @@ def _stack(state: dict[str, Any], prefix: str, kinds: str, out: int) -> nn.Seque
     weight = re.compile(re.escape(prefix) + r"\.(0|[1-9]\d?)\.weight")
     made, width, read = nn.Sequential(), D, ""
     for number in sorted(int(hit[1]) for hit in map(weight.fullmatch, state) if hit):
-        shape = getattr(state[f"{prefix}.{number}.weight"], "shape", ())
+        shape: tuple[int, ...] = getattr(state[f"{prefix}.{number}.weight"], "shape", ())
         read += {1: "N", 2: "L"}.get(len(shape), "?")
         if max(shape, default=0) > MAX_WIDTH:
             raise Misfit(f"{prefix}.{number}.weight is wider than any projection")
@@ -165,7 +165,7 @@ class Original(Network):
                 prefix = "projection" if single else f"projection.proj_{vae}"
                 self.projections[vae] = Projection(state, prefix, config)
 
-    def projection(self, vae: str) -> Projection | None:
+    def projection(self, vae: str) -> Any:
         return dict(self.projections.items()).get(vae)
 
     @property

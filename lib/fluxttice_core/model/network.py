@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral
-from typing import NamedTuple, Protocol, Self, cast
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ class Network(nn.Module):
             raise InputError(f"encoder {vae} has no decoder in this layout ({self.layout}).")
         return getattr(self, f"decoder_{vae}")
 
-    def projection(self, vae: str) -> nn.Module | None:
+    def projection(self, vae: str) -> Any:
         """What maps the latents of `vae` into the ball, where the layout has it: `Projection`."""
         return None
 

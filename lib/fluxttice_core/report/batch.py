@@ -22,7 +22,6 @@ from ..model.operations import split
 from ..parallel import Job, finished
 from ..training import learning_curve, recipes
 from ..training.loop import follow
-from .preamble import check
 from .tables import number
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
@@ -93,7 +92,9 @@ def train(recipe: dict[str, Any], name: str, seed: int) -> list[dict]:
     changes = {key: value for key, value in recipe.items() if key not in ("seeds", "file")}
     found = {**params.read_yaml(files.find(recipe["file"])), **changes, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
-        p = check("train", {**found, "min_score": 0, "run_dir": folder}, f"evidence: {name}")
+        where = f"evidence: {name}"
+        chosen = {**found, "min_score": 0, "run_dir": folder}
+        p = params.check(recipes.parameters(chosen, where), chosen, where)
         follow(recipes.fit(p), p, Path(folder), lambda _row: None)
         loaded = checkpoints.load(Path(folder, "checkpoint"))
     rows = []
