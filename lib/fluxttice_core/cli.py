@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "--public-key", metavar="FILE", help="the key to trust (default: the project's)"
     )
     verify.set_defaults(run=_verify, extra="sign")
-    import_ = commands.add_parser("import", help="turn a v5.5 .pt into a checkpoint of ours")
+    import_ = commands.add_parser("import", help="turn a .pt of the original's into one of ours")
     import_.add_argument("old", help="the .pt")
     import_.add_argument("folder", help="a new folder")
     import_.set_defaults(run=_import)
@@ -115,7 +115,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from .checkpoints import folder as checkpoint
 
-    folder = checkpoint.import_v5_5(options.old, Path(options.folder))
+    folder = checkpoint.import_original(options.old, Path(options.folder))
     loaded = checkpoint.load(folder)
     print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
     print(f"from {options.old}, sha256 {loaded.manifest['imported']['sha256']}")

@@ -11,3 +11,8 @@ class InputError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"InputError: {self}"]
+
+
+def printable(text: object) -> str:
+    """A foreign file's words, fit for a sentence: at most 80 characters, all of them printable."""
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:80])

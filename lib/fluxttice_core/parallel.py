@@ -11,6 +11,7 @@ import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -49,25 +50,38 @@ class Job(NamedTuple):
     arguments: tuple
 
 
-def each(jobs: Sequence[Job], said: Callable[[str], None]) -> list[Any]:
-    """What every job returns, in the order of the jobs, whoever finishes first.
-
-    `said` is told of each as it finishes, and how many are left.
+def finished(jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+    """Run every job; yield its place in `jobs` and what it returned, as each finishes.
 
     Raises:
-        whatever a job raises; those that have not begun are then left out.
+        whatever a job raises, BrokenProcessPool if its process was killed; those that have not
+        begun are then left out.
     """
     # Pickled here: torch would pass its tensors through shared memory, which may be small.
     futures = [pool().submit(_call, pickle.dumps((job.function, job.arguments))) for job in jobs]
-    names = {future: job.name for future, job in zip(futures, jobs, strict=True)}
+    places = {future: place for place, future in enumerate(futures)}
     try:
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
-            said(f"{names[future]}: done, {len(jobs) - done} left")
+        for future in as_completed(futures):
+            yield places[future], pickle.loads(future.result())
+    except BrokenProcessPool:
+        pool.cache_clear()  # a worker was killed: the next jobs get new ones
+        raise
     finally:
         for future in futures:
             future.cancel()
-    return [pickle.loads(future.result()) for future in futures]
+
+
+def each(jobs: Sequence[Job], said: Callable[[str], None]) -> list[Any]:
+    """What every job returns, in the order of the jobs; `said` is told of each as it finishes.
+
+    Raises:
+        as `finished`.
+    """
+    found: dict[int, Any] = {}
+    for place, value in finished(jobs):
+        found[place] = value
+        said(f"{jobs[place].name}: done, {len(jobs) - len(found)} left")
+    return [found[place] for place in range(len(jobs))]
 
 
 def _call(packed: bytes) -> bytes:

@@ -18,7 +18,7 @@ from fluxttice_core import cli, files, params
 from fluxttice_core.certification import certificate
 from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
-from fluxttice_core.checkpoints.lineage import read_v5_5
+from fluxttice_core.checkpoints.lineage import read_original
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import SPLIT_SIZES, split, split_record
@@ -245,7 +245,7 @@ def test_a_pt_file_cut_or_changed_anywhere_gives_one_sentence_or_a_model(untrain
         for _ in range(3):
             data[-rng.randrange(1, 8_000)] = rng.randrange(256)
         try:
-            read_v5_5(bytes(data), "some.pt")
+            read_original(bytes(data), "some.pt")
             kept += 1
         except InputError as error:
             assert "\n" not in str(error)
@@ -284,7 +284,10 @@ BROKEN = {
     "half precision": (replace("encoder_A.fc_mu.bias", torch.Tensor.half), "torch.float16"),
     "nan": (replace("encoder_B.fc_mu.bias", lambda v: v * torch.nan), "not finite"),
     "infinite": (replace("decoder_A.decoder.4.bias", lambda v: v / 0), "not finite"),
-    "v5.6": (replace("state_net.encoder.0.weight", lambda v: torch.zeros(32, 12)), "v5.6"),
+    "other controller": (
+        replace("state_net.encoder.0.weight", lambda v: torch.zeros(32, 10)),
+        "is not part of it",
+    ),
 }
 NOT_IN_SAFETENSORS = {
     "number": (replace("grad_norm_A_ema", float), "grad_norm_A_ema is not a tensor"),
@@ -293,7 +296,7 @@ NOT_IN_SAFETENSORS = {
     "meta": (replace("encoder_A.fc_mu.weight", lambda v: v.to("meta")), "_meta_tensor"),
     "expanded": (
         replace("decoder_A.decoder.4.bias", lambda v: torch.zeros(()).expand(27)),
-        "decoder_A.decoder.4.bias is not contiguous",
+        "decoder_A.decoder.4.bias is not dense and contiguous",
     ),
 }
 
@@ -344,7 +347,7 @@ def test_a_name_with_and_without_the_prefix_is_refused(write, untrained):
 
 
 def test_the_history_of_a_v5_5_file_is_plain_json(old, untrained):
-    history = checkpoint.load(old).manifest["history"]
+    history = checkpoint.load(old).manifest["claims"]
     assert json.loads(json.dumps(history, allow_nan=False)) == history
     assert history["H_A_history"] == [1.5, 2.5] and history["best_val_loss"] == 1.25
     assert history["coverage_A_history"] == [16_976] and history["grad_norm_A_ema"] == 1.5
@@ -373,7 +376,7 @@ def test_scalars_of_an_older_numpy_load(write, untrained):
             data = source.read(name)
             target.writestr(name, data.replace(b"cnumpy._core.", b"cnumpy.core."))
             assert not name.endswith("data.pkl") or b"cnumpy._core." in data
-    assert checkpoint.load(write(renamed.getvalue())).manifest["history"]["lambda3"] == 0.25
+    assert checkpoint.load(write(renamed.getvalue())).manifest["claims"]["lambda3"] == 0.25
 
 
 SCALARS = [
@@ -386,6 +389,14 @@ def test_every_numpy_scalar_comes_as_its_number():
     read = archive.read(pt(SCALARS))
     assert read == [value.item() for value in SCALARS]
     assert [*map(type, read)] == [type(value.item()) for value in SCALARS]
+
+
+@pytest.mark.parametrize(
+    "value", [np.complex64(1), np.str_("a"), np.datetime64(0, "s"), np.void(9)]
+)
+def test_a_numpy_value_that_is_no_number_is_refused(value):
+    with pytest.raises(archive.Refused, match="numpy value that is no plain number"):
+        archive.read(pt({"x": value}))
 
 
 SHARED = {"version": "5.12"}
@@ -431,20 +442,23 @@ def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys)
     assert loaded.manifest["schema"] == checkpoint.SCHEMA
     assert left(tmp_path / "new" / "ours") == [checkpoint.MANIFEST, checkpoint.WEIGHTS]
     assert loaded.sha256 in capsys.readouterr().out
-    assert loaded.manifest["history"] == checkpoint.load(old).manifest["history"]
-    assert loaded.manifest["imported"] == {
-        "format": "v5.5 .pt",
-        "file": "old.pt",
-        "sha256": files.sha256(data),
-        "bytes": len(data),
-        "left_out": ["optimizer", "config", "note"],
-    }
+    imported, network = loaded.manifest["imported"], loaded.manifest["network"]
+    assert imported["sha256"] == files.sha256(data) and imported["bytes"] == len(data)
+    assert (imported["file"], network["layout"], network["state"]) == ("old.pt", "v5.5", "model")
+    assert network["left_out"] == {"optimizer": "state of an optimiser"}
+    assert loaded.manifest["claims"]["config"] == {"a": 1}
+    assert loaded.manifest["claims"]["note"] == "x"
+    assert network["tensors_left_out"] == {} == network["projection"]
 
 
 def test_what_is_ours_already_is_not_imported(tmp_path, saved, old):
-    for path in (saved, saved / checkpoint.WEIGHTS, checkpoint.import_v5_5(old, tmp_path / "a")):
+    for path in (
+        saved,
+        saved / checkpoint.WEIGHTS,
+        checkpoint.import_original(old, tmp_path / "a"),
+    ):
         with pytest.raises(InputError, match="ours already"):
-            checkpoint.import_v5_5(path, tmp_path / "ours")
+            checkpoint.import_original(path, tmp_path / "ours")
 
 
 @pytest.mark.parametrize("where", ["exists", "file/ours", "link"])
@@ -469,7 +483,10 @@ def test_a_pt_is_certified_as_what_it_was_imported_to(tmp_path, old, untrained):
     assert issued["imported"]["sha256"] == files.sha256(old.read_bytes())
     assert issued["split"]["trained_on"] == "not recorded" and issued["recipe"] is None
     assert same(checkpoint.load(tmp_path / "c").model, untrained)
-    assert json.loads((tmp_path / "c" / "manifest.json").read_text())["history"]["epoch"] == 103
+    assert (
+        json.loads((tmp_path / "c" / "manifest.json").read_text())["claims"]["epoch"]
+        == 103
+    )
 
 
 # --- The split's record ---

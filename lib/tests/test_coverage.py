@@ -1,139 +1,67 @@
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
-from fluxttice_core.metrics.coverage import CHUNK, ceiling, chunks, coverage, distinct, indices
 from fluxttice_core.errors import InputError
+from fluxttice_core.metrics.coverage import (
+    CHUNK,
+    ceiling,
+    coverage,
+    distinct,
+    diversity,
+    expected,
+    indices,
+    rarefied,
+    reach,
+)
 from fluxttice_core.model.network import HOW, VAES, D, prior, read_out
 from fluxttice_core.model.operations import C, M, T, all_operations, index_of
 from fluxttice_core.model.streams import generator
-
-TERCILE = 0.4307273  # a third of N(0, 1) lies above it
-
-
-def table_decoder(choose):
-    """A decoder that turns nine latents into an operation i, each equally likely, and is certain
-    of operation `choose(i, z)`."""
-
-    def decode(z):
-        trits = (z[:, :T] > TERCILE).long() - (z[:, :T] < -TERCILE).long()
-        ops = all_operations()[choose(index_of(trits), z)]
-        return 1e3 * torch.nn.functional.one_hot(ops + 1, C).float()
-
-    return decode
+from planted import PLANTED, SEEDS, UNIFORM, assert_honest, ends, sharp
+from planted import distinct as truth
 
 
-def few_first(k):
-    """The first k operations are never made: the next one is made in their place."""
-    p = np.full(M, 1 / M)
-    p[:k], p[k] = 0, (k + 1) / M
-    return table_decoder(lambda i, z: i.clamp(min=k)), p
+def test_the_ceiling_by_hand():
+    share = 100 * ceiling([1, 2, 10_000, 50_000, 195_000]) / M
+    by_hand = [100 / M, (200 - 100 / M) / M, 39.83, 92.12, 99.995]
+    assert share[:2] == pytest.approx(by_hand[:2], rel=1e-12)
+    assert share[2:] == pytest.approx(by_hand[2:], abs=5e-3)
+    assert float(ceiling(10**7)) == pytest.approx(M * (1 - (1 - 1 / M) ** 10**7), rel=1e-9)
 
 
-def skewed():
-    """Two levels: half the time trit 8 is made 0, so a third of all is 4 times likelier."""
-    zero = (all_operations()[:, 8] == 0).numpy()
-    choose = lambda i, z: torch.where(z[:, T] > 0, i % C**8 + C**8, i)  # noqa: E731
-    return table_decoder(choose), np.where(zero, 2 / M, 0.5 / M)
+# --- Drawn ---
 
 
-def half_fixed():
-    """Four of the nine trits never change: 243 operations are left."""
-    p = np.zeros(M)
-    p[: C**5] = C**-5
-    return table_decoder(lambda i, z: i % C**5), p
-
-
-def constant():
-    p = np.zeros(M)
-    p[77] = 1
-    return table_decoder(lambda i, z: torch.full_like(i, 77)), p
-
-
-PLANTED = {
-    "bijection": few_first(0),
-    "1 missing": few_first(1),
-    "2,000 missing": few_first(2_000),
-    "two levels": skewed(),
-    "half the trits fixed": half_fixed(),
-    "constant": constant(),
-}
-
-
-def expected(p, n):
-    return float((1 - (1 - p) ** n).sum())
-
-
-def spread(p, n):
-    """An upper bound of the standard deviation of the number of distinct draws: occupancies are
-    negatively correlated, so the sum of their variances is not exceeded."""
-    missed = (1 - p) ** n
-    return float((missed * (1 - missed)).sum()) ** 0.5
-
-
-@pytest.mark.parametrize("n", [1, 2, 10_000, 50_000, 195_000, 10**7])
-def test_ceiling_is_the_closed_form(n):
-    assert float(ceiling(n)) == pytest.approx(M * (1 - (1 - 1 / M) ** n), rel=1e-9)
-
-
-def test_ceiling_by_hand():
-    assert float(ceiling(1)) == pytest.approx(1, rel=1e-12)
-    assert float(ceiling(2)) == pytest.approx(2 - 1 / M, rel=1e-12)
-    share = 100 * ceiling([10_000, 50_000, 195_000]) / M
-    assert share == pytest.approx([39.83, 92.12, 99.995], abs=5e-3)
-
-
-def test_ceiling_is_what_uniform_draws_reach():
-    rng, n = np.random.default_rng(0), 30_000
-    counts = [len(np.unique(rng.integers(M, size=n))) for _ in range(100)]
-    assert abs(np.mean(counts) - ceiling(n)) < 4 * np.std(counts, ddof=1) / 10
-
-
-@pytest.mark.parametrize("n", [0, 1, CHUNK, CHUNK + 1, 195_000])
-def test_chunks_add_up(n):
-    sizes = list(chunks(n))
-    assert sum(sizes) == n and all(0 < size <= CHUNK for size in sizes)
-
-
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", PLANTED)
-def test_planted_decoders_reach_what_their_distribution_says(name, how):
-    """Over 5 trials the mean count is within 4 of its own standard deviations of the truth, and
-    no trial makes an operation that cannot be made."""
-    (decoder, p), n = PLANTED[name], 20_000
-    [row] = coverage(decoder, [n], how=[how], trials=5, seed=1)
-    assert abs(row["unique"] - expected(p, n)) <= 4 * spread(p, n) / 5**0.5 + 1e-9
-    assert row["unique"] <= (p > 0).sum()
-
-
-@pytest.mark.parametrize("name", [name for name in PLANTED if name != "two levels"])
-def test_planted_decoders_make_all_they_can_given_time(name):
-    """At this n an operation of probability 1/M is still missing with odds of 1 to 200."""
-    (decoder, p), n = PLANTED[name], 300_000
-    counts = distinct(decoder, [n], ["argmax"], generator(1, name))
-    assert counts["argmax", n] == (p > 0).sum()
-
-
-def test_a_uniform_categorical_decoder_reaches_the_ceiling():
-    """Twenty trials: the interval holds C(N), and the mean is within 4 standard errors of it."""
-    ns, p = [1_000, 20_000], np.full(M, 1 / M)
-    uniform = lambda z: torch.zeros(len(z), T, C)  # noqa: E731
-    for row in coverage(uniform, ns, how=["categorical"], trials=20, seed=0):
-        truth = float(ceiling(row["n"]))
-        assert row["ci95"][0] <= truth <= row["ci95"][1]
-        assert abs(row["unique"] - truth) < 4 * spread(p, row["n"]) / 20**0.5
-        assert row["of_ceiling"] == pytest.approx(1, abs=0.01)
-
-
-def test_a_uniform_decoder_by_argmax_makes_one_operation():
-    rows = coverage(lambda z: torch.zeros(len(z), T, C), [5_000], how=["argmax"], seed=0)
-    assert rows[0]["unique"] == 1 and rows[0]["ci95"] == [1, 1]
+@pytest.mark.parametrize("name", ["constant", "missing", "skewed", "noisy", "few", "bijection"])
+def test_drawn_coverage_is_honest(name):
+    """Mean of five trials with Student's interval, both modes from the same latents."""
+    planted, n = PLANTED[name], 300
+    found = [
+        coverage(planted.decoder(), [n], how=["argmax", "categorical"], trials=5, seed=seed)
+        for seed in range(SEEDS)
+    ]
+    for column, p in enumerate((planted.q, planted.p)):
+        rows = [rows[column].unique for rows in found]
+        assert_honest(rows, truth(p, n), M, widest=60, df=4)
 
 
 @pytest.mark.parametrize("vae", VAES)
 def test_a_perfect_model_reaches_the_ceiling_in_every_mode(perfect_model, vae):
-    n, p = 20_000, np.full(M, 1 / M)
+    """Occupancies are negatively correlated: the deviation is at most that of independent ones."""
+    n, missed = 20_000, (1 - 1 / M) ** 20_000
     for row in coverage(perfect_model.decoder(vae), [n], trials=5, seed=3):
-        assert abs(row["unique"] - float(ceiling(n))) < 4 * spread(p, n) / 5**0.5
+        assert abs(row.unique.value - float(ceiling(n))) < 4 * (M * missed * (1 - missed) / 5) ** 0.5
+        assert row.share.value == pytest.approx(row.unique.value / M)
+        assert row.of_ceiling.value == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["few", "bijection", "constant"])
+def test_given_time_all_is_made_that_can_be(name):
+    """At this n an operation of probability 1/M is still missing with odds of 1 to 200."""
+    counts = distinct(PLANTED[name].decoder(), [300_000], ["argmax"], generator(1, name))
+    assert counts["argmax", 300_000] == (PLANTED[name].q > 0).sum()
 
 
 @pytest.mark.parametrize("vae", VAES)
@@ -144,11 +72,9 @@ def test_counts_are_those_of_a_set_filled_row_by_row(untrained, vae):
     for size in (CHUNK, 700):
         logits = decoder(prior(size, rng)).detach()
         for how in HOW:
-            for row in read_out(logits, how, rng).tolist():
-                seen[how].add(tuple(row))
+            seen[how] |= set(map(tuple, read_out(logits, how, rng).tolist()))
     counts = distinct(decoder, [n], HOW, generator(9, "same"))
     assert counts == {(how, n): len(seen[how]) for how in HOW}
-    assert counts["argmax", n] < counts["categorical", n]
 
 
 def test_indices_are_those_of_the_decoded_tables(untrained):
@@ -158,38 +84,38 @@ def test_indices_are_those_of_the_decoded_tables(untrained):
     assert torch.equal(indices(every, "argmax"), torch.arange(M))
 
 
-def test_a_larger_n_continues_a_smaller_one(untrained):
+def test_rows_hold_the_trials_and_a_larger_n_continues_a_smaller_one(untrained):
+    ns, how = [100, 900], ["categorical", "argmax"]
+    rows = coverage(untrained.decoder_B, iter(ns), how=iter(how), trials=3, seed=5)
+    assert [(row.decode, row.n) for row in rows] == [(mode, n) for mode in how for n in ns]
+    runs = [distinct(untrained.decoder_B, ns, how, generator(5, "coverage", "", t)) for t in (0, 1, 2)]
+    for row in rows:
+        x = [run[row.decode, row.n] for run in runs]
+        half = 4.302653 * np.std(x, ddof=1) / 3**0.5  # t(0.975, 2) = 4.302653
+        assert ends(row.unique) == pytest.approx([np.mean(x), np.mean(x) - half, np.mean(x) + half])
+        assert row.unique.n == 3
     alone = distinct(untrained.decoder_A, [500], ["argmax"], generator(1, "z"))
     both = distinct(untrained.decoder_A, [3_000, 500, 3_000], ["argmax"], generator(1, "z"))
     assert both["argmax", 500] == alone["argmax", 500] < both["argmax", 3_000]
-
-
-def test_rows_hold_mean_shares_and_interval_of_the_trials(untrained):
-    rows = coverage(untrained.decoder_B, [100, 900], how=["categorical"], trials=3, seed=5)
-    for row, n in zip(rows, [100, 900], strict=True):
-        rngs = [generator(5, "coverage", "", trial) for trial in range(3)]
-        runs = [distinct(untrained.decoder_B, [100, 900], ["categorical"], rng) for rng in rngs]
-        counts = [run["categorical", n] for run in runs]
-        half = 4.302653 * np.std(counts, ddof=1) / 3**0.5  # t(0.975, 2) = 4.302653
-        assert row["unique"] == pytest.approx(np.mean(counts))
-        assert row["share"] == pytest.approx(np.mean(counts) / M)
-        assert row["of_ceiling"] == pytest.approx(np.mean(counts) / float(ceiling(n)))
-        assert row["ci95"] == pytest.approx([np.mean(counts) - half, np.mean(counts) + half])
-        assert (row["decode"], row["n"], row["trials"]) == ("categorical", n, 3)
 
 
 def test_seed_and_stream_choose_the_draws(untrained):
     def counts(**names):
         return coverage(untrained.decoder_B, [2_000], how=["categorical"], **names)
 
-    assert counts(seed=1) == counts(seed=1)
-    assert counts(seed=1) != counts(seed=2)
+    assert counts(seed=1) == counts(seed=1) != counts(seed=2)
     assert counts(seed=1, stream="A") != counts(seed=1, stream="B")
 
 
-def test_modes_and_numbers_may_come_from_iterators(untrained):
-    rows = coverage(untrained.decoder_A, iter([10, 20]), how=iter(HOW), trials=2, seed=1)
-    assert [(row["decode"], row["n"]) for row in rows] == [(h, n) for h in HOW for n in (10, 20)]
+def test_nothing_asks_for_gradients(untrained):
+    seen = []
+
+    def decoder(z):
+        seen.append((untrained.decoder_A(z).requires_grad, z.shape[1]))
+        return torch.zeros(len(z), T, C)
+
+    coverage(decoder, [10], how=["argmax"], trials=2, seed=0)
+    assert seen == [(False, D)] * 2
 
 
 @pytest.mark.parametrize(
@@ -199,7 +125,7 @@ def test_modes_and_numbers_may_come_from_iterators(untrained):
         ({"ns": [0]}, "ns is [0]"),
         ({"ns": [10, -1]}, "ns is [10, -1]"),
         ({"ns": [1.5]}, "ns is [1.5]"),
-        ({"ns": ["10"]}, "ns is ['10']"),
+        ({"ns": [True]}, "ns is [True]"),
         ({"trials": 1}, "trials is 1"),
         ({"how": ["best"]}, "how is 'best'"),
     ],
@@ -211,13 +137,40 @@ def test_bad_input_is_named(untrained, change, words):
     assert words in str(caught.value)
 
 
-def test_nothing_asks_for_gradients(untrained):
-    seen = []
+# --- Expected ---
 
-    def decoder(z):
-        logits = untrained.decoder_A(z)
-        seen.append(logits.requires_grad or z.shape[1] != D)
-        return logits
 
-    coverage(decoder, [10], how=["argmax"], trials=2, seed=0)
-    assert seen == [False, False]
+@pytest.mark.parametrize("counts", [[4, 0, 0, 2, 1, 0, 1], 205_280], ids=["few", "many"])
+@pytest.mark.parametrize("share", [0, 0.13, 0.5, 0.95, 1])
+def test_rarefaction_is_exact(counts, share):
+    """1 - C(K - c, n) / C(K, n) as fractions: no rounding adds up, whatever K and n."""
+    counts = sharp(UNIFORM, counts, 1).counts if isinstance(counts, int) else np.array(counts)
+    k = int(counts.sum())
+    n, there = round(share * k), {}
+    for c in set(counts.tolist()):
+        missed = (Fraction(max(k - n - j, 0), k - j) for j in range(c))
+        there[c] = float(1 - math.prod(missed, start=Fraction(1)))
+    np.testing.assert_allclose(reach(counts, n), [there[c] for c in counts.tolist()], rtol=1e-9)
+    total = math.fsum(there[c] for c in counts.tolist())
+    assert rarefied(counts, n) == pytest.approx(total, rel=1e-11)
+
+
+def test_more_draws_than_were_counted_say_nothing():
+    with pytest.raises(InputError, match="n is 6, but must be at most the 5 draws"):
+        reach(np.array([0, 3, 2]), 6)
+    m = sharp(UNIFORM, 1_000, 1)
+    assert 0 < expected(m, 500, "argmax").value <= 500
+    with pytest.raises(InputError, match="n is 501, but argmax coverage from 1000 latents"):
+        expected(m, 501, "argmax")
+    assert expected(m, 501, "categorical").value > 0
+
+
+def test_diversity_adds_up_and_two_alike_reach_what_twice_as_many_draws_do():
+    a, b = (sharp(UNIFORM, 400_000, seed).counts for seed in (1, 2))
+    for row in diversity(a, b, [100, 10_000, 195_000]):
+        assert row.union == pytest.approx(row.only_a + row.only_b + row.both)
+        assert row.only_a + row.both == pytest.approx(rarefied(a, row.n))
+        assert row.only_b + row.both == pytest.approx(rarefied(b, row.n))
+        for mine, perfect in (("only_a", "only"), ("both", "both"), ("union", "union")):
+            other = getattr(row, f"perfect_{perfect}")
+            assert getattr(row, mine) == pytest.approx(other, rel=1e-3, abs=2)

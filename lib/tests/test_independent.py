@@ -18,11 +18,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from fluxttice_core import all_operations
-from fluxttice_core.metrics import coverage
-from fluxttice_core import load
-from fluxttice_core.metrics import marginal
-from fluxttice_core.metrics import reconstruction
+from fluxttice_core import all_operations, load
+from fluxttice_core.metrics import coverage, marginal, reconstruction
+from fluxttice_core.metrics.results import share
 from fluxttice_core.model.network import VAES, DualVAE
 from fluxttice_core.model.operations import split
 from scipy import stats
@@ -159,8 +157,8 @@ def jackknife(function):
     return [mean, mean - half, mean + half]
 
 
-def flat(estimate):
-    return [estimate["value"], *estimate["ci95"]]
+def flat(x):
+    return [x.value, x.low, x.high]
 
 
 def cut(values, top):
@@ -188,7 +186,7 @@ def test_information(name, vae):
     fast, slow = both(name, vae)
     truth = cut(jackknife(slow.information), 9 * math.log(3))
     assert flat(marginal.information(fast)) == pytest.approx(truth, rel=1e-3, abs=2e-5)
-    assert (marginal.information(fast)["value"] > 1) == (name == "certified")
+    assert (marginal.information(fast).value > 1) == (name == "certified")
 
 
 @NETWORKS
@@ -197,13 +195,13 @@ def test_expected_coverage_from_the_exact_marginal(name, vae, n):
     fast, slow = both(name, vae)
     ceiling = 19_683 - 19_683 * (19_682 / 19_683) ** n
     everyone = list(range(K))
-    plug_in = marginal.expected_distinct(fast.P, n)
+    plug_in = coverage.expected_distinct(fast.P, n)
     assert plug_in == pytest.approx(slow.expected(n)(everyone), rel=2e-4)
-    categorical = marginal.coverage_at(fast, n, "categorical")["value"]
+    categorical = coverage.expected(fast, n, "categorical").value
     assert categorical == pytest.approx(cut(jackknife(slow.expected(n)), ceiling)[0], rel=2e-3)
     if n < 190:
         truth = cut(jackknife(slow.rarefied(n)), ceiling)
-        assert flat(marginal.coverage_at(fast, n, "argmax")) == pytest.approx(truth, rel=1e-5)
+        assert flat(coverage.expected(fast, n, "argmax")) == pytest.approx(truth, rel=1e-5)
 
 
 def test_rarefaction_counts_sets():
@@ -212,7 +210,7 @@ def test_rarefaction_counts_sets():
     rng = random.Random(1)
     sizes = [len(set(rng.sample(slow.tables, K // 2))) for _ in range(4_000)]
     error = 5 * np.std(sizes) / 4_000**0.5
-    assert marginal.rarefied(fast.counts, K // 2) == pytest.approx(np.mean(sizes), abs=error)
+    assert coverage.rarefied(fast.counts, K // 2) == pytest.approx(np.mean(sizes), abs=error)
 
 
 @NETWORKS
@@ -231,11 +229,9 @@ def test_sampled_coverage_counts_sets(name, vae):
         for z in trial:
             seen.add(tuple(np.argmax(decode(state, vae, z), axis=1)))
         sizes.append(len(seen))
-    assert row["unique"] == sum(sizes) / 2
-    assert row["share"] == pytest.approx(sum(sizes) / 2 / 19_683)
-    low, high = row["ci95"]
-    half = math.tan(0.475 * math.pi) * abs(sizes[0] - sizes[1]) / 2  # t(0.975, 1)
-    assert (low, high) == pytest.approx((sum(sizes) / 2 - half, sum(sizes) / 2 + half))
+    mean, half = sum(sizes) / 2, math.tan(0.475 * math.pi) * abs(sizes[0] - sizes[1]) / 2
+    assert flat(row.unique) == pytest.approx([mean, mean - half, mean + half])  # t(0.975, 1)
+    assert row.share.value == pytest.approx(mean / 19_683)
 
 
 # --- Exact match ---
@@ -261,9 +257,8 @@ def test_exact_match_row_by_row(name, vae):
         assert close or whole == bool(found[PLACES[i]])
         hits += whole
         doubtful += close
-    row = reconstruction.by_split(right, split(42))["test"]
-    assert row["n"] == len(order) == 1_969
-    assert row["share"] == pytest.approx(hits / 1_969, abs=(doubtful + 0.1) / 1_969)
-    assert doubtful <= 20
+    row = share(found[split(42).test])
+    assert row.n == len(order) == 1_969 and doubtful <= 20
+    assert row.value == pytest.approx(hits / 1_969, abs=(doubtful + 0.1) / 1_969)
     if name == "shaken":
-        assert 0.02 < row["share"] < 0.98  # neither all nor none, so that agreement says something
+        assert 0.02 < row.value < 0.98  # neither all nor none, so that agreement says something

@@ -1,33 +1,36 @@
+"""Intervals, and the typed rows that carry them."""
+
+import json
 import math
 
 import numpy as np
 import pytest
 from fluxttice_core.metrics.intervals import clopper_pearson, student_t
+from fluxttice_core.metrics.results import CENSUS, Measured, exact, mean, share
+from planted import ends
+from pydantic import ValidationError
 from scipy import stats
 
 
-def test_student_t_of_two_values_by_hand():
-    """One degree of freedom: the quantile of 0.975 is tan(0.475·π) = 12.706."""
-    low, high = student_t([1.0, 3.0])
-    half = math.tan(0.475 * math.pi) * math.sqrt(2) / math.sqrt(2)
-    assert (low, high) == pytest.approx((2 - half, 2 + half))
-
-
-def test_student_t_of_five_values_from_the_printed_table():
-    low, high = student_t([2, 4, 4, 4, 6])  # mean 4, s = √2, t(0.975, 4) = 2.776
-    assert (low, high) == pytest.approx((4 - 2.776 * 0.4**0.5, 4 + 2.776 * 0.4**0.5), abs=1e-3)
-
-
-def test_student_t_of_equal_values_has_no_width():
-    assert student_t([7, 7, 7]) == (7.0, 7.0)
+@pytest.mark.parametrize(
+    "values, half",
+    [
+        ([1.0, 3.0], math.tan(0.475 * math.pi)),  # t(0.975, 1)
+        ([2, 4, 4, 4, 6], 2.776445 * 0.4**0.5),  # s = √2, t(0.975, 4) of the printed table
+        ([7, 7, 7], 0),
+    ],
+)
+def test_student_t_by_hand(values, half):
+    centre = np.mean(values)
+    assert student_t(values) == pytest.approx((centre - half, centre + half), rel=1e-6)
 
 
 @pytest.mark.parametrize("trials", [2, 5, 20])
 def test_student_t_holds_the_truth_95_times_in_100(trials):
-    """Of 4,000 experiments; the number of hits is binomial, allowed 4 standard deviations."""
-    x = np.random.default_rng(trials).normal(10, 3, size=(4_000, trials))
+    """Of 2,000 experiments; the number of hits is binomial, allowed 4 standard deviations."""
+    x = np.random.default_rng(trials).normal(10, 3, size=(2_000, trials))
     hits = sum(low <= 10 <= high for low, high in map(student_t, x))
-    assert abs(hits - 0.95 * 4_000) < 4 * math.sqrt(4_000 * 0.95 * 0.05)
+    assert abs(hits - 0.95 * 2_000) < 4 * math.sqrt(2_000 * 0.95 * 0.05)
 
 
 @pytest.mark.parametrize("n", [1, 10, 1_969])
@@ -37,7 +40,7 @@ def test_clopper_pearson_closed_forms_at_the_ends(n):
 
 
 @pytest.mark.parametrize("k, n", [(1, 10), (5, 10), (443, 1_969)])
-def test_clopper_pearson_ends_leave_two_and_a_half_percent_in_each_tail(k, n):
+def test_clopper_pearson_leaves_two_and_a_half_percent_in_each_tail(k, n):
     low, high = clopper_pearson(k, n)
     assert stats.binom.sf(k - 1, n, low) == pytest.approx(0.025)
     assert stats.binom.cdf(k, n, high) == pytest.approx(0.025)
@@ -46,6 +49,52 @@ def test_clopper_pearson_ends_leave_two_and_a_half_percent_in_each_tail(k, n):
 @pytest.mark.parametrize("p", [0.01, 0.2, 0.5, 0.93])
 def test_clopper_pearson_is_never_too_narrow(p):
     """Computed, not drawn: the binomial weight of all counts whose interval holds p."""
-    n = 40
-    held = [k for k in range(n + 1) if clopper_pearson(k, n)[0] <= p <= clopper_pearson(k, n)[1]]
-    assert stats.binom.pmf(held, n, p).sum() >= 0.95
+    held = [k for k in range(41) if clopper_pearson(k, 40)[0] <= p <= clopper_pearson(k, 40)[1]]
+    assert stats.binom.pmf(held, 40, p).sum() >= 0.95
+
+
+# --- Rows ---
+
+
+def test_rows_by_hand():
+    assert ends(exact(0.3, 9)) == [0.3] * 3 and exact(0.3, 9).method == CENSUS
+    x = mean([1.0, 2.0, 6.0])
+    assert ends(x) == pytest.approx([3, *student_t([1, 2, 6])]) and (x.n, x.method) == (
+        3,
+        "Student t",
+    )
+    assert ends(mean([1.0, 3.0], low=0.0, high=1.5)) == pytest.approx([1.5, 0, 1.5])  # cut
+    x = share([[True, False], [True, True]])
+    assert ends(x) == pytest.approx([0.75, *clopper_pearson(3, 4)]) and x.n == 4
+
+
+def test_a_share_of_a_limit_scales_value_and_interval_and_nothing_else():
+    x = Measured(value=2, low=1, high=4, n=5, method="m")
+    assert x.of(4) == Measured(value=0.5, low=0.25, high=1, n=5, method="m")
+    refused = Measured(value=None, low=None, high=None, n=5, method="refused")
+    assert refused.of(4) == refused
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": math.nan},
+        {"low": -math.inf},
+        {"high": "wide"},
+        {"n": 1.5},
+        {"ci95": [0, 1]},
+        {"method": None},
+    ],
+)
+def test_no_row_holds_what_is_no_number_or_has_no_name(change):
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        Measured(**{"value": 1.0, "low": 0.0, "high": 2.0, "n": 3, "method": "m", **change})
+
+
+def test_rows_never_change_and_come_back_from_json():
+    x = share([True, False])
+    with pytest.raises(ValidationError, match="frozen"):
+        x.value = 1.0
+    assert Measured.model_validate_json(x.to_json()) == x
+    assert json.loads(x.to_json()).keys() == {"value", "low", "high", "n", "method"}
+    assert x.to_json().endswith(b"}\n")

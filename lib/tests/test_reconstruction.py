@@ -1,56 +1,55 @@
-import math
-
+import numpy as np
 import pytest
 import torch
+from fluxttice_core.metrics import reconstruction
+from fluxttice_core.metrics.reconstruction import DRAWS, drawn, posterior, right_trits, robustness
+from fluxttice_core.metrics.reconstruction import sampled_hits as sampled
+from fluxttice_core.metrics.results import share
 from fluxttice_core.model.network import VAES, D, Posterior
 from fluxttice_core.model.operations import M, T, all_operations, split
-from fluxttice_core.metrics.reconstruction import (
-    by_split,
-    drawn,
-    posterior,
-    right_trits,
-    robustness,
-    share,
-)
 from fluxttice_core.model.streams import generator
+from planted import DIGITS, MISSES, SEEDS, TERCILE
 from scipy import stats
 
-
-def matches(model, vae):
-    """(M,) bool: which operations their posterior mean gives back whole."""
-    return right_trits(model, vae, posterior(model, vae).mu).all(1)
+ZEROS = (DIGITS == 1).sum(0)  # (M,): trits that are 0
 
 
-@pytest.mark.parametrize("vae", VAES)
-def test_a_perfect_model_returns_every_operation(perfect_model, vae):
-    assert matches(perfect_model, vae).all()
-    right = right_trits(perfect_model, vae, posterior(perfect_model, vae).mu)
-    rows = by_split(right, split())
-    assert {name: row["n"] for name, row in rows.items()} == {
-        "train": 15_746,
-        "val": 1_968,
-        "test": 1_969,
-    }
-    for row in rows.values():
-        assert row["share"] == row["per_trit"] == row["ci95"][1] == 1
-        assert row["ci95"][0] == pytest.approx(0.025 ** (1 / row["n"]))
+def returned(model, vae):
+    """(M, T) bool: which trits come back from the posterior mean."""
+    return right_trits(model, vae, posterior(model, vae).mu)
 
 
-@pytest.mark.parametrize("vae", VAES)
-def test_an_untrained_model_returns_next_to_nothing(untrained, vae):
-    assert matches(untrained, vae).double().mean() < 0.001
+def posteriors(mean, sigma):
+    """Codes at -mean, 0, mean in nine latents, one deviation for all."""
+    mu = torch.zeros(M, D)
+    mu[:, :T] = mean * all_operations()
+    return Posterior(mu, torch.full((M, D), 2 * np.log(sigma)))
+
+
+def chance(mean, sigma):
+    """(M,): the chance that no trit crosses its cut: Π of nine normal chances."""
+    middle = 1 - 2 * stats.norm.cdf(-TERCILE / sigma)
+    return middle**ZEROS * stats.norm.cdf((mean - TERCILE) / sigma) ** (T - ZEROS)
 
 
 @pytest.mark.parametrize("vae", VAES)
-def test_one_broken_trit_fails_two_thirds_of_the_operations(perfect_model, vae):
-    """A code without trit 4 reads as 0 there: right for a third, and 8/9 + 1/27 of all trits."""
-    perfect_model.encoder(vae).fc_mu.weight.data[4] = 0
-    right = right_trits(perfect_model, vae, posterior(perfect_model, vae).mu)
-    assert torch.equal(right.all(1), all_operations()[:, 4] == 0)
-    assert torch.equal(right.double().sum(0) == M, torch.arange(T) != 4)
-    whole = by_split(right, split())
-    assert whole["val"]["share"] == pytest.approx(1 / 3, abs=0.04)
-    assert whole["val"]["per_trit"] == pytest.approx(8 / 9 + 1 / 27, abs=0.005)
+def test_a_perfect_model_returns_everything_and_fresh_weights_next_to_nothing(
+    perfect_model, untrained, vae
+):
+    assert returned(perfect_model, vae).all()
+    assert returned(untrained, vae).all(1).double().mean() < 0.001
+
+
+@pytest.mark.parametrize("vae", VAES)
+@pytest.mark.parametrize("broken", [[4], [0, 8], [1, 2, 3]])
+def test_exact_match_counts_whole_operations(perfect_model, vae, broken):
+    """A trit that is not encoded is read as 0: 3^-b of the operations survive, those of them."""
+    perfect_model.encoder(vae).fc_mu.weight.data[broken] = 0
+    right = returned(perfect_model, vae)
+    assert np.array_equal(right.all(1), (DIGITS[broken] == 1).all(0))
+    assert set((right.sum(0) != M).nonzero().flatten().tolist()) == set(broken)
+    rows = [share(right.all(1)[split(seed).test]) for seed in range(SEEDS)]
+    assert sum(not row.low <= 3 ** -len(broken) <= row.high for row in rows) <= MISSES
 
 
 @pytest.mark.parametrize("vae, other", [("A", "B"), ("B", "A")])
@@ -59,25 +58,23 @@ def test_a_vae_reconstructs_without_the_other(perfect_model, vae, other):
     for part in (perfect_model.encoder(other), perfect_model.decoder(other)):
         for parameter in part.parameters():
             parameter.data.fill_(torch.nan)
-    assert matches(perfect_model, vae).all()
-    assert not matches(perfect_model, other).all()
+    assert returned(perfect_model, vae).all()
+    assert not returned(perfect_model, other).all()
 
 
-def test_only_the_parts_that_were_wrong_lose_their_share():
-    """Planted: the first half of the validation operations is wrong in one trit."""
-    right, parts = torch.ones(M, T, dtype=torch.bool), split()
-    right[parts.val[:984], 2] = False
-    rows = by_split(right, parts)
-    assert rows["train"]["share"] == rows["test"]["share"] == 1
-    assert rows["val"]["share"] == 0.5
-    assert rows["val"]["per_trit"] == pytest.approx(1 - 0.5 / 9)
-
-
-def test_share_counts():
-    row = share(torch.tensor([True, False, True, True]))
-    assert (row["share"], row["n"]) == (0.75, 4)
-    exact = stats.binomtest(3, 4).proportion_ci(0.95, "exact")
-    assert row["ci95"] == pytest.approx([exact.low, exact.high])
+@pytest.mark.parametrize("mean, sigma", [(1, 0.3), (0.8, 0.25), (1.4, 0.5)])
+def test_exact_match_from_posterior_samples(perfect_model, mean, sigma):
+    """Share of all operations over all draws, and of the test part from one draw, by seed."""
+    q, truth, test = posteriors(mean, sigma), chance(mean, sigma), split(42).test
+    missed = np.zeros(2)
+    for seed in range(SEEDS):
+        hits = sampled(perfect_model, "A", q, seed, draws=2)
+        assert hits.shape == (2, M) and not torch.equal(hits[0], hits[1])
+        for i, (found, p) in enumerate(((hits, truth), (hits[0, test], truth[test]))):
+            row = share(found)
+            missed[i] += not row.low <= p.mean() <= row.high
+            assert row.n == found.numel() and row.high - row.low < 2.3 / row.n**0.5
+    assert missed.max() <= MISSES and DRAWS == 20
 
 
 def test_drawn_codes_have_the_posterior_mean_and_deviation():
@@ -89,16 +86,14 @@ def test_drawn_codes_have_the_posterior_mean_and_deviation():
         assert ((z.std(0) - sigma).abs() <= 5 * sigma / (2 * M) ** 0.5 + 1e-5).all()
 
 
-def test_robustness_is_what_the_normal_distribution_says(perfect_model):
-    """Encoded at -1, 0, 1 with deviation σ and cut at ±0.4307: the chance of nine trits in closed
-    form, as scale·σ grows; each share within 5 binomial standard deviations."""
-    perfect_model.encoder_A.fc_logvar.bias.data[:T] = -3
-    q = posterior(perfect_model, "A")
-    for row in robustness(perfect_model, "A", q, seed=2):
-        if row["scale"] == 0:
-            assert row["exact_match"] == 1
-            continue
-        sd, cut = row["scale"] * math.exp(-1.5), 0.4307273
-        end, middle = stats.norm.cdf((1 - cut) / sd), 1 - 2 * stats.norm.sf(cut / sd)
-        chance = ((2 * end + middle) / 3) ** T
-        assert abs(row["exact_match"] - chance) < 5 * (chance * (1 - chance) / M) ** 0.5 + 1e-9
+def test_robustness_falls_as_the_normal_distribution_says(perfect_model, monkeypatch):
+    """Twenty seeds of M trials at each scale, pooled: the mean within 4 deviations."""
+    monkeypatch.setattr(reconstruction, "SCALES", (0.0, 1.0, 2.0, 3.0))
+    found = [robustness(perfect_model, "A", posteriors(1, 0.2), seed) for seed in range(SEEDS)]
+    for rows in zip(*found, strict=True):
+        truth = chance(1, max(0.2 * rows[0].scale, 1e-9))
+        deviation = (truth * (1 - truth)).sum() ** 0.5 / M
+        values = np.array([row.exact_match for row in rows])
+        assert abs(values.mean() - truth.mean()) < 4 * deviation / SEEDS**0.5 + 1e-9
+        assert values.std() < 2 * deviation + 1e-9
+    assert [row.scale for row in found[0]] == [0, 1, 2, 3]

@@ -131,5 +131,5 @@ def stored(p: Certify) -> pd.DataFrame | None:
         return None
     found = pd.read_csv(path())
     mine = {gate: getattr(p, gate) for gate in (*GENERATION, "k")}
-    same = all((found.get(f"bound {name}") == value).all() for name, value in mine.items())
-    return found if same else None
+    told = found.reindex(columns=[f"bound {name}" for name in mine])  # NaN where it had none
+    return found if (told == list(mine.values())).all(axis=None) else None

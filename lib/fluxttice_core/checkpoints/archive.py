@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import printable
+
 MAX_PROGRAM = 2 * 2**20  # bytes of data.pkl; a v5.5 file's has some 100 kB
 MAX_WEIGHT = 8 * MAX_PROGRAM  # bytes and objects that its steps may handle, counted each time
 CHANGES = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}  # steps that make nothing new
@@ -178,8 +180,8 @@ def _check(name: str, thing: Thing, values: list[Any]) -> None:
         case "GLOBAL":
             thing.value = Name(thing.value.replace(" ", "."))
             if thing.value not in NAMES:
-                shown = "".join(c if c.isprintable() else "?" for c in thing.value[:80])
-                raise Refused(f"it asks to run {shown}, and no code in a checkpoint is ever run")
+                asked = printable(thing.value)
+                raise Refused(f"it asks to run {asked}, and no code in a checkpoint is ever run")
         case "BINUNICODE":
             thing.value.encode()  # lone surrogates cannot be written anywhere
         case "LONG1" if not -(2**63) <= thing.value < 2**63:
@@ -199,8 +201,6 @@ def _check(name: str, thing: Thing, values: list[Any]) -> None:
             raise Refused("its pickle changes an object's state, and torch does not")
         case "REDUCE":
             called, arguments = values
-            if type(called) is not Name:
-                raise Refused("its pickle calls what is no name")
             plain = {"collections.OrderedDict": (), "_codecs.encode": ("latin1",)}
             if called in plain and arguments[called == "_codecs.encode" :] != plain[called]:
                 raise Refused(f"it calls {called} as torch does not")

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with the weights and a manifest; and the original's v5.5 `.pt`.
+"""Checkpoints: a folder with the weights and a manifest; and the original's `.pt`.
 
 What is hashed is what is loaded: a file is read once, its bytes are hashed, and the weights come
 from those bytes. Nothing pickled is ever executed.
@@ -20,9 +20,10 @@ from .. import files
 from ..errors import InputError
 from ..files import existing as find
 from ..files import new_folder, parse_json, read_file
-from ..model.network import DualVAE
+from ..model.lineage import network_of
+from ..model.network import Network
 from ..model.operations import split_record
-from .lineage import read_v5_5
+from .lineage import read_original
 
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 SCHEMA = "fluxttice/manifest/1"
@@ -32,10 +33,10 @@ SCHEMA = "fluxttice/manifest/1"
 class Checkpoint:
     """A loaded model and where it came from. `sha256` is of the weight file's bytes as read.
 
-    `contents` are the bytes of its two files by name; empty for a v5.5 `.pt`.
+    `contents` are the bytes of its two files by name; empty for a `.pt`.
     """
 
-    model: DualVAE
+    model: Network
     path: str
     sha256: str
     manifest: dict[str, Any] = field(repr=False)
@@ -50,12 +51,12 @@ class Checkpoint:
 
 
 def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
-    """Read a checkpoint of ours (its folder, or the weights in it) or a v5.5 `.pt`.
+    """Read a checkpoint of ours (its folder, or the weights in it) or a `.pt` of the original's.
 
     The model comes in evaluation mode, on the CPU. Each file is read once.
 
     Raises:
-        InputError: nothing there, not a checkpoint, another architecture, values that are not
+        InputError: nothing there, not a checkpoint, another network, values that are not
             finite, or weights whose sha256 is not the manifest's or not `expected_sha256`.
     """
     place = find(path)
@@ -71,8 +72,16 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
             f"{path} has sha256 {digest}, but {expected_sha256} was expected: refused."
         )
     if weights.name != WEIGHTS and zipfile.is_zipfile(io.BytesIO(data)):
-        state, manifest = read_v5_5(data, str(path))
-        return Checkpoint(_model(state, str(path)), files.shown(place), digest, manifest)
+        state, manifest = read_original(data, str(path))
+        model = network_of(state, str(path), manifest["claims"].get("config"))
+        made = {vae: model.projection(vae) for vae in model.encoders}
+        manifest["imported"]["format"] = f"{model.layout} .pt"
+        manifest["network"] |= {
+            "layout": model.layout,
+            "tensors_left_out": model.left_out,
+            "projection": {vae: p.stated for vae, p in made.items() if p},
+        }
+        return Checkpoint(model, files.shown(place), digest, manifest)
     beside = weights.parent / MANIFEST
     if not (beside.is_file() or beside.is_symlink()):
         state_of(data, str(path))  # what is no checkpoint at all is better told so
@@ -104,8 +113,10 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
         raise InputError(f"{name} has sha256 {digest}, but its manifest says {claimed}: refused.")
     if type(epoch) not in (int, type(None)):
         raise InputError(f"{name} has a manifest whose epoch is {epoch!r}, not a whole number.")
+    claims = record.get("claims")
+    config = claims.get("config") if isinstance(claims, dict) else None
     contents = {WEIGHTS: weights, MANIFEST: manifest}
-    return Checkpoint(_model(state, name), shown, digest, record, contents)
+    return Checkpoint(network_of(state, name, config), shown, digest, record, contents)
 
 
 def state_of(data: bytes, name: str) -> dict[str, Tensor]:
@@ -117,43 +128,11 @@ def state_of(data: bytes, name: str) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{name} is neither a safetensors file nor a v5.5 .pt: {reason}."
+            f"{name} is neither a safetensors file nor a .pt of torch: {reason}."
         ) from None
 
 
-def _model(state: dict[str, Any], name: str) -> DualVAE:
-    model = DualVAE.fresh(0)
-    reference = model.state_dict()
-    first = state.get("state_net.encoder.0.weight")
-    if isinstance(first, Tensor) and tuple(first.shape) == (32, 12):
-        raise InputError(
-            f"{name} is a v5.6 checkpoint: its state_net.encoder.0.weight has shape (32, 12), "
-            "and v5.5's has (32, 9)."
-        )
-    for key in [*reference, *state]:
-        problem = _difference(key, state.get(key), reference.get(key))
-        if problem:
-            raise InputError(f"{name} is not a v5.5 network: {problem}.")
-    model.load_state_dict(state, strict=True)
-    return model.eval()
-
-
-def _difference(key: str, got: Any, want: Tensor | None) -> str:
-    if want is None:
-        return f"{key} is not part of it"
-    if not isinstance(got, Tensor):
-        return f"{key} is missing" if got is None else f"{key} is not a tensor"
-    if got.shape != want.shape or got.layout != torch.strided:
-        shape = str(tuple(got.shape))[:40]  # a hostile one has thousands of dimensions
-        return f"{key} has shape {shape} instead of {tuple(want.shape)}"
-    if not got.is_contiguous():
-        return f"{key} is not contiguous"
-    if got.dtype != want.dtype:
-        return f"{key} holds {got.dtype} instead of {want.dtype}"
-    return "" if got.isfinite().all() else f"{key} holds values that are not finite"
-
-
-def save(folder: Path, model: DualVAE, epoch: int | None, facts: dict[str, Any]) -> Path:
+def save(folder: Path, model: Network, epoch: int | None, facts: dict[str, Any]) -> Path:
     """Write weights and manifest to a new `folder`; never over an existing one.
 
     Args:
@@ -170,9 +149,9 @@ def save(folder: Path, model: DualVAE, epoch: int | None, facts: dict[str, Any])
     return folder
 
 
-def packed(model: DualVAE, epoch: int | None, facts: dict[str, Any]) -> dict[str, bytes]:
+def packed(model: Network, epoch: int | None, facts: dict[str, Any]) -> dict[str, bytes]:
     """The bytes of a checkpoint's two files, by name."""
-    data = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
+    data = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.tensors.items()})
     manifest = {
         "schema": SCHEMA,
         "created_utc": files.utc_now().isoformat(),
@@ -186,13 +165,19 @@ def packed(model: DualVAE, epoch: int | None, facts: dict[str, Any]) -> dict[str
     return {WEIGHTS: data, MANIFEST: (text + "\n").encode()}
 
 
-def import_v5_5(path: str | Path, folder: Path) -> Path:
-    """Write the v5.5 `.pt` at `path` as a checkpoint of ours: a new `folder`.
+def inherited(model: Network, other: Network) -> list[str]:
+    """Names of the tensors of `model` that are bit for bit those of `other`, in order."""
+    theirs = other.tensors
+    return [k for k, v in model.tensors.items() if k in theirs and torch.equal(v, theirs[k])]
 
-    Weights bit for bit; the history and the original's sha256 as manifest data.
+
+def import_original(path: str | Path, folder: Path) -> Path:
+    """Write the original's `.pt` at `path` as a checkpoint of ours: a new `folder`.
+
+    Tensors bit for bit, under their own names; what the file claims as manifest data.
 
     Raises:
-        InputError: not a v5.5 `.pt` (see `load`), or `folder` exists or cannot be made.
+        InputError: not such a `.pt` (see `load`), or `folder` exists or cannot be made.
     """
     loaded = load(path)
     if "imported" not in loaded.manifest or loaded.contents:
@@ -204,7 +189,7 @@ def import_v5_5(path: str | Path, folder: Path) -> Path:
 
 
 def contents(loaded: Checkpoint) -> dict[str, bytes]:
-    """Both files of a loaded checkpoint: as they were read, or made now from a v5.5 `.pt`."""
+    """Both files of a loaded checkpoint: as they were read, or made now from a `.pt`."""
     facts = {key: value for key, value in loaded.manifest.items() if key != "epoch"}
     return loaded.contents or packed(loaded.model, loaded.epoch, facts)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ..model.network import VAES, D, DualVAE, Network, Posterior, linear
+from ..model.network import VAES, D, DualVAE, Measurable, Posterior, linear
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
@@ -81,7 +81,7 @@ def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
     layer.bias.copy_(torch.zeros(len(layer.bias)) if bias is None else bias)
 
 
-def permuted(model: Network, seed: int) -> Functions:
+def permuted(model: Measurable, seed: int) -> Functions:
     """`model`, but where the prior has 99.9 % of its mass the operations are dealt out anew.
 
     A latent of norm below RADIUS decodes to the image, under one random bijection of all M, of

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..model.initialisation import linear_encoder, looks_linear
-from ..model.network import VAES, DualVAE, Network, linear
+from ..model.network import VAES, DualVAE, Measurable, linear
 from ..model.streams import generator
 from .reconstruction import posterior
 
@@ -63,7 +63,7 @@ def uniform(seed: int) -> DualVAE:
 class Control(NamedTuple):
     """A kind of network that stands beside the model: how to make one, and from how many seeds."""
 
-    make: Callable[[int], Network]
+    make: Callable[[int], Measurable]
     seeds: int
 
 

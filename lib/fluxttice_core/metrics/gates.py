@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .. import parallel
-from ..model.network import Network
+from ..model.network import Measurable
 from ..model.operations import split
 from ..parallel import Job
 from ..params import NonNegative, Share
@@ -74,7 +74,9 @@ def verdict(rows: list[Judged]) -> str:
     return "FAIL" if "FAIL" in found else "PASS" if found == {"PASS"} else "ABSTAIN"
 
 
-def of_vae(network: Network, vae: str, k: int, p: Certify, thrifty: bool = False) -> list[Judged]:
+def of_vae(
+    network: Measurable, vae: str, k: int, p: Certify, thrifty: bool = False
+) -> list[Judged]:
     """Every gate of `p` over one VAE, measured here and now with `k` latents.
 
     `thrifty`: what has failed a gate that needs no marginal is measured no further, so that
@@ -92,7 +94,7 @@ def of_vae(network: Network, vae: str, k: int, p: Certify, thrifty: bool = False
 
 
 def gates(
-    network: Network, p: Certify, k: int = 0, report: Callable[[str], None] = print
+    network: Measurable, p: Certify, k: int = 0, report: Callable[[str], None] = print
 ) -> list[Judged]:
     """Every VAE of a network, each alone, against every bound; `k` latents (0: those of `p`)."""
     jobs = [Job(f"VAE-{vae}", of_vae, (network, vae, k or p.k, p)) for vae in network.vaes[::-1]]
@@ -109,7 +111,7 @@ class Refusal(Record):
     gates: list[Judged]
 
 
-def adversaries(model: Network, p: Certify) -> dict[str, Callable[[], Network]]:
+def adversaries(model: Measurable, p: Certify) -> dict[str, Callable[[], Measurable]]:
     """Networks that deserve no certificate, by name: what has learnt nothing, and what ties
     nothing together. `model` is the one whose generator is permuted."""
     seed, parts = p.untrained_seed, split(p.split_seed)
@@ -122,7 +124,7 @@ def adversaries(model: Network, p: Certify) -> dict[str, Callable[[], Network]]:
 
 
 def control_rows(
-    model: Network, p: Certify, report: Callable[[str], None] = print
+    model: Measurable, p: Certify, report: Callable[[str], None] = print
 ) -> list[Refusal]:
     """Every one of `adversaries` at the gates, at FEWEST latents, and no further than it fails."""
     names = list(adversaries(model, p))
@@ -133,6 +135,6 @@ def control_rows(
     ]
 
 
-def _adversary(name: str, model: Network, p: Certify) -> list[Judged]:
+def _adversary(name: str, model: Measurable, p: Certify) -> list[Judged]:
     network = adversaries(model, p)[name]()
     return [row for vae in network.vaes for row in of_vae(network, vae, FEWEST, p, True)]

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..model.network import Network, Posterior
+from ..model.network import Measurable, Posterior
 from ..model.operations import M, Split
 from ..model.streams import generator
 from ..params import Params, Seed, Text, Whole
@@ -51,7 +51,7 @@ class Observed:
     k latents of N(0, I) are streamed through the decoder; `stream` names their random stream.
     """
 
-    network: Network
+    network: Measurable
     vae: str
     k: int
     seed: int
@@ -106,7 +106,7 @@ class Observed:
         return rate.elbo(rate.rate(self.q), distortion)
 
 
-def observe(network: Network, vae: str, k: int, seed: int, stream: str = "") -> Observed:
+def observe(network: Measurable, vae: str, k: int, seed: int, stream: str = "") -> Observed:
     """One VAE of a network, ready to be measured; `stream` is the VAE's name by default."""
     return Observed(network, vae, k, seed, stream or vae)
 
@@ -229,11 +229,6 @@ METRICS = {
     ),
     "active_units": Metric(
         "active units", lambda o, _: exact(codes.active_units(o.q.mu), M), "count", 0
-    ),
-    "hamming_correlation": Metric(
-        "Hamming correlation of codes",
-        lambda o, _: codes.hamming_correlation(o.q.mu, o.seed, o.vae),
-        "number",
     ),
     "latent_entropy": Metric(
         "latent entropy, nats", lambda o, _: exact(codes.entropy_nats(o.q.mu), M), "nats", 0

@@ -6,7 +6,7 @@ Shape letters: M operations, D latent, T trits, R draws.
 import torch
 from torch import Tensor
 
-from ..model.network import Network, Posterior, read_out
+from ..model.network import Measurable, Posterior, read_out
 from ..model.operations import all_operations
 from ..model.streams import generator
 from .results import Record
@@ -16,13 +16,13 @@ DRAWS = 20
 
 
 @torch.no_grad()
-def posterior(model: Network, vae: str) -> Posterior:
+def posterior(model: Measurable, vae: str) -> Posterior:
     """q(z|x) of every operation by the VAE's own encoder: mu and logvar, (M, D) each."""
     return model.encoder(vae)(all_operations().float().to(model.device))
 
 
 @torch.no_grad()
-def right_trits(model: Network, vae: str, codes: Tensor) -> Tensor:
+def right_trits(model: Measurable, vae: str, codes: Tensor) -> Tensor:
     """(M, T) bool: which trits argmax decoding of `codes` (M, D), one an operation, returns."""
     classes = read_out(model.decoder(vae)(codes), "argmax")
     return classes - 1 == all_operations().to(model.device)
@@ -34,7 +34,9 @@ def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
     return q.mu + scale * (q.logvar / 2).exp() * eps.to(q.mu.device)
 
 
-def sampled_hits(model: Network, vae: str, q: Posterior, seed: int, draws: int = DRAWS) -> Tensor:
+def sampled_hits(
+    model: Measurable, vae: str, q: Posterior, seed: int, draws: int = DRAWS
+) -> Tensor:
     """(R, M) bool: which operations come back whole from each of `draws` posterior samples."""
     rng = generator(seed, "posterior sample", vae, device=model.device)
     return torch.stack(
@@ -49,7 +51,7 @@ class Robustness(Record):
     exact_match: float
 
 
-def robustness(model: Network, vae: str, q: Posterior, seed: int) -> list[Robustness]:
+def robustness(model: Measurable, vae: str, q: Posterior, seed: int) -> list[Robustness]:
     """Exact match as q's standard deviation is scaled 0 … 3; M binomial trials each."""
     rng = generator(seed, "robustness", vae, device=model.device)
     hits = (right_trits(model, vae, drawn(q, s, rng)).all(1) for s in SCALES)

@@ -6,8 +6,9 @@ system loads strictly; 168,770 parameters.
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 from numbers import Integral
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ VAES = ("A", "B")
 HOW = ("argmax", "categorical", "expectation")
 
 
-class Network(Protocol):
+class Measurable(Protocol):
     """What can be measured: one or two VAEs, each an encoder and a decoder by name."""
 
     @property
@@ -40,27 +41,36 @@ class Posterior(NamedTuple):
     logvar: Tensor
 
 
+def layers(widths: tuple[int, ...], normed: bool) -> list[nn.Module]:
+    """Linear and activation from each width to the next: ReLU, or LayerNorm and SiLU if `normed`.
+
+    A normed block ends in a place that dropout holds in training, so that names come out the same.
+    """
+    made: list[nn.Module] = []
+    for wide, narrow in pairwise(widths):
+        norm = [nn.LayerNorm(narrow), nn.SiLU(), nn.Identity()]
+        made += [nn.Linear(wide, narrow), *(norm if normed else [nn.ReLU()])]
+    return made
+
+
 class Encoder(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, normed: bool = False) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Linear(T, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 64),
-            nn.ReLU(),
-        )  # fmt: skip
+        self.encoder = nn.Sequential(*layers((T, 256, 128, 64), normed))
         self.fc_mu = nn.Linear(64, D)
         self.fc_logvar = nn.Linear(64, D)
+        self.clamped = normed
 
     def forward(self, x: Tensor) -> Posterior:  # (B, T)
         h = self.encoder(x)  # (B, 64)
-        return Posterior(self.fc_mu(h), self.fc_logvar(h))
+        logvar = self.fc_logvar(h)
+        return Posterior(self.fc_mu(h), logvar.clamp(-10, 2) if self.clamped else logvar)
 
 
 class DecoderA(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, normed: bool = False) -> None:
         super().__init__()
-        self.decoder = nn.Sequential(
-            nn.Linear(D, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, T * C)
-        )
+        self.decoder = nn.Sequential(*layers((D, 32, 64), normed), nn.Linear(64, T * C))
 
     def forward(self, z: Tensor) -> Tensor:  # (B, D)
         return self.decoder(z).view(-1, T, C)
@@ -102,37 +112,68 @@ class StateNet(nn.Module):
         return self.decoder(self.encoder(state))
 
 
-class DualVAE(nn.Module):
-    """Two VAEs over the same operations and a controller. No layer depends on train/eval mode."""
+class Network(nn.Module):
+    """Encoders and decoders by name: all that measuring asks of a model.
 
+    `vaes` have both an encoder and a decoder; of `encoders`, one may lack a decoder.
+    """
+
+    encoders: tuple[str, ...] = VAES
     vaes: tuple[str, ...] = VAES
-    grad_norm_A_ema: Tensor
-    grad_norm_B_ema: Tensor
+    layout = "v5.5"
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("grad_norm_A_ema", torch.tensor(1.0))
-        self.register_buffer("grad_norm_B_ema", torch.tensor(1.0))
-        self.encoder_A, self.encoder_B = Encoder(), Encoder()
-        self.decoder_A, self.decoder_B = DecoderA(), DecoderB()
-        self.state_net = StateNet()
-
-    @classmethod
-    def fresh(cls, seed: int) -> "DualVAE":
-        """PyTorch's default initialisation from `seed`; the global random stream is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, "init").initial_seed())
-            return cls()
+        self.kept: dict[str, Tensor] = {}  # what else its file holds
 
     @property
     def device(self) -> torch.device:
-        return self.grad_norm_A_ema.device
+        return next(self.parameters()).device
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The file's name of each tensor by its own."""
+        return {key: key for key in self.state_dict()}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything its file holds, by the file's names."""
+        names = self.names
+        return {names[key]: value for key, value in self.state_dict().items()} | self.kept
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Which of `kept` is no part of encoding or decoding: all of it, each with its reason."""
+        return {}
 
     def encoder(self, vae: str) -> Encoder:
         return getattr(self, f"encoder_{_known(vae)}")
 
     def decoder(self, vae: str) -> DecoderA | DecoderB:
-        return getattr(self, f"decoder_{_known(vae)}")
+        if _known(vae) not in self.vaes:
+            raise InputError(f"encoder {vae} has no decoder in this layout ({self.layout}).")
+        return getattr(self, f"decoder_{vae}")
+
+    def projection(self, vae: str) -> Any:
+        """What maps the latents of `vae` into the ball, where the layout has it: `Projection`."""
+        return None
+
+    def last_layers(self) -> list[nn.Linear]:
+        """The layer of each decoder that makes the logits."""
+        return [
+            [m for m in self.decoder(v).modules() if isinstance(m, nn.Linear)][-1]
+            for v in self.vaes
+        ]
+
+    def untrained(self, seed: int) -> Self:
+        """A copy with PyTorch's default initialisation from `seed` in every layer."""
+        copied = copy.deepcopy(self)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, "init").initial_seed())
+            for module in copied.modules():
+                if isinstance(module, nn.Linear | nn.LayerNorm):
+                    module.reset_parameters()
+        return copied.eval()
 
     @torch.no_grad()
     def encode(self, ops: object, vae: str) -> Tensor:
@@ -171,11 +212,11 @@ class DualVAE(nn.Module):
             raise InputError("z holds a value that is not finite: a latent is a real vector.")
         return read_out(self.decoder(vae)(latents), how, rng) - 1
 
-    def sharpened(self, tau: float) -> "DualVAE":
+    def sharpened(self, tau: float) -> Self:
         """A copy whose logits are `tau` times these: its last decoder layers carry the factor."""
         copied = copy.deepcopy(self)
         with torch.no_grad():
-            for layer in (linear(copied.decoder_A.decoder, 4), copied.decoder_B.fc_out):
+            for layer in copied.last_layers():
                 layer.weight.mul_(tau)
                 layer.bias.mul_(tau)
         return copied
@@ -190,6 +231,28 @@ class DualVAE(nn.Module):
 def linear(layers: nn.Sequential, i: int) -> nn.Linear:
     """Layer `i`, which is known to be linear."""
     return cast(nn.Linear, layers[i])
+
+
+class DualVAE(Network):
+    """Two VAEs over the same operations and a controller. No layer depends on train/eval mode."""
+
+    grad_norm_A_ema: Tensor
+    grad_norm_B_ema: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("grad_norm_A_ema", torch.tensor(1.0))
+        self.register_buffer("grad_norm_B_ema", torch.tensor(1.0))
+        self.encoder_A, self.encoder_B = Encoder(), Encoder()
+        self.decoder_A, self.decoder_B = DecoderA(), DecoderB()
+        self.state_net = StateNet()
+
+    @classmethod
+    def fresh(cls, seed: int) -> "DualVAE":
+        """PyTorch's default initialisation from `seed`; the global random stream is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, "init").initial_seed())
+            return cls()
 
 
 def prior(n: int, rng: torch.Generator) -> Tensor:

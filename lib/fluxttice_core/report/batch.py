@@ -1,168 +1,138 @@
-"""The evidence for the recipes: seeds × recipes, a papermill batch of 1_train, one table.
+"""The evidence for the recipes: seeds × recipes, trained side by side; one table.
 
-`make evidence` trains every recipe of params/evidence.yaml with every seed and appends to
+`make evidence` trains every recipe of params/evidence.yaml with every seed and writes
 reports/evidence.csv, one row a VAE. What is there already is not run again, so an interrupted
 batch goes on where it stopped; delete the file, or the rows of a recipe that has changed, to
-start afresh.
+start afresh. A job is a function of its parameters alone, so the table has the same bytes in
+whatever order they finish.
 """
 
-import contextlib
-import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
-from .. import files, parallel, params
+from .. import files, params
 from ..checkpoints import folder as checkpoints
-from ..metrics.intervals import CONFIDENCE, student_t
+from ..errors import InputError
 from ..metrics.observation import metric, observe, values
-from ..model.network import VAES, DualVAE
 from ..model.operations import split
-from ..training import recipes
-from ..training.loop import Train
-from . import job, tables
+from ..parallel import Job, finished
+from ..training import learning_curve, recipes
+from ..training.loop import follow
+from .tables import number
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
+QUESTIONS = {  # what is asked: the whole recipe, and without the part
+    "Does the unevenness term help?": ("default", "default, no unevenness term"),
+    "Does the crookedness term help?": ("default", "default, no crookedness term"),
+    "Does turning help?": ("default", "default, not turned"),
+    "Do small logits at the start help?": ("default", "default, logits of usual size at the start"),
+    "Does settling help?": ("default", "default, the encoder hardly settles"),
+    "Does a high price of errors help?": ("default", "default, an error costs a tenth"),
+    "Is the default recipe better than v5.5?": ("default", "v5.5"),
+}
 METRICS = (
-    "argmax_coverage_50000", "argmax_coverage_195000", "information", "exact_match_test",
-    "exact_match_test_sampled",
+    "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
+    "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
+    "cell_connection",
 )  # fmt: skip
 
 
-def path() -> Path:
-    return files.root() / "reports" / "evidence.csv"
+def path(name: str = "evidence") -> Path:
+    return files.root() / "reports" / f"{name}.csv"
 
 
 def run() -> None:
-    """Train and measure what the table lacks.
+    """Train and measure what the table lacks; then the learning curve, if there is none yet.
 
     Raises:
         InputError: a bad parameter file, named.
     """
     where = files.root() / "params" / "evidence.yaml"
     plan = yaml.safe_load(where.read_text(encoding="utf-8"))
-    jobs = [(name, seed) for name, recipe in plan.items() for seed in recipe["seeds"]]
+    wanted = [(name, seed) for name, recipe in plan.items() for seed in recipe["seeds"]]
     done = {(row.recipe, row.seed) for row in read().itertuples()}
-    for number, (name, seed) in enumerate(jobs, 1):
-        if (name, seed) in done:
-            continue
-        print(f"{number} of {len(jobs)}: {name}, seed {seed}", flush=True)
-        changes = {k: v for k, v in plan[name].items() if k not in ("seeds", "file")}
-        found = {**params.read_yaml(files.find(plan[name]["file"])), **changes}
-        found |= {"seed": seed, "min_score": 0}
-        p = params.check(recipes.parameters(found, name), found, f"{where}: {name}")
-        _append(pd.DataFrame({"recipe": name, "seed": seed, **row} for row in _train(p)))
+    missing = [each for each in wanted if each not in done]
+    jobs = [
+        Job(f"{name}, seed {seed}", attempt, (plan[name], name, seed)) for name, seed in missing
+    ]
+    print(f"{len(jobs)} of {len(wanted)} trainings to do", flush=True)
+    failed = []
+    for count, (place, rows) in enumerate(finished(jobs), 1):
+        if isinstance(rows, str):
+            failed.append(f"{jobs[place].name} ({rows})")
+        else:
+            _store(pd.concat([read(), pd.DataFrame(rows)]), wanted)
+        said = "failed" if isinstance(rows, str) else "done"
+        print(f"{jobs[place].name}: {said}, {len(jobs) - count} left", flush=True)
+    if failed:
+        raise InputError(
+            f"{len(failed)} trainings failed, the others are stored: {'; '.join(failed)}."
+        )
+    if not path("learning_curve").is_file():
+        print("the learning curve", flush=True)
+        curve = pd.DataFrame(learning_curve.measure(SEED))
+        files.write_bytes(path("learning_curve"), curve.to_csv(index=False).encode())
 
 
-def _train(p: Train) -> list[dict]:
-    """Run the training notebook in a temporary folder and measure what it selects."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(files.root()):
-        chosen = {**p.model_dump(), "run_dir": folder}
-        job.execute_quietly("1_train", chosen, Path(folder, "train.ipynb"), output=None)
+def attempt(recipe: dict[str, Any], name: str, seed: int) -> list[dict] | str:
+    """`train`, or in a few words why it failed, so that one failure does not end the others."""
+    try:
+        return train(recipe, name, seed)
+    except Exception as error:
+        return " ".join(str(error).split())[-200:]
+
+
+def train(recipe: dict[str, Any], name: str, seed: int) -> list[dict]:
+    """One training as 1_train does it, in a temporary folder, and what it selected, measured:
+    a row a VAE."""
+    changes = {key: value for key, value in recipe.items() if key not in ("seeds", "file")}
+    found = {**params.read_yaml(files.find(recipe["file"])), **changes, "seed": seed}
+    with tempfile.TemporaryDirectory() as folder:
+        where = f"evidence: {name}"
+        chosen = {**found, "min_score": 0, "run_dir": folder}
+        p = params.check(recipes.parameters(chosen, where), chosen, where)
+        follow(recipes.fit(p), p, Path(folder), lambda _row: None)
         loaded = checkpoints.load(Path(folder, "checkpoint"))
-        return [{"epoch": loaded.epoch, **row} for row in rows(loaded.model, p.split_seed)]
+    rows = []
+    for vae in loaded.model.vaes:
+        o = observe(loaded.model, vae, K, SEED)
+        about = {"recipe": name, "seed": seed, "epoch": loaded.epoch, "vae": vae}
+        measured = values(o, split(found["split_seed"]), METRICS)
+        rows.append(about | {metric_: row.value for metric_, row in measured.items()})
+    return rows
 
 
-def rows(model: DualVAE, split_seed: int) -> list[dict]:
-    """`{vae, …METRICS}` of a model, one row a VAE, each alone."""
-    jobs = [parallel.Job(vae, _row, (model, vae, split_seed)) for vae in VAES]
-    return parallel.each(jobs, lambda _step: None)
+def _store(frame: pd.DataFrame, wanted: list[tuple[str, int]]) -> None:
+    """The whole table again in one atomic write, in the order of the plan."""
+    order = {each: place for place, each in enumerate(wanted)}
+    places = [order.get((row.recipe, row.seed), -1) for row in frame.itertuples()]
+    frame = frame.assign(place=places).sort_values(["place", "vae"], kind="stable")
+    text = frame.drop(columns="place").to_csv(index=False, float_format="%.8f")
+    files.write_bytes(path(), text.encode())
 
 
-def _row(model: DualVAE, vae: str, split_seed: int) -> dict:
-    found = values(observe(model, vae, K, SEED), split(split_seed), METRICS)
-    return {"vae": vae, **{name: found[name].value for name in METRICS}}
-
-
-def _append(frame: pd.DataFrame) -> None:
-    """The whole table again in one atomic write: an interrupted batch never leaves half a row."""
-    both = pd.concat([read(), frame]) if path().exists() else frame
-    path().parent.mkdir(exist_ok=True)
-    files.write_bytes(path(), both.to_csv(index=False, float_format="%.8f").encode())
-
-
-def read() -> pd.DataFrame:
+def read(name: str = "evidence") -> pd.DataFrame:
     """reports/evidence.csv as a frame, `recipe, seed, epoch, vae, …METRICS`; empty without it."""
-    if not path().exists():
+    if not path(name).exists():
         return pd.DataFrame(columns=["recipe", "seed", "epoch", "vae", *METRICS])
-    return pd.read_csv(path())
+    return pd.read_csv(path(name))
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Recipe by VAE: mean over seeds, its 95 % Student t interval, and the worst seed.
-
-    One row a recipe and VAE, one column a metric; with one seed there is no interval.
-    """
+    """Recipe by VAE: mean over seeds and the worst seed, one column a metric."""
     table = []
     for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
-        line = {"recipe": recipe, "VAE": vae, "seeds": len(group)}
+        line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
         for name in METRICS:
-            found = group[name].to_numpy()
-            worst = f"worst {tables.number(found.min(), decimals=3)}"
-            line[metric(name).title] = f"{tables.number(found.mean())}{_interval(found)}, {worst}"
+            about, found = metric(name), group[name]
+            less = name in ("rate", "active_units")
+            mean, worst = (
+                number(x, about.unit) for x in (found.mean(), found.max() if less else found.min())
+            )
+            line[about.title] = mean if mean == worst else f"{mean}, worst {worst}"
         table.append(line)
     return pd.DataFrame(table)
-
-
-QUESTIONS = {
-    "Does StateNet help?": ("v5.5", "v5.5, no StateNet"),
-    "Does cross-injection help?": ("v5.5", "v5.5, no cross-injection"),
-    "Does the output entropy term help?": ("v5.5", "v5.5, no output entropy term"),
-    "Does the linear start help?": ("straight", "straight, no looks-linear start"),
-    "Does the unevenness term help?": ("straight", "straight, no unevenness term"),
-    "Does the crookedness term help?": ("straight", "straight, no crookedness term"),
-    "Does scaling the logits help?": ("straight", "straight, logits not scaled"),
-    "Does the fall of beta help?": ("straight", "straight, beta kept at 0.5"),
-}
-
-
-ASKED_OF = ("argmax_coverage_50000", "information", "exact_match_test_sampled")
-
-
-def answers(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a question: paired differences over seeds, with minus without, and what they say.
-
-    Differences are percentage points, mean over the seeds both recipes have. Six of them bear
-    on an answer, so each has a Student t interval at 1 - 5 %/6 (Bonferroni): where there is no
-    effect, an answer claims one in at most 5 % of cases. A question without data is left out.
-    """
-    table = []
-    for question, (whole, without) in QUESTIONS.items():
-        if not {whole, without} <= set(frame.recipe):
-            continue  # a batch that has not come so far
-        line, intervals = {"question": question}, []
-        for name in ASKED_OF:
-            for vae in VAES:
-                pairs = frame[frame.vae == vae].pivot(index="seed", columns="recipe", values=name)
-                points = 100 * (pairs[whole] - pairs[without]).dropna().to_numpy()
-                low, high = _paired(points)
-                intervals.append((low, high))
-                line[f"{metric(name).title}, VAE-{vae}"] = (
-                    f"{points.mean():+.2f} ({low:+.2f} … {high:+.2f})"
-                )
-        table.append({**line, "answer": _answer(intervals)})
-    return pd.DataFrame(table)
-
-
-def _paired(points: np.ndarray) -> tuple[float, float]:
-    """One seed tells nothing of the others: its interval has no ends."""
-    if len(points) < 2:
-        return -math.inf, math.inf
-    return student_t(points, 1 - (1 - CONFIDENCE) / (len(ASKED_OF) * len(VAES)))
-
-
-def _answer(intervals: list[tuple[float, float]]) -> str:
-    helps, hurts = any(low > 0 for low, _ in intervals), any(high < 0 for _, high in intervals)
-    if helps and hurts:
-        return "helps one, hurts another"
-    return "helps" if helps else "hurts" if hurts else "no effect seen"
-
-
-def _interval(values: np.ndarray) -> str:
-    if len(values) < 2:
-        return ""
-    low, high = student_t(values)
-    return f" ({tables.ends(max(low, 0), min(high, 1))})"

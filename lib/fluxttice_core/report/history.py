@@ -11,7 +11,7 @@ from pydantic import Field
 
 from .. import files
 from ..errors import InputError
-from ..metrics.measurement import MODEL, Results, Speed
+from ..metrics.measurement import MODEL, Results
 from ..metrics.results import Record
 
 METRICS = (
@@ -33,7 +33,6 @@ class Document(Record):
     checkpoint: dict[str, str | int | None]
     params: dict[str, Any]
     results: Results
-    sampling_speed: dict[str, Speed]
 
 
 def store(document: Document, path: Path) -> Document:

@@ -3,12 +3,14 @@
 import contextlib
 import logging
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -106,14 +108,23 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: TextI
     """papermill of notebooks/<notebook>.ipynb, cell output to `output`, without its warnings.
 
     It warns of parameters that the notebook's cell lacks (the other recipes'; the notebook itself
-    checks all of them), and the kernel of talking to this machine over TCP.
+    checks all of them). The kernel talks through sockets in a private folder: kernels side by side
+    would race for TCP ports (papermill issues 239 and 511).
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    papermill.execute_notebook(
-        f"notebooks/{notebook}.ipynb", str(target), parameters=parameters, kernel_name="python3",
-        progress_bar=False, stdout_file=output,
-        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as sockets:
+
+        class OverSockets(AsyncKernelManager):
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                self.transport, self.ip = "ipc", str(Path(sockets, "kernel"))
+
+        papermill.execute_notebook(
+            f"notebooks/{notebook}.ipynb", str(target), parameters=parameters,
+            kernel_name="python3", progress_bar=False, stdout_file=output,
+            kernel_manager_class=OverSockets,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+        )  # fmt: skip
 
 
 def incomplete(path: Path) -> str:

@@ -4,16 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from IPython.display import Image
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from ..metrics.codes import ACTIVE
 from ..metrics.coverage import ceiling
 from ..metrics.measurement import MODEL, UNTRAINED, Results
-from ..model.operations import M
+from ..model.network import Network
+from ..model.operations import M, T, all_operations
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"
+TRITS = ["#1f6fb4", "#dddddd", "#d1495b"]  # -1, 0, +1
 STYLE: dict[Any, float] = {  # Any: matplotlib's stubs list every name there is
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -40,42 +45,22 @@ def _axes(columns: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
 
 
 def training(rows: list[dict]) -> Figure:
-    """Honest measures by epoch, each VAE alone; the selected epoch as a line."""
-    figure, (exact, covered) = _axes(2)
+    """Honest measures by epoch, each VAE alone, as distances to the limit; the selected epoch."""
+    figure, panels = _axes(3)
     epochs = [row["epoch"] for row in rows]
     selected = next(row["epoch"] for row in rows if row["selected"])
     for axes, key, title in (
-        (exact, "val_exact", "Exact match on validation, posterior mean"),
-        (covered, "coverage", "Argmax coverage per epoch, share of the ceiling"),
+        (panels[0], "val_exact_sampled", "Validation operations lost\nfrom a posterior sample"),
+        (panels[1], "coverage", "Argmax coverage:\nwhat is missing of the ceiling"),
+        (panels[2], "rate", "Rate, nats\n(least at 99.9 %: 15.96)"),
     ):
         for vae, colour in COLOUR.items():
-            axes.plot(
-                epochs, [row[f"{key}_{vae}"] for row in rows], color=colour, label=f"VAE-{vae}"
-            )
-        axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: epoch {selected}")
-        axes.set(title=title, xlabel="epoch", ylim=(-0.02, 1.02))
-        axes.legend(loc="lower right")
-    return figure
-
-
-def trajectory(rows: list[dict], n: int) -> Figure:
-    """Argmax coverage at `n` against latent entropy (left) and information (right), by epoch."""
-    figure, both = _axes(2)
-    for axes, key, label in (
-        (both[0], "latent_entropy", "latent entropy, nats"),
-        (both[1], "information", "information, share of 9·ln 3"),
-    ):
-        for vae, colour in COLOUR.items():
-            x, y = [r[f"{key}_{vae}"] for r in rows], [r[f"coverage_{vae}"] for r in rows]
-            axes.plot(x, y, color=colour, lw=0.6, alpha=0.5)
-            shade = [0.2 + 0.8 * i / len(rows) for i in range(len(rows))]
-            axes.scatter(
-                x, y, s=9, color=colour, label=f"VAE-{vae}, by epoch",
-                alpha=shade,  # type: ignore[arg-type]  # one a point is allowed; the stub lags
-            )  # fmt: skip
-        axes.set(xlabel=label, ylabel=f"argmax coverage at {n:,}, of ceiling")
-        axes.locator_params(axis="x", nbins=5)
-        axes.legend(loc="lower right", fontsize=8)
+            y = [row[f"{key}_{vae}"] for row in rows]
+            y = y if key == "rate" else [max(1 - value, 1e-5) for value in y]
+            axes.plot(epochs, y, color=colour, marker="o", ms=3, label=f"VAE-{vae}")
+        axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: {selected}")
+        axes.set(title=title, xlabel="epoch", yscale="linear" if key == "rate" else "log")
+        axes.legend(fontsize=8)
     return figure
 
 
@@ -178,18 +163,73 @@ def reconstruction(results: Results) -> Figure:
     return figure
 
 
-def planes(results: Results) -> Figure:
-    """Codes of 1,500 operations on their first two principal axes, coloured by one trit."""
-    shown = {vae: row.details for vae, row in results.of(MODEL).items()}
-    figure, axes = _axes(len(shown), 3.8)
-    for (vae, found), ax in zip(shown.items(), axes, strict=True):
-        for value, colour in ((-1, "#1f6fb4"), (0, "#999999"), (1, "#d1495b")):
-            points = [(x, y) for x, y, v in found.plane.points if v == value]
-            x, y = zip(*points, strict=True) if points else ((), ())
-            ax.scatter(x, y, s=5, color=colour, label=f"{value:+d}" if value else "0")
-        t = found.plane.trit
-        output = f"output for ({t // 3 - 1}, {t % 3 - 1})"
-        title = f"VAE-{vae}: codes, coloured by the {output}"
-        ax.set(title=title, xlabel="axis 1", ylabel="axis 2")
-        ax.legend(markerscale=2, loc="upper right")
+def recipes(evidence: pd.DataFrame) -> Figure:
+    """Every seed of every recipe, three metrics: a dot a seed and VAE."""
+    figure, panels = _axes(3, 3.0)
+    order = list(dict.fromkeys(evidence.recipe))
+    for axes, (name, title) in zip(
+        panels,
+        (
+            ("rate", "rate, nats (least at 99.9 %: 15.96)"),
+            ("exact_match_sampled", "exact match, posterior sample"),
+            ("mig", "MIG (by hand: 1)"),
+        ),
+        strict=True,
+    ):
+        for vae, colour in COLOUR.items():
+            rows = evidence[evidence.vae == vae]
+            places = [
+                order.index(recipe) + (0.12 if vae == "B" else -0.12) for recipe in rows.recipe
+            ]
+            axes.scatter(rows[name], places, s=12, color=colour, label=f"VAE-{vae}")
+        axes.set_yticks(range(len(order)), order if axes is panels[0] else [""] * len(order))
+        axes.invert_yaxis()
+        axes.set_title(title)
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def learning_curve(curve: pd.DataFrame) -> Figure:
+    """Exact match on test operations against the number of operations trained on."""
+    figure, [axes] = _axes(1)
+    for vae, colour in COLOUR.items():
+        rows = curve[curve.vae == vae]
+        axes.plot(rows.operations, rows.trained, color=colour, marker="o", label=f"VAE-{vae}")
+    axes.plot(rows.operations, rows.read_out, color=GREY, marker="o", label="linear read-out")
+    axes.set(xscale="log", xlabel="operations trained on", ylabel="exact match on test")
+    axes.legend()
+    return figure
+
+
+def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
+    """The table 0 … 0, with one active latent at a time moved by ∓`step`: a column a latent, in
+    the order of the trits they tell most of. Where a latent owns a trit, one entry changes."""
+    mu, ops = model.encode(all_operations(), vae), all_operations().float()
+    spread = (mu - mu.mean(0)).T @ (ops - ops.mean(0))  # (D, T)
+    active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE]
+    active.sort(key=lambda j: int(spread[j].abs().argmax()))
+    start = model.encode([[0] * T], vae)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(0.95 * len(active) + 0.6, 3.4), layout="constrained")
+        grid = figure.subplots(3, len(active), squeeze=False)
+    for column, j in enumerate(active):
+        for row, move in enumerate((-step, 0.0, step)):
+            moved = start.clone()
+            moved[0, j] += move
+            axes = grid[row][column]
+            table = model.decode(moved, vae)[0].view(3, 3).tolist()
+            axes.imshow(table, cmap=ListedColormap(TRITS), vmin=-1, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.set_xticks([0.5, 1.5], minor=True)
+            axes.set_yticks([0.5, 1.5], minor=True)
+            axes.grid(which="minor", color="white", lw=1.5, alpha=1)
+            axes.tick_params(which="both", length=0)
+            if row == 0:
+                axes.set_title(f"latent {j}", fontsize=8)
+            if column == 0:
+                axes.set_ylabel(f"{move:+.1f}" if move else "0")
+    figure.suptitle(
+        f"VAE-{vae}: one latent moved, the truth table it decodes to (blue −1, grey 0, red +1)",
+        fontsize=9,
+    )
     return figure

@@ -10,10 +10,22 @@ from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..metrics.gates import Certify
 from ..metrics.measurement import Benchmark
-from ..params import Params
+from ..params import NonNegative, Params, Share
 from ..training import recipes
 
-KINDS: dict[str, type[Params]] = {"benchmark": Benchmark, "certify": Certify}
+
+class Evidence(Params):
+    """What 4_evidence takes: what the default recipe must reach in every seed."""
+
+    min_exact_match_sampled: Share
+    max_rate: NonNegative
+
+
+KINDS: dict[str, type[Params]] = {
+    "benchmark": Benchmark,
+    "certify": Certify,
+    "evidence": Evidence,
+}
 
 
 def check(step: str, values: dict[str, Any], where: str) -> Params:

@@ -131,24 +131,6 @@ def hardest(results: Results, count: int = 5) -> Styler:
     )
 
 
-def diversity(results: Results) -> Styler:
-    """Expected operations that N argmax draws of A and N of B reach, beside perfect generators."""
-    frame = pd.DataFrame(
-        {
-            "N of each": row.n,
-            "only A": row.only_a,
-            "only B": row.only_b,
-            "only one, perfect": row.perfect_only,
-            "both": row.both,
-            "both, perfect": row.perfect_both,
-            "together": row.union,
-            "together, perfect": row.perfect_union,
-        }
-        for row in results.diversity
-    )
-    return left(frame).format(precision=1, thousands=",")
-
-
 def epochs(rows: list[dict], every: int) -> Styler:
     """The honest measures of every so many epochs, of the selected one and of the last."""
     shown = [key for key in rows[0] if key not in ("epoch", "score", "selected", "lr")]
@@ -239,6 +221,12 @@ def distributions(p: Tensor, table: list[int]) -> Styler:
     frame.insert(0, "inputs (a, b)", inputs)
     frame.insert(1, "output", table)
     return left(frame).format(precision=4)
+
+
+def shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """`frame` with its `columns` as percentages and underscores as spaces."""
+    shown = frame.assign(**{column: frame[column].map(number) for column in columns})
+    return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
 def label(certificate: "Certificate") -> HTML:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from . import straight, v5_5
+from . import turned, v5_5, v5_5_schedules
 from .loop import Epoch, Train
 
 
@@ -14,8 +14,8 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "straight": Recipe(straight.TrainStraight, straight.fit),
-    "v5_5": Recipe(v5_5.TrainV55, v5_5.fit),
+    "turned": Recipe(turned.TrainTurned, turned.fit),
+    "v5_5": Recipe(v5_5_schedules.TrainV55, v5_5.fit),
 }
 
 

@@ -1,0 +1,51 @@
+"""What learning adds: exact match on operations never seen, by how many were trained on.
+
+Beside the trained network stands the ten-operation control: a random linear encoder with a
+least-squares read-out of as many operations (`adversaries.linear_readout`). An operation is nine
+trits, so whoever composes trits needs to see each value of each trit and no more.
+"""
+
+import torch
+
+from .. import files, parallel, params
+from ..metrics.adversaries import linear_readout
+from ..metrics.reconstruction import posterior, right_trits
+from ..model.network import VAES, Measurable
+from ..model.operations import all_operations, split
+from .turned import TrainTurned, train
+
+SIZES = (10, 60, 197, 1_968, 15_746)
+
+
+def measure(seed: int) -> list[dict]:
+    """`{operations, vae, trained, read_out}`: exact match on the test split, which no point trains
+    on, from the posterior mean. The default recipe, each point on the first operations of the
+    training split, repeated so that every training has as many steps."""
+    jobs = [
+        parallel.Job(f"{n} operations, VAE-{vae}", point, (n, vae, seed))
+        for n in SIZES[::-1]
+        for vae in VAES
+    ]
+    return sorted(parallel.each(jobs, print), key=lambda row: (row["operations"], row["vae"]))
+
+
+def point(n: int, vae: str, seed: int) -> dict:
+    """One point of the curve."""
+    values = params.read_yaml(files.root() / "params" / "train.yaml")
+    p = params.check(TrainTurned, {**values, "seed": seed, "run_dir": ""}, "params/train.yaml")
+    parts = split(p.split_seed)
+    data = all_operations()[parts.train[torch.arange(len(parts.train)) % n]]
+    for model, _loss in train(vae, p, data):
+        last = model
+    network = linear_readout(seed, n)
+    return {
+        "operations": n,
+        "vae": vae,
+        "trained": _on_test(last, vae, parts.test),
+        "read_out": _on_test(network, vae, parts.test),
+    }
+
+
+def _on_test(network: Measurable, vae: str, test: torch.Tensor) -> float:
+    hits = right_trits(network, vae, posterior(network, vae).mu).all(1)
+    return float(hits[test].double().mean())

@@ -1,0 +1,204 @@
+"""Generalisation: hits and posteriors whose answer is known, and what has learnt nothing."""
+
+import itertools
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from fluxttice_core import load
+from fluxttice_core.checkpoints.folder import split_record
+from fluxttice_core.metrics.controls import CONTROLS
+from fluxttice_core.metrics.generalisation import (
+    FLIPS,
+    code_shift,
+    compositions,
+    inputs_relabelled,
+    kinds,
+    movement,
+    noisy_pairs,
+    outputs_relabelled,
+    separation,
+    worst_kind,
+)
+from fluxttice_core.metrics.intervals import clopper_pearson
+from fluxttice_core.metrics.reconstruction import posterior, right_trits
+from fluxttice_core.model.network import VAES, D, Posterior
+from fluxttice_core.model.operations import M, T, all_operations, index_of, names, split
+from planted import ends
+
+PARTS = split(42)
+UNSEEN = torch.cat([PARTS.val, PARTS.test])
+OPS = all_operations()
+ONE_HOT = torch.nn.functional.one_hot(OPS + 1).flatten(1).float()  # two codes: √(2·Hamming)
+KINDS = {
+    "unseen", "test", "sparse", "dense", "noisy_1", "noisy_2", "compositions",
+    "outputs_relabelled", "inputs_relabelled",
+}  # fmt: skip
+
+
+def hits_at(index):
+    """A hit vector (M,) that is true at `index` and nowhere else."""
+    return torch.zeros(M, dtype=torch.bool).index_fill(0, torch.as_tensor(index), True)
+
+
+def values(found):
+    return {name: row.value for name, row in found.items()}
+
+
+# --- Kinds: hit vectors whose answer is known ---
+
+
+@pytest.mark.parametrize("vae", VAES)
+@pytest.mark.parametrize("name", ["certified", *CONTROLS])
+def test_the_certified_checkpoint_generalises_and_the_controls_do_not(name, vae):
+    if name == "certified":
+        loaded = load("checkpoints/certified")
+        assert loaded.checkpoint.manifest["split"] == split_record(42)
+    model = loaded.model if name == "certified" else CONTROLS[name].make(0)
+    found = kinds(right_trits(model, vae, posterior(model, vae).mu).all(1), PARTS, seed=0)
+    assert found.keys() == KINDS
+    assert (found["unseen"].n, found["test"].n) == (3_937, 1_969)
+    if name == "certified":
+        assert worst_kind(found).value == 1
+    else:
+        assert max(values(found).values()) < 0.05
+
+
+def test_only_new_operations_count_and_the_worst_kind_is_named():
+    assert set(values(kinds(hits_at(PARTS.train), PARTS, 0)).values()) == {0}
+    assert set(values(kinds(hits_at(UNSEEN), PARTS, 0)).values()) == {1}
+    found = kinds(hits_at(PARTS.val), PARTS, 0)
+    assert (found["test"].value, found["unseen"].value) == (0, 1_968 / 3_937)
+    worst = worst_kind(found)
+    assert ends(worst) == [0, 0, 0] and worst.method.endswith("; test") and worst.n == 1_969
+
+
+def test_sparse_and_dense_are_counted_one_by_one():
+    found = kinds(hits_at(UNSEEN[::3]), PARTS, seed=0)
+    known, hit = set(PARTS.train.tolist()), set(UNSEEN[::3].tolist())
+    tables = {i: table for i, table in enumerate(OPS.tolist()) if i not in known}
+    for name, of_kind in (("sparse", lambda zeros: zeros >= 6), ("dense", lambda zeros: zeros == 0)):
+        members = {i for i, table in tables.items() if of_kind(table.count(0))}
+        share = len(members & hit) / len(members)
+        assert (found[name].n, ends(found[name])) == (len(members), [share] * 3)
+
+
+def pairs_that_compose_to(h):
+    """#{(f, g): f(g(x, y), y) = h(x, y)} with every g tried: f is free where g does not lead."""
+    places = 3 * (OPS + 1) + torch.arange(T) % 3  # (M, T): the entry of f that g's entry reads
+    f = torch.zeros_like(OPS).scatter(1, places, h.expand(M, T))
+    possible = (f.gather(1, places) == h).all(1)
+    read = torch.zeros_like(OPS).scatter(1, places, 1).sum(1)
+    return int((possible * 3 ** (T - read)).sum())
+
+
+def test_composition_counts_agree_with_trying_every_g_and_add_up_to_all_pairs():
+    some = torch.randperm(M, generator=torch.Generator().manual_seed(1))[:20].tolist()
+    for index in [*some, *names()]:
+        assert int(compositions()[index]) == pairs_that_compose_to(OPS[index])
+    assert int(compositions().sum()) == M**2
+
+
+def test_the_share_of_compositions_is_that_of_pairs_drawn_at_random():
+    planted = (OPS.view(M, 3, 3) == OPS.view(M, 3, 3)[:, :1]).all(1).any(1)  # x without effect
+    row = kinds(planted, PARTS, seed=0)["compositions"]
+    f, g = OPS[torch.randint(M, (2, 200_000), generator=torch.Generator().manual_seed(2))]
+    h = index_of(f.gather(1, 3 * (g + 1) + torch.arange(T) % 3))
+    h = h[torch.isin(h, UNSEEN)]
+    low, high = clopper_pearson(int(planted[h].sum()), len(h))
+    assert low < row.value < high
+    assert abs(row.value - float(planted[UNSEEN].double().mean())) > 0.05  # so weights matter
+    assert row.n == M**2 - int(compositions()[PARTS.train].sum())
+    assert row.method.endswith("; 3,937 operations")
+
+
+def test_relabelling_of_named_operations():
+    index = {name: i for i, name in names().items()}
+    negation = list(itertools.permutations((-1, 0, 1)))[1:].index((1, 0, -1))
+    conjunction = OPS[[index["AND (min)"]]]
+    assert int(index_of(outputs_relabelled(conjunction)[negation])) == index["NAND (-min)"]
+    assert int(index_of(inputs_relabelled(conjunction)[negation])) == index["NOR (-max)"]
+
+
+@pytest.mark.parametrize(
+    "name, relabel",
+    [
+        ("outputs_relabelled", lambda f, p: {k: p[v] for k, v in f.items()}),
+        ("inputs_relabelled", lambda f, p: {(a, b): f[p[a], p[b]] for a, b in f}),
+    ],
+)
+def test_relabelled_shares_are_counted_one_by_one(name, relabel):
+    inputs = list(itertools.product((-1, 0, 1), repeat=2))
+    symbols = [dict(zip((-1, 0, 1), p, strict=True)) for p in itertools.permutations((-1, 0, 1))]
+    known, hit = set(PARTS.train.tolist()), set(UNSEEN[::5].tolist())
+    powers, new = [3**t for t in range(T)], []
+    for table in OPS[PARTS.train].tolist():
+        f = dict(zip(inputs, table, strict=True))
+        for p in symbols[1:]:
+            g = relabel(f, p)
+            new.append(sum((g[k] + 1) * q for k, q in zip(inputs, powers, strict=True)))
+    new = [i for i in new if i not in known]
+    row = kinds(hits_at(UNSEEN[::5]), PARTS, seed=0)[name]
+    assert row.n == len(new) and row.method.endswith(f"; {len(set(new)):,} operations")
+    assert row.value == sum(i in hit for i in new) / len(new)
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+def test_noisy_pairs_lead_from_known_operations_to_new_ones(flips):
+    clean, changed = noisy_pairs(PARTS, flips, seed=0)
+    assert torch.isin(clean, PARTS.train).all() and len(clean.unique()) == len(clean)
+    assert torch.isin(changed, UNSEEN).all()
+    assert ((OPS[clean] != OPS[changed]).sum(1) == flips).all()
+    low, high = clopper_pearson(len(clean), len(PARTS.train))
+    assert low < len(UNSEEN) / (M - 1) < high
+    row = kinds(hits_at(changed[:9]), PARTS, seed=0)[f"noisy_{flips}"]
+    assert row.value == float(torch.isin(changed, changed[:9]).double().mean())
+
+
+def test_the_seed_decides_what_is_drawn_and_nothing_else():
+    state, hits = torch.get_rng_state(), hits_at(UNSEEN[::2])
+    first, again, other = (kinds(hits, PARTS, seed) for seed in (0, 0, 1))
+    assert first == again and torch.equal(torch.get_rng_state(), state)
+    assert {kind for kind in KINDS if first[kind] != other[kind]} == {"noisy_1", "noisy_2"}
+
+
+# --- Movement: posteriors whose answer is known ---
+
+
+@cache
+def pairs(flips, seed=0):
+    return noisy_pairs(PARTS, flips, seed)
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+def test_the_shift_of_one_hot_codes_is_known(flips):
+    """√flips / E√K, K ~ Binomial(9, 2/3): the intervals hold it."""
+    weights = [math.comb(T, k) * 2**k / M for k in range(T + 1)]
+    truth = math.sqrt(flips) / sum(w * math.sqrt(k) for k, w in enumerate(weights))
+    rows = [code_shift(ONE_HOT, *pairs(flips, seed), seed) for seed in range(8)]
+    assert max(abs(row.value - truth) for row in rows) < 0.01
+    assert sum(row.low < truth < row.high for row in rows) >= 6  # fewer: chance of 0.6 %
+    assert code_shift(ONE_HOT, *pairs(flips, 0), 0) == rows[0] != rows[1]
+
+
+def test_codes_that_scatter_neighbours_have_one_and_constant_codes_are_refused():
+    codebook = torch.randn(M, D, generator=torch.Generator().manual_seed(0))
+    row = code_shift(codebook, *pairs(1), seed=0)
+    assert row.low < 1 < row.high
+    for mu in (torch.zeros(M, D), torch.full((M, D), 0.3), 1e-3 * ONE_HOT):
+        row = code_shift(mu, *pairs(1), seed=0)
+        assert ends(row) == [None] * 3 and row.method.startswith("refused")
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+def test_the_separation_of_one_hot_codes_is_known(flips):
+    """√(2·flips) / σ, with the σ of the clean operation: 0.5, where the noisy one has 50."""
+    logvar = torch.full((M, 1), 2 * math.log(50))
+    logvar[PARTS.train] = 2 * math.log(0.5)
+    q = Posterior(ONE_HOT, logvar)
+    row, rows = separation(q, *pairs(flips)), movement(q, PARTS, seed=0)
+    assert ends(row) == pytest.approx(np.full(3, math.sqrt(2 * flips) / 0.5), rel=1e-6)
+    assert rows[f"separation_{flips}"] == row
+    assert rows[f"shift_{flips}"] == code_shift(q.mu, *pairs(flips), seed=0)

@@ -1,0 +1,73 @@
+import os
+import signal
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+import torch
+from fluxttice_core import parallel
+from fluxttice_core.errors import InputError
+from fluxttice_core.parallel import Job
+from fluxttice_core.params import read_yaml
+
+# Jobs are functions of a module that the workers can import; these are the library's and Python's.
+
+
+def test_results_keep_the_order_of_the_jobs_whoever_finishes_first():
+    said = []
+    jobs = [Job(f"{s}", time.sleep, (s,)) for s in (0.3, 0.0)]
+    jobs += [Job("pid", os.getpid, ()), Job("threads", torch.get_num_threads, ())]
+    found = parallel.each(jobs, said.append)
+    assert found[:2] == [None, None] and found[2] != os.getpid() and found[3] == 1
+    assert [line.partition(": done, ")[2] for line in said] == [f"{i} left" for i in (3, 2, 1, 0)]
+    assert sorted(line.partition(":")[0] for line in said) == ["0.0", "0.3", "pid", "threads"]
+    assert parallel.each([], said.append) == []
+
+
+def test_tensors_pass_both_ways():
+    [back] = parallel.each([Job("sum", torch.add, (torch.ones(3), 2.0))], print)
+    assert torch.equal(back, torch.full((3,), 3.0))
+
+
+def test_what_a_job_raises_is_raised_here_and_those_that_wait_are_left_out(tmp_path):
+    jobs = [Job("bad", read_yaml, ("nowhere.yaml",)), *[Job("sleep", time.sleep, (0.05,))] * 9]
+    with pytest.raises(InputError, match=r"No parameter file at nowhere\.yaml"):
+        parallel.each([*jobs, Job("last", Path.touch, (tmp_path / "last",))], print)
+    assert parallel.each([Job("abs", abs, (-1,))], print) == [1]
+    assert not (tmp_path / "last").exists()
+
+
+def test_after_a_worker_was_killed_the_next_jobs_run():
+    with pytest.raises(BrokenProcessPool):
+        parallel.each([Job("exit", os._exit, (1,))], print)
+    assert parallel.each([Job("abs", abs, (-1,))], print) == [1]
+
+
+def test_generators_go_in_step_until_the_shortest_ends():
+    assert list(parallel.together(range, [(3,), (10, 15)])) == [(0, 10), (1, 11), (2, 12)]
+    steps = parallel.together(range, [(10**9,)])
+    assert [next(steps), next(steps)] == [(0,), (1,)]
+    steps.close()  # and ends the process
+
+
+@pytest.mark.parametrize(
+    "function, job, error, words",
+    [
+        (range, ("three",), TypeError, "integer"),
+        (os._exit, (1,), RuntimeError, "a worker process was killed"),
+    ],
+)
+def test_what_ends_a_generator_is_raised_here(function, job, error, words):
+    with pytest.raises(error, match=words):
+        list(parallel.together(function, [job]))
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # that is for the workers alone
+
+
+def test_the_environment_says_how_many_workers(monkeypatch):
+    monkeypatch.setenv(parallel.WORKERS, "3")
+    parallel.pool.cache_clear()
+    try:
+        assert parallel.pool()._max_workers == 3
+    finally:
+        parallel.pool.cache_clear()
