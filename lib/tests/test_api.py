@@ -1,7 +1,8 @@
-import fluxttice_core
 import pandas as pd
 import pytest
 import torch
+
+import fluxttice_core
 from fluxttice_core import InputError, all_operations, load
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics.coverage import ceiling, coverage

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from fluxttice_core import cli
 
 EXTRAS = {
     "verify x": ("cryptography", "sign"),
     "keygen x": ("cryptography", "sign"),
     "report": ("papermill", "report"),
-    "evidence": ("papermill", "report"),
 }
 LIGHT = f"""
 import sys

@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import pytest
+
 from fluxttice_core import files, params
 from fluxttice_core.errors import InputError
 

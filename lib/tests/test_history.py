@@ -5,13 +5,14 @@ import io
 import multiprocessing
 
 import pytest
+from pydantic import ValidationError
+
 from fluxttice_core import files
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics.measurement import MODEL, Results, Row
 from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.report import history
 from fluxttice_core.report.history import COLUMNS, Document
-from pydantic import ValidationError
 
 REFUSED = Measured(value=None, low=None, high=None, n=1, method="refused: constant")
 
@@ -19,13 +20,11 @@ REFUSED = Measured(value=None, low=None, high=None, n=1, method="refused: consta
 def document(value=0.25, vaes="AB"):
     values = {"argmax_entropy": exact(value, 9), "exact_match": exact(1.0, 9), "mig": REFUSED}
     rows = [Row(network=MODEL, seed=None, vae=vae, k=100, values=values) for vae in vaes]
-    results = Results(
-        rows=rows, controls_measured="now", comparison=[], diversity=[], noise_floor=(0.5, 0.6)
-    )
+    results = Results(rows=rows, controls_measured="now", comparison=[])
     return Document(
         created_utc="2025-01-01T00:00:00+00:00", git={"commit": "abc", "clean": True},
         environment={}, checkpoint={"path": "x", "sha256": "0" * 64, "epoch": 3}, params={"k": 100},
-        results=results, sampling_speed={},
+        results=results,
     )  # fmt: skip
 
 

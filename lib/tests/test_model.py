@@ -1,10 +1,11 @@
 import pytest
 import torch
+from torch.distributions import Categorical
+
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import HOW, VAES, D, DualVAE, prior, read_out
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
-from torch.distributions import Categorical
 
 SHAPES = {  # name → shape of the weight; of a bias it is the first number (v5.5's own table)
     **{f"encoder_{vae}.{layer}": shape for vae in VAES for layer, shape in (

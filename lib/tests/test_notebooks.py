@@ -5,10 +5,14 @@ import re
 
 import nbformat
 import pytest
+
 from fluxttice_core import files, params
+from fluxttice_core.report import preamble
 from fluxttice_core.report.job import NOTEBOOKS
 
 ROOT = files.root()
+BEGIN = {name: f'begin_measuring("{step}")' for step, name in NOTEBOOKS.items()}
+BEGIN |= {"1_train": 'begin("train")', "4_evidence": 'begin("evidence")'}
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
 
@@ -21,28 +25,28 @@ def code(name: str) -> str:
     return "\n".join(cell.source for cell in cells(name, "code"))
 
 
-def test_the_job_runs_notebooks_that_are_there():
-    assert set(NOTEBOOKS.values()) <= set(NAMES)
-
-
-@pytest.mark.parametrize("step, name", NOTEBOOKS.items())
-def test_the_parameters_cell_holds_the_literals_of_the_default_file(step, name):
-    cell = cells(name, "code")[0]
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parameters_cell_holds_literals_and_the_next_makes_the_one_preamble_call(name):
+    cell, following = cells(name, "code")[:2]
     assert cell.metadata.tags == ["parameters"] and cell.source.startswith("# parameters\n")
-    body = ast.parse(cell.source).body
-    own = {node.targets[0].id: ast.literal_eval(node.value) for node in body}
-    expected = {"run_dir": "", **params.read_yaml(ROOT / f"params/{step}.yaml")}
-    if step != "train":
-        expected["checkpoint"] = "checkpoints/certified"
-    assert own == expected
-    assert {k: type(v) for k, v in own.items()} == {k: type(v) for k, v in expected.items()}
+    own = literals(cell)
+    calls = re.findall(r"preamble\.(\w+\(.*?\))", code(name))
+    assert calls == [BEGIN[name]] and calls[0] in following.source
+    assert own["run_dir"] == "" and own.get("checkpoint") in (None, "checkpoints/certified")
+    preamble.check(re.findall(r'"(\w+)"', calls[0])[0], own, name)
+
+
+def literals(cell):
+    return {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
 
 
 @pytest.mark.parametrize("step, name", NOTEBOOKS.items())
-def test_the_next_cell_makes_the_one_preamble_call(step, name):
-    calls = re.findall(r"preamble\.\w+\(.*?\)", code(name))
-    call = "begin" if step == "train" else "begin_measuring"
-    assert calls == [f'preamble.{call}("{step}")'] and calls[0] in cells(name, "code")[1].source
+def test_the_parameters_are_those_of_the_default_file(step, name):
+    own, stated = literals(cells(name, "code")[0]), params.read_yaml(ROOT / f"params/{step}.yaml")
+    assert {k: v for k, v in own.items() if k not in ("run_dir", "checkpoint")} == {
+        k: v for k, v in stated.items() if k != "run_dir"
+    }
+    assert all(type(own[key]) is type(value) for key, value in stated.items())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,6 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import random_split
+
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.operations import (
     SPLIT_SIZES,
@@ -17,7 +19,6 @@ from fluxttice_core.model.operations import (
     split,
     split_record,
 )
-from torch.utils.data import random_split
 
 
 def test_the_enumeration_counts_in_base_3_with_the_least_trit_first():

@@ -2,9 +2,10 @@
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
 from fluxttice_core import cli, files
 from fluxttice_core.report import job
-from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 ROOT = files.root()
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])

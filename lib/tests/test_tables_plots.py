@@ -1,15 +1,18 @@
 """Tables and figures say what the rows say: nothing is computed, nothing is left out."""
 
+import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fluxttice_core.certification.certificate import Certificate, KeptEpoch, Signature
-from fluxttice_core.metrics import codes, coverage, reconstruction
+from fluxttice_core.metrics import coverage, reconstruction
 from fluxttice_core.metrics.gates import Judged, Refusal
 from fluxttice_core.metrics.measurement import Compared, Details, Drawings, Results, Row
 from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.model.operations import M
 from fluxttice_core.report import plots, tables
-from hypothesis import given
-from hypothesis import strategies as st
 
 KINDS = ("untrained", "random linear", "collapsed", "uniform")
 REFUSED = Measured(value=None, low=None, high=None, n=12, method="refused: constant")
@@ -57,9 +60,7 @@ def row(network, vae, scale):
     details = Details(
         curve=points,
         hardest={"AND (min)": between(0.125, 0.0, 0.25)} | {f"#{i}": exact(1, 9) for i in range(9)},
-        min_p_times_m=0.5, share_outside=0.1,
         kl_nats_by_dimension=[scale * i for i in range(16)],
-        plane=codes.Plane(trit=5, points=[(1.0 * scale, 2.0, -1), (3.0, 4.0 * scale, 1)]),
     )  # fmt: skip
     robust = [
         reconstruction.Robustness(scale=0.5 * i, exact_match=scale / (1 + i)) for i in range(7)
@@ -76,13 +77,9 @@ def results():
     names = [(network, vae) for network in ("model", "untrained") for vae in "AB"]
     rows = [row(network, vae, 1 - i / 8) for i, (network, vae) in enumerate(names)]
     bare = {"details": None, "drawings": None, "network": "random linear"}
-    diversity = coverage.Diversity(
-        n=10, only_a=1.25, only_b=2.0, both=3.0, union=6.25,
-        perfect_only=1.5, perfect_both=3.5, perfect_union=6.5,
-    )  # fmt: skip
     return Results(
         rows=[*rows, rows[0].model_copy(update=bare)], controls_measured="now",
-        comparison=COMPARISON, diversity=[diversity], noise_floor=(0.5, 0.6),
+        comparison=COMPARISON,
     )  # fmt: skip
 
 
@@ -180,8 +177,7 @@ def test_other_tables_hold_their_rows(results):
     assert "A | argmax | 7 (6 … 8) · " in cells(table)[0]
     assert len(cells(tables.hardest(results, count=3))) == 6
     assert cells(tables.hardest(results))[0] == "A | AND (min) | 0.125 | 0.000 … 0.250"
-    assert cells(tables.diversity(results)) == ["10 | 1.25 | 2.0 | 1.5 | 3.0 | 3.5 | 6.25 | 6.5"]
-    p = tables.distributions(coverage.torch.eye(9)[:, :3], list(range(9)))
+    p = tables.distributions(torch.eye(9)[:, :3], list(range(9)))
     assert cells(p)[0].startswith("(-1, -1) | 0 | 1.0 | 0.0")
 
 
@@ -236,19 +232,21 @@ def test_the_headline_shows_the_model_beside_every_control(results, tmp_path):
     assert one == two == files[0].read_bytes() and one[:4] == b"\x89PNG"
 
 
-def test_training_and_trajectory_follow_the_epochs_and_mark_the_selected_one():
+KEYS = ("val_exact_sampled", "coverage", "rate")
+
+
+def test_training_follows_the_epochs_as_distances_and_marks_the_selected_one():
     rows = [
         {"epoch": i, "selected": i == 2}
-        | {f"{key}_{vae}": 0.1 * i for key in ("val_exact", "val_exact_sampled", "coverage",
-           "information", "argmax_entropy", "latent_entropy", "rate") for vae in "AB"}
+        | {f"{key}_{vae}": i / 4 for key in KEYS for vae in "AB"}
         for i in range(5)
     ]  # fmt: skip
     for axes in plots.training(rows).axes:
-        assert lines(axes)["VAE-A"].get_ydata()[3] == pytest.approx(0.3)
-        [marker] = [line for label, line in lines(axes).items() if "selected" in label]
-        assert list(marker.get_xdata()) == [2, 2]
-    for axes in plots.trajectory(rows, n=10).axes:
-        assert axes.collections[0].get_offsets()[4].tolist() == pytest.approx([0.4, 0.4])
+        *ours, marker = axes.lines
+        logarithmic = axes.get_yscale() == "log"
+        shown = [1, 0.75, 0.5, 0.25, 1e-5] if logarithmic else [0, 0.25, 0.5, 0.75, 1]
+        assert [list(line.get_ydata()) for line in ours] == [shown, shown]
+        assert list(marker.get_xdata()) == [2, 2] and marker.get_label() == "selected: 2"
 
 
 def test_the_runs_of_the_history_are_points():
@@ -259,12 +257,36 @@ def test_the_runs_of_the_history_are_points():
         assert axes.collections[1].get_offsets()[0][1] == 0.75
 
 
-def test_reconstruction_and_planes_show_their_rows(results):
+def test_reconstruction_shows_its_rows(results):
     curve, bars = plots.reconstruction(results).axes
     assert lines(curve)["VAE-A"].get_ydata()[1] == 0.5
-    kl = list(lines(bars)["VAE-A"].get_ydata())
-    assert kl == [float(i) for i in range(15, -1, -1)]
-    first = plots.planes(results).axes[0]
-    shown = [dots.get_offsets().tolist() for dots in first.collections]
-    assert shown == [[[1.0, 2.0]], [], [[3.0, 4.0]]]  # -1, 0 and +1
-    assert "(0, 1)" in first.get_title()  # trit 5 is the output for a = 0, b = +1
+    assert list(lines(bars)["VAE-A"].get_ydata()) == [float(i) for i in range(15, -1, -1)]
+
+
+def test_the_evidence_shows_every_seed_of_every_recipe():
+    frame = pd.DataFrame(
+        {"recipe": recipe, "vae": vae, "rate": 16.0, "exact_match_sampled": 0.9, "mig": 0.5}
+        for recipe in ("default", "default", "v5.5") for vae in "AB"
+    )  # fmt: skip
+    for axes in plots.recipes(frame).axes:
+        places = [dots.get_offsets()[:, 1].tolist() for dots in axes.collections]
+        assert places == [[-0.12, -0.12, 0.88], [0.12, 0.12, 1.12]]
+    curve = pd.DataFrame({"vae": ["A", "A", "B", "B"], "operations": [10, 100] * 2,
+                          "trained": [0.1, 0.2, 0.3, 0.4], "read_out": [1.0] * 4})  # fmt: skip
+    [axes] = plots.learning_curve(curve).axes
+    assert list(lines(axes)["VAE-B"].get_ydata()) == [0.3, 0.4]
+    assert list(lines(axes)["linear read-out"].get_ydata()) == [1.0, 1.0]
+    shown = tables.shares(curve, ["trained", "read_out"])
+    assert list(shown["trained"])[:2] == ["10.00%", "20.00%"] and "read out" in shown
+
+
+def test_a_traversal_of_the_optimum_changes_one_entry_a_latent(perfect_model):
+    figure = plots.traversal(perfect_model, "A")
+    tables_ = [axes.images[0].get_array().ravel() for axes in figure.axes]
+    assert len(tables_) == 27  # three moves of nine latents that own a trit each
+    for latent in range(9):
+        down, rest, up = (tables_[row * 9 + latent] for row in range(3))
+        assert not rest.any() and [(x != 0).nonzero()[0].tolist() for x in (down, up)] == [
+            [latent], [latent],
+        ]  # fmt: skip
+        assert (down[latent], up[latent]) == (-1, 1)
