@@ -82,8 +82,8 @@ class Compared(Record):
     """A metric of one VAE beside the hull of each control's intervals over its seeds.
 
     It discriminates where the whole interval is better than every control's of CONTROLS that has
-    one; where it does not, noise can win the number, and it decides nothing. `best`: what the
-    optimum written by hand has.
+    one (and one has); where it does not, noise can win the number, and it decides nothing.
+    `best`: what the optimum written by hand has.
     """
 
     metric: str
@@ -119,7 +119,7 @@ def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
 
 
 def _better(mine: Measured, hulls: list[tuple[float, float]], direction: int) -> bool:
-    if mine.value is None or not direction:
+    if mine.value is None or not hulls or not direction:
         return False
     if direction > 0:
         return all(mine.low > high for _, high in hulls)
