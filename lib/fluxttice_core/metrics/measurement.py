@@ -22,7 +22,7 @@ from . import codes, coverage, marginal, reconstruction
 from .adversaries import optimum
 from .controls import CONTROLS, OPTIMUM
 from .marginal import FEWEST
-from .observation import Measurement, Observed, metric, names, observe, values
+from .observation import HOURS, Measurement, Observed, metric, names, observe, values
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
@@ -32,8 +32,8 @@ class Benchmark(Measurement):
     """What 2_benchmark takes. `ns` are numbers of draws."""
 
     ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
-    trials: Annotated[Whole, Field(ge=5)]
-    speed_repeats: Annotated[Whole, Field(ge=3)]
+    trials: Annotated[Whole, Field(ge=5, le=10_000, description=HOURS)]
+    speed_repeats: Annotated[Whole, Field(ge=3, le=10_000, description=HOURS)]
 
 
 class Details(Record):
