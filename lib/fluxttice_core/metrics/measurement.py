@@ -18,7 +18,7 @@ from . import codes, coverage, marginal, reconstruction
 from .adversaries import optimum
 from .controls import CONTROLS, OPTIMUM
 from .marginal import FEWEST
-from .observation import Measurement, Observed, metric, names, observe, values
+from .observation import HOURS, Measurement, Observed, metric, names, observe, values
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
@@ -28,7 +28,7 @@ class Benchmark(Measurement):
     """What 2_benchmark takes. `ns` are numbers of draws."""
 
     ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
-    trials: Annotated[Whole, Field(ge=5)]
+    trials: Annotated[Whole, Field(ge=5, le=10_000, description=HOURS)]
 
 
 class Details(Record):
