@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Where Python is told to keep no bytecode, every process compiles torch anew: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help report test lint bench evidence power lab keygen lock
+.PHONY: help report test lint bench evidence controls power lab keygen lock
 .DEFAULT_GOAL := report
 
 help:  ## this list
@@ -35,6 +35,9 @@ bench: .venv/ready  ## speed, as ratios within one run
 
 evidence: .venv/ready  ## train seeds × recipes of params/evidence.yaml into reports/evidence.csv
 	@$(BIN)/fluxttice evidence
+
+controls: .venv/ready  ## measure what stands beside every model, into reports/controls.json
+	@$(BIN)/fluxttice controls
 
 power: .venv/ready  ## which defects the gates of certification find, into reports/power.csv
 	@$(BIN)/fluxttice power

@@ -9,7 +9,7 @@ from torch import Tensor
 from .checkpoints import folder as checkpoints
 from .errors import InputError
 from .metrics.coverage import Drawn, coverage
-from .model.network import HOW, DualVAE
+from .model.network import HOW, DualVAE, Network
 from .model.streams import generator
 
 NS = (10_000, 50_000, 195_000)
@@ -26,7 +26,7 @@ class TernaryVAE:
         return f"TernaryVAE({c.path!r}, epoch={c.epoch}, sha256={c.sha256[:12]}…)"
 
     @property
-    def model(self) -> DualVAE:
+    def model(self) -> Network:
         return self.checkpoint.model
 
     def encode(self, ops: object, vae: str = "B") -> Tensor:

@@ -3,12 +3,15 @@
 No file of the original is in this repository; names and shapes are those of the lineage's README.
 """
 
-import io
 import json
 import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_checkpoint import pt
+
 from fluxttice_core import cli
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
@@ -17,8 +20,6 @@ from fluxttice_core.model.lineage import LAYOUTS, Projection, network_of
 from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of
 from fluxttice_core.model.streams import generator
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 MU = all_operations().float()
 
@@ -45,26 +46,22 @@ def stack(prefix, numbers, widths, rng):
 
 
 def encoder(prefix, rng, improved=False):
-    plain = stack(f"{prefix}.encoder", (0, 2, 4), (9, 256, 128, 64), rng)
-    normed = (9, 256, None, 128, None, 64, None)
-    made = stack(f"{prefix}.encoder", (0, 1, 4, 5, 8, 9), normed, rng) if improved else plain
-    return (
-        made | linear(f"{prefix}.fc_mu", 16, 64, rng) | linear(f"{prefix}.fc_logvar", 16, 64, rng)
-    )
+    plain, normed = (9, 256, 128, 64), (9, 256, None, 128, None, 64, None)
+    numbers = (0, 1, 4, 5, 8, 9) if improved else (0, 2, 4)
+    made = stack(f"{prefix}.encoder", numbers, normed if improved else plain, rng)
+    heads = [linear(f"{prefix}.fc_{head}", 16, 64, rng) for head in ("mu", "logvar")]
+    return made | heads[0] | heads[1]
 
 
 def decoder_a(rng, improved=False):
-    if improved:
-        return stack("decoder_A.decoder", (0, 1, 4, 5, 8), (16, 32, None, 64, None, 27), rng)
-    return stack("decoder_A.decoder", (0, 2, 4), (16, 32, 64, 27), rng)
+    plain, normed = (16, 32, 64, 27), (16, 32, None, 64, None, 27)
+    numbers = (0, 1, 4, 5, 8) if improved else (0, 2, 4)
+    return stack("decoder_A.decoder", numbers, normed if improved else plain, rng)
 
 
 def decoder_b(rng):
-    blocks = [f"decoder_B.residual{i}.block.{j}" for i in (1, 2) for j in (0, 2)]
-    made = linear("decoder_B.fc_in", 128, 16, rng)
-    for block in blocks:
-        made |= linear(block, 128, 128, rng)
-    return made | linear("decoder_B.fc_out", 27, 128, rng)
+    blocks = [f"residual{i}.block.{j}" for i in (1, 2) for j in (0, 2)]
+    return stack("decoder_B", ("fc_in", *blocks, "fc_out"), (16, *[128] * 5, 27), rng)
 
 
 def state_net(rng, inputs, width=32, outputs=4):
@@ -77,24 +74,18 @@ def controller(rng):
 
 
 def projection(prefix, rng, width=64, deep=False, dropout=False, curved=False):
-    out, half = (16,), max(32, width // 2)
-    if deep:
-        numbers, radius = ((0, 1, 4, 5, 8), (0, 3, 6)) if dropout else ((0, 1, 3, 4, 6), (0, 2, 4))
-        made = stack(f"{prefix}.direction_net", numbers, (16, width, None, width, None, 16), rng)
-        made |= stack(f"{prefix}.radius_net", radius, (16, half, half, 1), rng)
-    else:
-        numbers, radius = ((0, 1, 4), (0, 3)) if dropout else ((0, 1, 3), (0, 2))
-        made = stack(f"{prefix}.direction_net", numbers, (16, width, None, *out), rng)
-        made |= stack(f"{prefix}.radius_net", radius, (16, half, 1), rng)
+    half, depth, block = max(32, width // 2), 1 + deep, 3 + dropout
+    direction = [number for i in range(depth) for number in (block * i, block * i + 1)]
+    radius = [(block - 1) * i for i in range(depth + 1)]
+    hidden = (16, *[width, None] * depth, 16)
+    made = stack(f"{prefix}.direction_net", (*direction, block * depth), hidden, rng)
+    made |= stack(f"{prefix}.radius_net", radius, (16, *[half] * depth, 1), rng)
     return made | ({f"{prefix}.manifold.isp_c": torch.tensor(0.54132)} if curved else {})
 
 
 def both(rng, **options):
-    return {
-        name: tensor
-        for vae in "AB"
-        for name, tensor in projection(f"projection.proj_{vae}", rng, **options).items()
-    }
+    a, b = (projection(f"projection.proj_{vae}", rng, **options) for vae in "AB")
+    return a | b
 
 
 def scalars(*names):
@@ -142,13 +133,8 @@ def layouts():
 
 
 STATES = layouts()
+NEEDED = ("encoder_", "decoder_", "projection.")
 STATE_KEYS = ("model", "model_state", "model_state_dict", "base_model_state_dict")
-
-
-def pt(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
 
 
 def loaded(tmp_path, content):
@@ -203,10 +189,7 @@ def test_every_layout_is_read_and_kept(tmp_path, name, prefix, key):
     assert ours.manifest["claims"] == {"epoch": 3, "metrics": claims, "config": config}
     assert (network["layout"], network["state"], ours.epoch) == (model.layout, key, 3)
     read = set(bare) - set(network["tensors_left_out"])
-    assert (
-        all(k.split(".")[0].split("_")[0] in ("encoder", "decoder", "projection") for k in read)
-        or name == "v5.5"
-    )
+    assert all(k.startswith(NEEDED) for k in read) or name == "v5.5"
     assert ours.model.vaes == (("A", "B") if "decoder_B.fc_in.bias" in bare else ("A",))
     if model.projection("B"):
         assert network["projection"]["B"]["max_radius"] == model.projection("B").max_radius == 0.9
@@ -354,7 +337,6 @@ def spread(tensor):
     return torch.zeros(()).expand(tensor.shape if tensor.numel() > 1 else (2,))
 
 
-NEEDED = ("encoder_", "decoder_", "projection.")
 EDITS = {
     "dropped": lambda state, key: state.pop(key),
     "renamed": lambda state, key: state.update({f"{key[:-1]}_": state.pop(key)}),

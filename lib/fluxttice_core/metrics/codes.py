@@ -3,13 +3,11 @@
 import math
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from ..model.network import Posterior
-from ..model.operations import M, all_operations
 from ..model.streams import generator
-from .results import Measured, Record, exact, mean
+from .results import Measured, mean
 
 BINS, RANGE = 50, 3.0
 ACTIVE = 0.01  # variance of the posterior mean above which a unit counts as active
@@ -29,11 +27,6 @@ def entropy_nats(codes: Tensor) -> float:
     counts = torch.bincount(flat, minlength=d * BINS).view(d, BINS).double()
     p = counts / counts.sum(1, keepdim=True).clamp(min=1)
     return float(torch.special.entr(p).sum(1).mean())
-
-
-def share_outside(codes: Tensor) -> float:
-    """Share of the entries of `codes` outside [-3, 3], which `entropy_nats` does not see."""
-    return float((codes.abs() > RANGE).double().mean())
 
 
 def active_units(mu: Tensor) -> int:
@@ -75,41 +68,3 @@ def _log_mixture(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     square = z.square() @ precision.T - 2 * z @ (mu * precision).T
     square += (mu.square() * precision + logvar).sum(1)
     return torch.logsumexp(-0.5 * square, 1) - math.log(len(mu))
-
-
-def hamming_correlation(codes: Tensor, seed: int, stream: str, pairs: int = 20_000) -> Measured:
-    """Spearman correlation of Hamming distance and code distance over random pairs: -1 … 1.
-
-    The interval is Fisher's z with the variance of Bonett & Wright (2000).
-    """
-    rng = generator(seed, "pairs", stream)
-    i, j = torch.randint(M, (2, pairs), generator=rng)
-    ops = all_operations()
-    hamming = (ops[i] != ops[j]).sum(1).numpy()
-    distance = (codes[i] - codes[j]).norm(dim=1).cpu().numpy()
-    if distance.std() == 0:  # a constant encoder has no correlation with anything
-        return exact(0.0, pairs)
-    r = float(stats.spearmanr(hamming, distance).statistic)
-    half = stats.norm.ppf(0.975) * math.sqrt((1 + r * r / 2) / (pairs - 3))
-    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))  # finite for a perfect correlation too
-    low, high = min(r, math.tanh(z - half)), max(r, math.tanh(z + half))
-    return Measured(value=r, low=low, high=high, n=pairs, method="Fisher z, Bonett-Wright")
-
-
-class Plane(Record):
-    """Codes on two axes: rows [x, y, value of `trit`]."""
-
-    trit: int
-    points: list[tuple[float, float, float]]
-
-
-def plane(codes: Tensor, seed: int, n: int = 1_500) -> Plane:
-    """`n` operations' codes on the first two principal axes of all M, and what axis one sorts by:
-    the trit (0 … 8) whose value correlates most with it."""
-    centred = (codes - codes.mean(0)).double().cpu()
-    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, [-1, -2]]
-    xy, ops = centred @ axes, all_operations()
-    trit = int((xy[:, 0] @ ops.double()).abs().argmax())  # all trits have one mean and variance
-    pick = torch.randperm(M, generator=generator(seed, "plane"))[:n]
-    rows = torch.cat([xy[pick], ops[pick, trit, None]], 1)
-    return Plane(trit=trit, points=[tuple(round(v, 3) for v in row) for row in rows.tolist()])

@@ -18,15 +18,10 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from ..model.network import Posterior
 from ..model.operations import C, M, Split, all_operations, index_of, noisy
-from ..model.streams import generator
-from .codes import active_units
-from .intervals import CONFIDENCE
-from .results import CENSUS, Measured, exact, mean
+from .results import CENSUS, Measured, exact
 
 FLIPS = (1, 2)
-RESAMPLES = 1_000
 RELABELLINGS = tuple(permutations((-1, 0, 1)))[1:]  # images of -1, 0, 1; the identity comes first
 
 
@@ -69,20 +64,6 @@ def worst_kind(found: dict[str, Measured]) -> Measured:
     return exact(found[kind].value, found[kind].n, f"{CENSUS}; {kind.replace('_', ' ')}")
 
 
-def movement(q: Posterior, split: Split, seed: int) -> dict[str, Measured]:
-    """How codes q, (M, D) each, of all operations move as trits do: shift_k and separation_k.
-
-    They refuse a code that carries nothing or that scatters neighbours. They show no learning:
-    a random projection of the table has good ones, and only `kinds` tells what a decoder reads.
-    """
-    rows = {}
-    for k in FLIPS:
-        pairs = noisy_pairs(split, k, seed)
-        rows[f"shift_{k}"] = code_shift(q.mu, *pairs, seed)
-        rows[f"separation_{k}"] = separation(q, *pairs)
-    return rows
-
-
 @cache
 def compositions() -> Tensor:
     """(M,) int64: how many of the M² pairs (f, g) have h(x, y) = f(g(x, y), y), for each h.
@@ -120,46 +101,6 @@ def noisy_pairs(split: Split, flips: int, seed: int) -> tuple[Tensor, Tensor]:
     noisy_index = index_of(noisy(all_operations()[split.train], flips, seed))
     new = ~torch.isin(noisy_index, split.train)
     return split.train[new], noisy_index[new]
-
-
-def code_shift(mu: Tensor, clean: Tensor, changed: Tensor, seed: int) -> Measured:
-    """How far noise moves a code, relative to how far apart the codes of random operations lie.
-
-    mean ‖mu(x) - mu(x')‖ / mean ‖mu(u) - mu(v)‖, ≥ 0: x and x' the clean and the changed
-    operations, u and v drawn uniformly, n pairs of each; codes that know nothing of neighbours
-    have 1. It has no scale: the ratio of an untrained encoder's faint codes would be about 0.5,
-    so that a good one proves nothing, and a bad one refutes. Where no unit is active (see
-    `codes.active_units`) it is refused, None: a constant encoder's would be 0/0.
-
-    Args:
-        mu: (M, D), posterior means of all operations.
-        clean, changed: (n,), indices.
-        seed: of the random pairs and of the bootstrap, which resamples both means by themselves.
-    """
-    if not active_units(mu):
-        refused = "refused: no unit is active"
-        return Measured(value=None, low=None, high=None, n=len(clean), method=refused)
-    rng = generator(seed, "code shift")
-    u, v = torch.randint(M, (2, len(clean)), generator=rng)
-    near, far = ((mu[i] - mu[j]).double().norm(dim=1) for i, j in ((clean, changed), (u, v)))
-    means = [
-        d[torch.randint(len(d), (RESAMPLES, len(d)), generator=rng)].mean(1) for d in (near, far)
-    ]
-    tail = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).double()
-    low, high = (means[0] / means[1]).quantile(tail).tolist()
-    name = f"percentile bootstrap, {RESAMPLES:,} resamples"
-    value = float(near.mean() / far.mean())
-    return Measured(value=value, low=low, high=high, n=len(clean), method=name)
-
-
-def separation(q: Posterior, clean: Tensor, changed: Tensor) -> Measured:
-    """How far noise moves a code, in standard deviations of the clean operation's posterior.
-
-    Mean of ‖(mu(x) - mu(x')) / σ(x)‖ over the pairs, ≥ 0. Below 1 the two codes blur into one
-    another; a constant encoder has 0, an untrained one less than 0.1.
-    """
-    z = (q.mu[clean] - q.mu[changed]) / (q.logvar[clean] / 2).exp()
-    return mean(z.double().norm(dim=1).numpy())
 
 
 def _census(hits: Tensor, weights: Tensor) -> Measured:

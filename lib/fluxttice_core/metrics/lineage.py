@@ -96,8 +96,8 @@ def measure(
     rows = []
     for _ in range(draws):
         z = q.mu + (q.logvar / 2).exp() * torch.randn(q.mu.shape, generator=rng).to(q.mu.device)
-        points = (projection(z), projection.curvature) if projection else (z, None)
-        rows.append(of_points(*points, rng))
+        y, c = (projection(z), projection.curvature) if projection else (z, None)
+        rows.append(of_points(y, c, rng))
     wide = student.ppf(0.975, draws - 1) * (1 + 1 / draws) ** 0.5
     mu = projection(q.mu) if projection else q.mu
     found = {"hierarchy of mu": exact(correlation(valuation(), mu.norm(dim=1).cpu()), M)}

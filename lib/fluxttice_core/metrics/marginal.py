@@ -213,16 +213,3 @@ def hardest(m: Marginal, count: int = 10) -> dict[str, Measured]:
     groups = m.argmax / (m.k / GROUPS) * M
     chosen = np.argsort(groups[0::2].mean(0), kind="stable")[:count]
     return {describe(i): mean(groups[1::2, i], low=0.0) for i in chosen.tolist()}
-
-
-def min_p_times_m(m: Marginal) -> float:
-    """min P·M by argmax over all operations. Biased low, as the least of M noisy numbers: it says
-    something only beside the same figure of a perfect generator, `noise_floor`."""
-    return float((m.argmax / (m.k / GROUPS) * M).mean(0).min())
-
-
-def noise_floor(k: int, seed: int, draws: int = 20) -> tuple[float, float]:
-    """Least and greatest min P·M among `draws` seeded samples of k from a perfect generator."""
-    rng = np.random.default_rng([seed, k])
-    least = rng.multinomial(k, np.full(M, 1 / M), size=draws).min(1) * M / k
-    return float(least.min()), float(least.max())

@@ -3,26 +3,22 @@
 Nothing is printed here; tables and figures come from the file these rows are stored in.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from .. import files, parallel
-from ..model.network import HOW, VAES, DualVAE, Measurable
+from ..model.network import HOW, VAES, Measurable
 from ..model.operations import split
-from ..model.streams import generator
 from ..parallel import Job
 from ..params import Count, Whole
 from . import codes, coverage, marginal, reconstruction
 from .adversaries import optimum
 from .controls import CONTROLS, OPTIMUM
 from .marginal import FEWEST
-from .observation import Measurement, Observed, metric, names, observe, values
+from .observation import HOURS, Measurement, Observed, metric, names, observe, values
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
@@ -32,8 +28,7 @@ class Benchmark(Measurement):
     """What 2_benchmark takes. `ns` are numbers of draws."""
 
     ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
-    trials: Annotated[Whole, Field(ge=5)]
-    speed_repeats: Annotated[Whole, Field(ge=3)]
+    trials: Annotated[Whole, Field(ge=5, le=10_000, description=HOURS)]
 
 
 class Details(Record):
@@ -41,20 +36,14 @@ class Details(Record):
 
     curve: list[coverage.Point]
     hardest: dict[str, Measured]
-    min_p_times_m: float
-    share_outside: float
     kl_nats_by_dimension: list[float]
-    plane: codes.Plane
 
 
 def details(o: Observed) -> Details:
     return Details(
         curve=coverage.curve(o.marginal),
         hardest=marginal.hardest(o.marginal),
-        min_p_times_m=marginal.min_p_times_m(o.marginal),
-        share_outside=codes.share_outside(o.q.mu),
         kl_nats_by_dimension=codes.kl_nats(*o.q).mean(0).tolist(),
-        plane=codes.plane(o.q.mu, o.seed),
     )
 
 
@@ -143,8 +132,6 @@ class Results(Record):
     rows: list[Row]
     controls_measured: str
     comparison: list[Compared]
-    diversity: list[coverage.Diversity]
-    noise_floor: tuple[float, float]
 
     def of(self, network: str) -> dict[str, Row]:
         """The rows of the first network of that name, by VAE."""
@@ -182,14 +169,12 @@ def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = pri
     n, others = len(vaes), beside(p, report)
     rows = [
         row.model_copy(update={"drawings": drawn})
-        for (row, _), drawn in zip(found[:n][::-1], found[n:][::-1], strict=True)
+        for row, drawn in zip(found[:n][::-1], found[n:][::-1], strict=True)
     ]
     return Results(
         rows=[*rows, *others.rows],
         controls_measured=others.created_utc,
         comparison=compare(rows, others.rows),
-        diversity=coverage.diversity(found[1][1], found[0][1], p.ns) if n == 2 else [],
-        noise_floor=marginal.noise_floor(p.k, p.seed),
     )
 
 
@@ -227,7 +212,7 @@ def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
     """The optimum, or a control, at FEWEST latents: its intervals are wider than a model's."""
     network = optimum() if name == OPTIMUM else CONTROLS[name].make(seed)
     shown = (name, seed) == (UNTRAINED, p.untrained_seed)
-    row, _ = _row(name, seed, network, vae, FEWEST, p, shown)
+    row = _row(name, seed, network, vae, FEWEST, p, shown)
     return row.model_copy(update={"drawings": drawings(network, vae, p)}) if shown else row
 
 
@@ -238,32 +223,8 @@ def _key(p: Benchmark) -> dict[str, int | list[int]]:
 
 def _row(
     name: str, seed: int | None, network: Measurable, vae: str, k: int, p: Benchmark, full: bool
-) -> tuple[Row, np.ndarray]:
-    """A row, and how many of the latents decode to each operation, (M,)."""
+) -> Row:
     o = observe(network, vae, k, p.seed, vae if name == MODEL else f"{name} {seed} {vae}")
     found = values(o, split(p.split_seed), names(p.ns))
     more = details(o) if full else None
-    row = Row(network=name, seed=seed, vae=vae, k=k, values=found, details=more)
-    return row, o.marginal.counts
-
-
-class Speed(Record):
-    """Operations a second: the median of `repeats` runs of n operations each, and their range."""
-
-    n: int
-    repeats: int
-    median: float
-    low: float
-    high: float
-
-
-def speed(model: DualVAE, vae: str, repeats: int, seed: int, n: int = 195_000) -> Speed:
-    """Argmax sampling, memory bounded, on this machine at this moment."""
-    rng, rates = generator(seed, "speed", vae), []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for size in [n // 13] * 13:
-            model.sample(size, vae, "argmax", rng=rng)
-        rates.append(n / (time.perf_counter() - start))
-    median = statistics.median(rates)
-    return Speed(n=n, repeats=repeats, median=median, low=min(rates), high=max(rates))
+    return Row(network=name, seed=seed, vae=vae, k=k, values=found, details=more)

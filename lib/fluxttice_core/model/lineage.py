@@ -54,11 +54,12 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
     layout = next((row for row, *tensor in LAYOUTS if _fits(state, *tensor)), ALONE)
     try:
         if not any(key.startswith(("encoder_", "decoder_")) for key in state):
-            raise Misfit("no encoder or decoder is among its tensors")
+            raise Misfit("nothing to measure in it, no encoder or decoder is among its tensors")
         model = DualVAE.fresh(0) if layout == "v5.5" else Original(state, layout, config)
         _fill(model, state)
     except Misfit as misfit:
-        raise InputError(f"{name} is no network of the lineage ({layout}): {misfit}.") from None
+        which = "" if layout == ALONE else f" ({layout})"
+        raise InputError(f"{name} is no network of the lineage{which}: {misfit}.") from None
     return model.eval()
 
 
@@ -116,7 +117,7 @@ def _stack(state: dict[str, Any], prefix: str, kinds: str, out: int) -> nn.Seque
     weight = re.compile(re.escape(prefix) + r"\.(0|[1-9]\d?)\.weight")
     made, width, read = nn.Sequential(), D, ""
     for number in sorted(int(hit[1]) for hit in map(weight.fullmatch, state) if hit):
-        shape = getattr(state[f"{prefix}.{number}.weight"], "shape", ())
+        shape: tuple[int, ...] = getattr(state[f"{prefix}.{number}.weight"], "shape", ())
         read += {1: "N", 2: "L"}.get(len(shape), "?")
         if max(shape, default=0) > MAX_WIDTH:
             raise Misfit(f"{prefix}.{number}.weight is wider than any projection")
@@ -164,7 +165,7 @@ class Original(Network):
                 prefix = "projection" if single else f"projection.proj_{vae}"
                 self.projections[vae] = Projection(state, prefix, config)
 
-    def projection(self, vae: str) -> Projection | None:
+    def projection(self, vae: str) -> Any:
         return dict(self.projections.items()).get(vae)
 
     @property

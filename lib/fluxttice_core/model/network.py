@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral
-from typing import NamedTuple, Protocol, Self, cast
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -138,7 +138,8 @@ class Network(nn.Module):
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Everything its file holds, by the file's names."""
-        return {self.names[key]: v for key, v in self.state_dict().items()} | self.kept
+        names = self.names
+        return {names[key]: value for key, value in self.state_dict().items()} | self.kept
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -148,12 +149,12 @@ class Network(nn.Module):
     def encoder(self, vae: str) -> Encoder:
         return getattr(self, f"encoder_{_known(vae)}")
 
-    def decoder(self, vae: str) -> "DecoderA | DecoderB":
+    def decoder(self, vae: str) -> DecoderA | DecoderB:
         if _known(vae) not in self.vaes:
             raise InputError(f"encoder {vae} has no decoder in this layout ({self.layout}).")
         return getattr(self, f"decoder_{vae}")
 
-    def projection(self, vae: str) -> nn.Module | None:
+    def projection(self, vae: str) -> Any:
         """What maps the latents of `vae` into the ball, where the layout has it: `Projection`."""
         return None
 

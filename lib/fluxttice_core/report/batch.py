@@ -1,4 +1,4 @@
-"""The evidence for the recipes: seeds × recipes, each a run of 1_train, side by side; one table.
+"""The evidence for the recipes: seeds × recipes, trained side by side; one table.
 
 `make evidence` trains every recipe of params/evidence.yaml with every seed and writes
 reports/evidence.csv, one row a VAE. What is there already is not run again, so an interrupted
@@ -7,7 +7,6 @@ start afresh. A job is a function of its parameters alone, so the table has the 
 whatever order they finish.
 """
 
-import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from ..errors import InputError
 from ..metrics.observation import metric, observe, values
 from ..model.operations import split
 from ..parallel import Job, finished
-from ..training import learning_curve
-from . import job
-from .preamble import check
+from ..training import learning_curve, recipes
+from ..training.loop import follow
 from .tables import number
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
@@ -89,12 +87,15 @@ def attempt(recipe: dict[str, Any], name: str, seed: int) -> list[dict] | str:
 
 
 def train(recipe: dict[str, Any], name: str, seed: int) -> list[dict]:
-    """One run of 1_train in a temporary folder, and what it selected, measured: a row a VAE."""
+    """One training as 1_train does it, in a temporary folder, and what it selected, measured:
+    a row a VAE."""
     changes = {key: value for key, value in recipe.items() if key not in ("seeds", "file")}
     found = {**params.read_yaml(files.find(recipe["file"])), **changes, "seed": seed}
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(files.root()):
-        p = check("train", {**found, "min_score": 0, "run_dir": folder}, f"evidence: {name}")
-        job.execute_quietly("1_train", p.model_dump(), Path(folder, "train.ipynb"), output=None)
+    with tempfile.TemporaryDirectory() as folder:
+        where = f"evidence: {name}"
+        chosen = {**found, "min_score": 0, "run_dir": folder}
+        p = params.check(recipes.parameters(chosen, where), chosen, where)
+        follow(recipes.fit(p), p, Path(folder), lambda _row: None)
         loaded = checkpoints.load(Path(folder, "checkpoint"))
     rows = []
     for vae in loaded.model.vaes:

@@ -7,14 +7,18 @@ import matplotlib
 import pandas as pd
 from IPython.display import Image
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from ..metrics.codes import ACTIVE
 from ..metrics.coverage import ceiling
 from ..metrics.measurement import MODEL, UNTRAINED, Results
-from ..model.operations import M
+from ..model.network import Network
+from ..model.operations import M, T, all_operations
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"
+TRITS = ["#1f6fb4", "#dddddd", "#d1495b"]  # -1, 0, +1
 STYLE: dict[Any, float] = {  # Any: matplotlib's stubs list every name there is
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -159,23 +163,6 @@ def reconstruction(results: Results) -> Figure:
     return figure
 
 
-def planes(results: Results) -> Figure:
-    """Codes of 1,500 operations on their first two principal axes, coloured by one trit."""
-    shown = {vae: row.details for vae, row in results.of(MODEL).items()}
-    figure, axes = _axes(len(shown), 3.8)
-    for (vae, found), ax in zip(shown.items(), axes, strict=True):
-        for value, colour in ((-1, "#1f6fb4"), (0, "#999999"), (1, "#d1495b")):
-            points = [(x, y) for x, y, v in found.plane.points if v == value]
-            x, y = zip(*points, strict=True) if points else ((), ())
-            ax.scatter(x, y, s=5, color=colour, label=f"{value:+d}" if value else "0")
-        t = found.plane.trit
-        output = f"output for ({t // 3 - 1}, {t % 3 - 1})"
-        title = f"VAE-{vae}: codes, coloured by the {output}"
-        ax.set(title=title, xlabel="axis 1", ylabel="axis 2")
-        ax.legend(markerscale=2, loc="upper right")
-    return figure
-
-
 def recipes(evidence: pd.DataFrame) -> Figure:
     """Every seed of every recipe, three metrics: a dot a seed and VAE."""
     figure, panels = _axes(3, 3.0)
@@ -211,4 +198,38 @@ def learning_curve(curve: pd.DataFrame) -> Figure:
     axes.plot(rows.operations, rows.read_out, color=GREY, marker="o", label="linear read-out")
     axes.set(xscale="log", xlabel="operations trained on", ylabel="exact match on test")
     axes.legend()
+    return figure
+
+
+def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
+    """The table 0 … 0, with one active latent at a time moved by ∓`step`: a column a latent, in
+    the order of the trits they tell most of. Where a latent owns a trit, one entry changes."""
+    mu, ops = model.encode(all_operations(), vae), all_operations().float()
+    spread = (mu - mu.mean(0)).T @ (ops - ops.mean(0))  # (D, T)
+    active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE]
+    active.sort(key=lambda j: int(spread[j].abs().argmax()))
+    start = model.encode([[0] * T], vae)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(0.95 * len(active) + 0.6, 3.4), layout="constrained")
+        grid = figure.subplots(3, len(active), squeeze=False)
+    for column, j in enumerate(active):
+        for row, move in enumerate((-step, 0.0, step)):
+            moved = start.clone()
+            moved[0, j] += move
+            axes = grid[row][column]
+            table = model.decode(moved, vae)[0].view(3, 3).tolist()
+            axes.imshow(table, cmap=ListedColormap(TRITS), vmin=-1, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.set_xticks([0.5, 1.5], minor=True)
+            axes.set_yticks([0.5, 1.5], minor=True)
+            axes.grid(which="minor", color="white", lw=1.5, alpha=1)
+            axes.tick_params(which="both", length=0)
+            if row == 0:
+                axes.set_title(f"latent {j}", fontsize=8)
+            if column == 0:
+                axes.set_ylabel(f"{move:+.1f}" if move else "0")
+    figure.suptitle(
+        f"VAE-{vae}: one latent moved, the truth table it decodes to (blue −1, grey 0, red +1)",
+        fontsize=9,
+    )
     return figure

@@ -1,11 +1,12 @@
 """Rows → tables and sentences as a reader sees them. Nothing here computes a metric."""
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
-from ..certification.certificate import Certificate, KeptEpoch
 from ..metrics import gates as judging
 from ..metrics.coverage import Drawn
 from ..metrics.gates import Judged, Refusal
@@ -13,6 +14,9 @@ from ..metrics.marginal import LIMIT_NATS
 from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
 from ..metrics.observation import metric
 from ..metrics.results import Measured
+
+if TYPE_CHECKING:  # what signs is an extra of its own
+    from ..certification.certificate import Certificate, KeptEpoch
 
 GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
@@ -127,24 +131,6 @@ def hardest(results: Results, count: int = 5) -> Styler:
     )
 
 
-def diversity(results: Results) -> Styler:
-    """Expected operations that N argmax draws of A and N of B reach, beside perfect generators."""
-    frame = pd.DataFrame(
-        {
-            "N of each": row.n,
-            "only A": row.only_a,
-            "only B": row.only_b,
-            "only one, perfect": row.perfect_only,
-            "both": row.both,
-            "both, perfect": row.perfect_both,
-            "together": row.union,
-            "together, perfect": row.perfect_union,
-        }
-        for row in results.diversity
-    )
-    return left(frame).format(precision=1, thousands=",")
-
-
 def epochs(rows: list[dict], every: int) -> Styler:
     """The honest measures of every so many epochs, of the selected one and of the last."""
     shown = [key for key in rows[0] if key not in ("epoch", "score", "selected", "lr")]
@@ -198,7 +184,7 @@ def refusals(rows: list[Refusal]) -> Styler:
     return left(frame).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
 
 
-def by_epoch(kept: list[KeptEpoch]) -> Styler:
+def by_epoch(kept: "list[KeptEpoch]") -> Styler:
     """The worse VAE's value at each gate, epoch by epoch, and the verdict."""
     lines = []
     for epoch in kept:
@@ -243,7 +229,7 @@ def shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
-def label(certificate: Certificate) -> HTML:
+def label(certificate: "Certificate") -> HTML:
     """One line: the verdict and whose signature; red where there is none."""
     signed = '<b style="color: #c1121f">unsigned: anyone can have written this</b>'
     if certificate.signature:
@@ -260,7 +246,7 @@ def number(value: float | None, unit: str = "share", decimals: int = 2) -> str:
     if unit != "share":
         return f"{value:.4f}" if unit == "nats" or 0 < abs(value) < 0.1 else f"{value:.3f}"
     if 0.999 < value < 1:
-        decimals = next((d for d in range(4, 9) if round(100 * value, d) < 100), 9)
+        decimals = next(d for d in range(4, 15) if round(100 * value, d) < 100)
     return f"{value:.{decimals}%}"
 
 
