@@ -1,9 +1,7 @@
 """Generalisation: hits and posteriors whose answer is known, and what has learnt nothing."""
 
 import itertools
-import math
 
-import numpy as np
 import pytest
 import torch
 from planted import ends
@@ -13,16 +11,14 @@ from fluxttice_core.checkpoints.folder import split_record
 from fluxttice_core.metrics.controls import CONTROLS
 from fluxttice_core.metrics.generalisation import (
     FLIPS,
-    code_shift,
     compositions,
     kinds,
-    movement,
     noisy_pairs,
     worst_kind,
 )
 from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.reconstruction import posterior, right_trits
-from fluxttice_core.model.network import VAES, D, Posterior
+from fluxttice_core.model.network import VAES
 from fluxttice_core.model.operations import M, T, all_operations, names, split
 
 PARTS = split(42)
@@ -145,34 +141,3 @@ def test_the_seed_decides_what_is_drawn_and_nothing_else():
     first, again, other = (kinds(hits, PARTS, seed) for seed in (0, 0, 1))
     assert first == again and torch.equal(torch.get_rng_state(), state)
     assert {kind for kind in KINDS if first[kind] != other[kind]} == {"noisy_1", "noisy_2"}
-
-
-# --- Movement: posteriors whose answer is known ---
-
-
-@pytest.mark.parametrize("flips", FLIPS)
-def test_how_far_one_hot_codes_move_is_known(flips):
-    """Shift √flips / E√K, K ~ Binomial(9, 2/3); separation √(2·flips) / σ, with the σ of the clean
-    operation: 0.5, where the noisy one has 50."""
-    weights = [math.comb(T, k) * 2**k / M for k in range(T + 1)]
-    truth = math.sqrt(flips) / sum(w * math.sqrt(k) for k, w in enumerate(weights))
-    logvar = torch.full((M, 1), 2 * math.log(50))
-    logvar[PARTS.train] = 2 * math.log(0.5)
-    found = [movement(Posterior(ONE_HOT, logvar), PARTS, seed) for seed in range(4)]
-    shifts = [rows[f"shift_{flips}"] for rows in found]
-    assert max(abs(row.value - truth) for row in shifts) < 0.01
-    assert sum(row.low < truth < row.high for row in shifts) >= 3 and shifts[0] != shifts[1]
-    for rows in found:
-        assert ends(rows[f"separation_{flips}"]) == pytest.approx(
-            np.full(3, math.sqrt(2 * flips) / 0.5), rel=1e-6
-        )
-
-
-def test_codes_that_scatter_neighbours_have_one_and_constant_codes_are_refused():
-    codebook = torch.randn(M, D, generator=torch.Generator().manual_seed(0))
-    pairs = noisy_pairs(PARTS, 1, seed=0)
-    row = code_shift(codebook, *pairs, seed=0)
-    assert row.low < 1 < row.high
-    for mu in (torch.full((M, D), 0.3), 1e-3 * ONE_HOT):
-        row = code_shift(mu, *pairs, seed=0)
-        assert ends(row) == [None] * 3 and row.method.startswith("refused")

@@ -15,12 +15,11 @@ from fluxttice_core.metrics.marginal import (
     information,
     kl_uniform,
     marginal,
-    noise_floor,
     scaled,
     trit_distributions,
 )
 from fluxttice_core.model.network import D, prior, read_out
-from fluxttice_core.model.operations import C, M, T, all_operations
+from fluxttice_core.model.operations import C, T, all_operations
 from fluxttice_core.model.streams import generator
 
 
@@ -143,15 +142,3 @@ def test_the_common_scale_undoes_any_other():
     assert float(found.square().mean().sqrt()) == pytest.approx(200, rel=0.05)
     np.testing.assert_allclose(found / found.norm(), theirs / theirs.norm(), atol=1e-5, rtol=1e-3)
     assert torch.equal(scaled(lambda _: same, 200.0, generator(2, "scale"))(z), same)
-
-
-def test_the_noise_floor_is_that_of_poisson_counts():
-    """min P·M of k uniform draws: P(min ≥ c) ≈ P(Poisson(k/M) ≥ c)^M; twenty draws."""
-    for k in (200_000, 5_000_000):
-        c = np.arange(10 * k // M)
-        below = 1 - stats.poisson.sf(c - 1, k / M) ** M  # P(min < c)
-        smallest, largest = c[below < 1e-4].max(), c[below > 1 - 1e-4].min()
-        low, high = (end * k / M for end in noise_floor(k, 1))
-        assert smallest <= low < high <= largest
-    assert noise_floor(10_000, 1) == (0, 0)
-    assert noise_floor(10**6, 1) == noise_floor(10**6, 1) != noise_floor(10**6, 2)

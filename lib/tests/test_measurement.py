@@ -8,7 +8,7 @@ from planted import LN3
 
 from fluxttice_core import files, params
 from fluxttice_core.errors import InputError
-from fluxttice_core.metrics import marginal, measurement
+from fluxttice_core.metrics import measurement
 from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM
 from fluxttice_core.metrics.marginal import FEWEST
@@ -22,18 +22,17 @@ from fluxttice_core.metrics.measurement import (
     beside,
     compare,
     measure,
-    speed,
 )
 from fluxttice_core.metrics.observation import METRICS, metric, names, observe, values
 from fluxttice_core.metrics.rate import least_rate
 from fluxttice_core.metrics.results import Measured, exact
-from fluxttice_core.model.network import HOW, VAES, DualVAE
+from fluxttice_core.model.network import HOW, VAES
 from fluxttice_core.model.operations import M, T, split
 
 NS = [1_000, 5_000]
 P = Benchmark(
     seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=FEWEST,
-    untrained_seed=1_000, ns=NS, trials=5, speed_repeats=3,
+    untrained_seed=1_000, ns=NS, trials=5,
 )  # fmt: skip
 
 
@@ -81,8 +80,7 @@ def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(who
         assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
     assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 5
     assert len(results.comparison) == 2 * len(names(NS))
-    assert results.noise_floor == marginal.noise_floor(FEWEST, 5)
-    assert [x.n for x in results.diversity] == NS and len(steps) == 5
+    assert len(steps) == 5
     assert Results.model_validate_json(results.to_json()) == results
 
 
@@ -107,7 +105,6 @@ TRUTHS = {
     "aggregate_kl": (17.14 - math.log(M), 0.6),
     "active_units": (T, 0),
     "latent_entropy": (T * LN3 / 16, 1e-6),
-    "hamming_correlation": (0.614, 0.01),
 }
 
 
@@ -118,6 +115,7 @@ def test_the_optimum_has_the_best_of_every_metric(whole, vae):
     assert found.keys() == TRUTHS.keys() | {"elbo", "posterior_gap"}
     wrong = {k: found[k] for k, (x, within) in TRUTHS.items() if abs(found[k].value - x) > within}
     assert wrong == {}
+    assert (found["exact_match_test"].n, found["exact_match_test_sampled"].n) == (1_969, 20 * 1_969)
     elbo, gap = found["elbo"].value, found["posterior_gap"].value
     assert elbo < -found["rate"].value and gap == pytest.approx(-found["nll"].value - elbo)
 
@@ -233,7 +231,7 @@ def test_every_control_must_be_beaten_and_each_vae_by_its_own():
     assert [(x.vae, x.discriminates) for x in compare(ours, others)] == [("A", True), ("B", False)]
 
 
-# --- Parameters and speed ---
+# --- Parameters ---
 
 
 @pytest.mark.parametrize(
@@ -249,13 +247,3 @@ def test_every_control_must_be_beaten_and_each_vae_by_its_own():
 def test_parameters_that_cannot_give_a_figure_are_refused(change, words):
     with pytest.raises(InputError, match=words):
         params.check(Benchmark, {**P.model_dump(), **change}, "test")
-
-
-def test_speed_is_measured_over_all_it_says(untrained, monkeypatch):
-    found = speed(untrained, "A", repeats=3, seed=1, n=1_300)
-    assert (found.n, found.repeats) == (1_300, 3)
-    assert 1e2 < found.low <= found.median <= found.high < 1e10
-    sizes = []
-    monkeypatch.setattr(DualVAE, "sample", lambda _self, n, *_args, **_kwargs: sizes.append(n))
-    speed(untrained, "A", repeats=2, seed=1)
-    assert sum(sizes) == 2 * 195_000 and max(sizes) <= 20_000
