@@ -187,9 +187,9 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     the same, else measured now. `make controls` stores them anew."""
     key, code = _key(p), files.code_hash("model", "metrics")
     if beside_path().is_file():
-        stored = Beside.model_validate_json(beside_path().read_bytes())
-        if (stored.code, stored.key) == (code, key):
-            return stored
+        stored = files.parse_json(beside_path().read_bytes())
+        if (stored["code"], stored["key"]) == (code, key):
+            return Beside.model_validate(stored)
         report("reports/controls.json is of other code or parameters: measuring the controls now")
     networks = [(OPTIMUM, p.untrained_seed)]
     for name, control in CONTROLS.items():
