@@ -18,7 +18,7 @@ GENERATED = [gate for gate in BOUNDS if "argmax" in gate or gate == "max_kl_unif
 
 @pytest.fixture(scope="session")
 def strict():
-    stated = params.read_yaml(files.root() / "params" / "certify_strict.yaml")
+    stated = params.read_yaml(files.root() / "params" / "certify.yaml")
     return params.check(Certify, {**stated, "checkpoint": "x", "run_dir": ""}, "test")
 
 

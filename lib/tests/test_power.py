@@ -16,7 +16,7 @@ from fluxttice_core.model.operations import M
 
 @pytest.fixture(scope="module")
 def strict():
-    stated = params.read_yaml(files.root() / "params" / "certify_strict.yaml")
+    stated = params.read_yaml(files.root() / "params" / "certify.yaml")
     return params.check(Certify, {**stated, "checkpoint": "x", "run_dir": ""}, "test")
 
 
