@@ -5,11 +5,10 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import nbformat
 import papermill
-from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -99,17 +98,12 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: TextI
     would race for TCP ports (papermill issues 239 and 511).
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as sockets:
-
-        class OverSockets(AsyncKernelManager):
-            def __init__(self, *arguments: Any, **options: Any) -> None:
-                super().__init__(*arguments, **options)
-                self.transport, self.ip = "ipc", str(Path(sockets, "kernel"))
-
+    with tempfile.TemporaryDirectory() as folder:
+        sockets = {"transport": "ipc", "ip": str(Path(folder, "kernel"))}
         papermill.execute_notebook(
             f"notebooks/{notebook}.ipynb", str(target), parameters=parameters,
             kernel_name="python3", progress_bar=False, stdout_file=output,
-            kernel_manager_class=OverSockets,
+            config=Config({"KernelManager": sockets}),
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )  # fmt: skip
 
