@@ -112,31 +112,23 @@ def _file(step: str, what: str) -> dict[str, dict[str, Any]]:
 TRAIN, BENCHMARK = _file("train", "how to train"), _file("benchmark", "what to measure")
 CERTIFY = _file("certify", "the bounds to meet")
 ONE = "measure this one and train none (default: the one that is trained)"
-NAME = "last part of the folder's name (default: %(default)s)"
-QUICK = "check what was signed and measure nothing (default: measure every gate again)"
-KEY = "the key to trust (default: the project's)"
+CHECKPOINT = _argument("--checkpoint", ONE, default="", metavar="PATH")
+LAST = "last part of the folder's name (default: %(default)s)"
+NAME = _argument("--name", LAST, default="report")
+LESS = "check what was signed and measure nothing (default: measure every gate again)"
+QUICK = _argument("--quick", LESS, action="store_true")
+KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
+PLACE = _argument("path", "where to (default: in ~/.config/fluxttice)", nargs="?")
 
 # Command → the extra that it needs, and its arguments. Its help is the docstring.
 COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
-    _report: (
-        "report",
-        TRAIN
-        | BENCHMARK
-        | CERTIFY
-        | _argument("--checkpoint", ONE, default="", metavar="PATH")
-        | _argument("--name", NAME, default="report"),
-    ),
-    _verify: (
-        "sign",
-        _argument("path", "its folder")
-        | _argument("--quick", QUICK, action="store_true")
-        | _argument("--public-key", KEY, metavar="FILE"),
-    ),
+    _report: ("report", TRAIN | BENCHMARK | CERTIFY | CHECKPOINT | NAME),
+    _verify: ("sign", _argument("path", "its folder") | QUICK | KEY),
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
     _evidence: ("report", {}),
     _controls: ("", BENCHMARK),
     _power: ("", CERTIFY),
-    _keygen: ("sign", _argument("path", "where to (default: in ~/.config/fluxttice)", nargs="?")),
+    _keygen: ("sign", PLACE),
 }
 
 
