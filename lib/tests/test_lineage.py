@@ -12,6 +12,7 @@ from fluxttice_core import cli
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import lineage as metrics
+from fluxttice_core.metrics.observation import Measurement
 from fluxttice_core.model.lineage import LAYOUTS, Projection, network_of
 from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of
@@ -231,7 +232,9 @@ def test_inherited_tensors_are_named(tmp_path):
     state = dict(STATES["v5.11 dual"][0])
     inherited = [k for k in base.state_dict() if k.startswith("decoder_A.")]
     state |= {k: base.state_dict()[k] for k in inherited}
-    assert checkpoint.inherited(network_of(state, "x"), base) == inherited
+    p = Measurement.model_construct(seed=0, untrained_seed=1)
+    found = metrics.lineage(network_of(state, "x"), {}, base, p)
+    assert found.inherited == inherited
 
 
 # --- Forward passes, from the bare weights ---
@@ -397,6 +400,7 @@ def test_swapped_tensors_of_one_shape_change_what_is_computed(name):
 # --- The lineage's metrics ---
 
 CEILINGS = {  # hierarchy and D3, by the lineage's README
+    "all equal": (0, 0),
     "one radius a level": (-1.000, 0.999),
     "perfect order, no ties": (-0.83205, 0.912),
     "the first trit alone, no ties": (-0.8009, 0.720),
@@ -481,5 +485,5 @@ def test_claims_are_compared_under_their_own_definition():
         found["hierarchy_B"] == ("agrees", "hierarchy of B") and found["hierarchy"][0] == "differs"
     )
     assert found["Q"] == ("agrees", "Q (D3) of B") and found["coverage"][1] == "exact match from mu"
-    assert found["loss"][0] == "cannot be recomputed" and len(found) == 6
+    assert found["loss"][0] == "cannot be recomputed" and len(found) == 7
     assert json.dumps([row.model_dump() for row in rows])

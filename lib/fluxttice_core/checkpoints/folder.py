@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -163,12 +162,6 @@ def packed(model: Network, epoch: int | None, facts: dict[str, Any]) -> dict[str
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     return {WEIGHTS: data, MANIFEST: (text + "\n").encode()}
-
-
-def inherited(model: Network, other: Network) -> list[str]:
-    """Names of the tensors of `model` that are bit for bit those of `other`, in order."""
-    theirs = other.tensors
-    return [k for k, v in model.tensors.items() if k in theirs and torch.equal(v, theirs[k])]
 
 
 def import_original(path: str | Path, folder: Path) -> Path:

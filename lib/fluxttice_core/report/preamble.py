@@ -9,6 +9,8 @@ import torch
 from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..metrics.gates import Certify
+from ..metrics.lineage import Lineage
+from ..metrics.lineage import lineage as of_lineage
 from ..metrics.measurement import Benchmark
 from ..params import NonNegative, Params, Share
 from ..training import recipes
@@ -64,7 +66,24 @@ def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
     recorded = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
     print(f"checkpoint {loaded.path}\nsha256     {loaded.sha256}\nepoch      {loaded.epoch}")
     print(f"split      {recorded}")
+    model = loaded.model
+    for vae in set(model.encoders) - set(model.vaes):
+        print(f"VAE-{vae}      encoder {vae} has no decoder in this layout: {model.layout}")
     return p, run, loaded
+
+
+def lineage(p: Benchmark, loaded: checkpoints.Checkpoint) -> Lineage | None:
+    """What the lineage's own metrics say of a file of the original's; None for one of ours.
+
+    Raises:
+        InputError: `p.claims` or `p.inherited_from` cannot be read.
+    """
+    if "imported" not in loaded.manifest:
+        return None
+    claims = loaded.manifest.get("claims")
+    base = checkpoints.load(p.inherited_from).model if p.inherited_from else None
+    given = params.read_yaml(files.find(p.claims)) if p.claims else {}
+    return of_lineage(loaded.model, {**(claims or {}), **given}, base, p)
 
 
 def _in_notebook() -> dict[str, Any]:

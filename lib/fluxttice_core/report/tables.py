@@ -1,5 +1,7 @@
 """Rows → tables and sentences as a reader sees them. Nothing here computes a metric."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
@@ -13,6 +15,7 @@ from ..metrics.marginal import LIMIT_NATS
 from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
 from ..metrics.observation import metric
 from ..metrics.results import Measured
+from ..model.network import VAES
 
 GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
@@ -51,7 +54,7 @@ def summary(results: Results) -> Markdown:
         cells = [f"**{with_interval(value, 'nats')}**" for value in ours]
         lines.append([label, *cells, f"{beside}: {limit}"])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return Markdown(f"### In one minute\n\n{table}")
+    return Markdown(f"### In one minute\n\n{table}\n\n{without(vaes)}")
 
 
 def why_not_categorical(results: Results) -> str:
@@ -88,7 +91,8 @@ def comparison(rows: list[Compared]) -> Styler:
         line["by hand"] = number(both[0].best.value, about.unit)
         lines.append(line)
         grey.append(not good)
-    return left(pd.DataFrame(lines)).apply(lambda column: [GREY if g else "" for g in grey])
+    vaes = [row.vae for row in rows]
+    return left(pd.DataFrame(lines), vaes).apply(lambda column: [GREY if g else "" for g in grey])
 
 
 def coverage(results: Results) -> Styler:
@@ -101,7 +105,7 @@ def coverage(results: Results) -> Styler:
                 rows = [drawn for drawn in found.coverage if drawn.decode == decode]
                 name = vae if network == MODEL else f"{network} {vae}"
                 lines.append({"network": name, "decode": decode, **dict(map(_drawn, rows))})
-    return left(pd.DataFrame(lines))
+    return left(pd.DataFrame(lines), results.of(MODEL))
 
 
 def _drawn(row: Drawn) -> tuple[str, str]:
@@ -123,7 +127,8 @@ def hardest(results: Results, count: int = 5) -> Styler:
             }
             for vae, found in results.of(MODEL).items()
             for name, row in list(found.details.hardest.items())[:count]
-        )
+        ),
+        results.of(MODEL),
     )
 
 
@@ -161,7 +166,8 @@ def gates(rows: list[Judged]) -> Styler:
         }
         for row in rows
     )
-    return left(frame).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
+    table = left(frame, [row.vae for row in rows])
+    return table.map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
 
 
 def refusals(rows: list[Refusal]) -> Styler:
@@ -207,7 +213,7 @@ def measured(found: dict[str, dict[str, Measured]], unit: str = "share") -> Styl
         for vae, rows in found.items()
         for name, row in rows.items()
     )
-    return left(frame)
+    return left(frame, found)
 
 
 def distributions(p: Tensor, table: list[int]) -> Styler:
@@ -266,5 +272,12 @@ def with_interval(row: Measured, unit: str = "share") -> str:
     return number(row.value, unit) + ("" if exact else f" ({interval(row, unit)})")
 
 
-def left(frame: pd.DataFrame) -> Styler:
-    return frame.style.hide(axis="index").set_properties(**{"text-align": "left"})
+def without(vaes: Iterable[str]) -> str:
+    """What stands where rows of B would, in a layout that has none."""
+    return "" if "B" in vaes else "VAE-B: encoder B has no decoder in this layout."
+
+
+def left(frame: pd.DataFrame, vaes: Iterable[str] = VAES) -> Styler:
+    """`frame` without its index, its text to the left; `vaes`: those it has rows of."""
+    styled = frame.style.hide(axis="index").set_properties(**{"text-align": "left"})
+    return styled.set_caption(without(vaes)) if without(vaes) else styled

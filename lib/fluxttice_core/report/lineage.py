@@ -1,0 +1,75 @@
+"""The section of 2_benchmark on files of the original's: what one is, has, and claims."""
+
+from collections import Counter
+
+import pandas as pd
+from IPython.display import Markdown
+from pandas.io.formats.style import Styler
+
+from ..metrics.lineage import CEILINGS, Lineage
+from .tables import GREY, left, number, with_interval, without
+
+OURS = "This checkpoint is of our own layout: the original claims nothing of it."
+VERDICT = {"agrees": "color: #1a7f37", "differs": "color: #c1121f; font-weight: bold"}
+
+
+def section(found: Lineage | None) -> list[Markdown | Styler]:
+    """One sentence for a checkpoint of ours, else three tables."""
+    return [is_(found), has(found), claims(found)] if found else [Markdown(OURS)]
+
+
+def is_(found: Lineage) -> Styler:
+    """What the file is, by its tensors."""
+    lines = {
+        "layout, by the tensors": found.layout,
+        "split": "not recorded: trained on all, perhaps",
+    }
+    for vae, rows in found.match.items():
+        for name, row in rows.items():
+            lines[f"exact match {vae} → {vae}, decoder given {name}"] = number(row.value)
+    if without(found.vaes):
+        lines["exact match B → B"] = without(found.vaes)
+    for vae, stated in found.stated.items():
+        for name in ("max_radius", "curvature"):
+            lines[f"{name} of projection {vae}"] = f"{stated[name]:g} ({stated[f'{name}_from']})"
+    for reason, count in Counter(found.left_out.values()).items():
+        lines[f"{count} tensors left out"] = reason
+    if found.inherited:
+        lines["inherited bit for bit"] = f"{len(found.inherited)}: {', '.join(found.inherited)}"
+    return left(pd.DataFrame(lines.items(), columns=["this file", ""]))
+
+
+def has(found: Lineage) -> Styler:
+    """The lineage's metrics beside ceilings and floors; greyed where a floor reaches them."""
+    lines, good = [], []
+    for vae, rows in found.measured.items():
+        for name, row in rows.items():
+            key, unit = name.removesuffix(" of mu"), "number"
+            cheap = {radii: number(at[key], unit) for radii, at in found.cheap.items()}
+            good.append(found.decides(name, vae))
+            lines.append({
+                "metric": name if good[-1] else f"{name} (alone decides nothing)",
+                "encoder": vae, "one draw (95 %)": with_interval(row, unit),
+                **{f"ceiling: {radii}": cheap.pop(radii) for radii in CEILINGS}, **cheap,
+                "untrained": " … ".join(number(end, unit) for end in found.untrained[key]),
+            })  # fmt: skip
+    return left(pd.DataFrame(lines)).apply(lambda column: ["" if g else GREY for g in good])
+
+
+def claims(found: Lineage) -> Styler:
+    """Every number that the file, or someone for it, claims, beside ours."""
+    frame = pd.DataFrame(
+        {
+            "claim": row.name,
+            "stored": f"{row.stored:.6g}",
+            "measured (95 % of one draw)": with_interval(row.measured, "number")
+            if row.measured
+            else "–",
+            "verdict": row.verdict,
+            "as": row.definition,
+        }
+        for row in found.claims
+    )
+    if frame.empty:
+        return left(pd.DataFrame({"claim": ["this file claims nothing of itself"]}))
+    return left(frame).map(lambda verdict: VERDICT.get(verdict, GREY), subset=["verdict"])
