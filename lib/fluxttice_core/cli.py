@@ -13,39 +13,66 @@ def main(argv: list[str] | None = None) -> int:
         return options.run(options)
     except InputError as error:
         print(f"fluxttice: {error}", file=sys.stderr)
-        return 1
+    except ModuleNotFoundError as error:
+        if not options.extra or str(error.name).startswith("fluxttice_core"):
+            raise
+        install = f"pip install 'fluxttice[{options.extra}]'"
+        missing = str(error.name).partition(".")[0]
+        print(f"fluxttice: {missing} is not installed: {install}.", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fluxttice", description=__doc__)
+    parser.set_defaults(extra="")  # what else a command needs installed
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     report = commands.add_parser("report", help="train, benchmark and certify into a dated folder")
-    report.add_argument("--train", default="params/train.yaml")
-    report.add_argument("--benchmark", default="params/benchmark.yaml")
-    report.add_argument("--certify", default="params/certify.yaml")
-    report.add_argument("--checkpoint", default="", help="measure this one instead of training")
-    report.add_argument("--name", default="report", help="last part of the folder's name")
-    report.set_defaults(run=_report)
+    for step, what in (
+        ("train", "how to train"),
+        ("benchmark", "what to measure"),
+        ("certify", "the bounds to meet"),
+    ):
+        text = f"{what}: a parameter file (default: %(default)s)"
+        report.add_argument(f"--{step}", default=f"params/{step}.yaml", metavar="FILE", help=text)
+    report.add_argument(
+        "--checkpoint", default="", metavar="PATH",
+        help="measure this one and train none (default: the one that is trained)",
+    )  # fmt: skip
+    report.add_argument(
+        "--name", default="report", help="last part of the folder's name (default: %(default)s)"
+    )
+    report.set_defaults(run=_report, extra="report")
     verify = commands.add_parser("verify", help="check a certified checkpoint and measure it again")
     verify.add_argument("path", help="its folder")
-    verify.add_argument("--quick", action="store_true", help="measure nothing again")
-    verify.add_argument("--public-key", help="file of the key to trust instead of the project's")
-    verify.set_defaults(run=_verify)
+    verify.add_argument(
+        "--quick", action="store_true",
+        help="check what was signed and measure nothing (default: measure every gate again)",
+    )  # fmt: skip
+    verify.add_argument(
+        "--public-key", metavar="FILE", help="the key to trust (default: the project's)"
+    )
+    verify.set_defaults(run=_verify, extra="sign")
     import_ = commands.add_parser("import", help="turn a .pt of the original's into one of ours")
     import_.add_argument("old", help="the .pt")
     import_.add_argument("folder", help="a new folder")
     import_.set_defaults(run=_import)
     evidence = commands.add_parser("evidence", help="train and measure params/evidence.yaml")
-    evidence.set_defaults(run=_evidence)
+    evidence.set_defaults(run=_evidence, extra="report")
     controls = commands.add_parser("controls", help="measure what stands beside every model")
-    controls.add_argument("--benchmark", default="params/benchmark.yaml")
+    controls.add_argument(
+        "--benchmark", default="params/benchmark.yaml", metavar="FILE",
+        help="what to measure: a parameter file (default: %(default)s)",
+    )  # fmt: skip
     controls.set_defaults(run=_controls)
     power = commands.add_parser("power", help="which defects the gates of certification find")
-    power.add_argument("--certify", default="params/certify.yaml")
+    power.add_argument(
+        "--certify", default="params/certify.yaml", metavar="FILE",
+        help="the bounds to meet: a parameter file (default: %(default)s)",
+    )  # fmt: skip
     power.set_defaults(run=_power)
     keygen = commands.add_parser("keygen", help="make a signing key, outside the repository")
     keygen.add_argument("path", nargs="?", help="where to (default: in ~/.config/fluxttice)")
-    keygen.set_defaults(run=_keygen)
+    keygen.set_defaults(run=_keygen, extra="sign")
     return parser
 
 

@@ -4,8 +4,9 @@ A YAML file is flat and holds one notebook's parameters; the `parameters` cell o
 holds the same keys as literals. Every key is used, and a key nobody uses is an error.
 """
 
-import contextlib
 import difflib
+import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,34 +17,28 @@ from pydantic_core import ErrorDetails
 from .errors import InputError
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as a string: take it as the number it means. True is no number."""
+def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("must be a number")
-    if isinstance(value, str):
-        for kind in (int, float):  # an int first: a float would round a large seed
-            with contextlib.suppress(ValueError):
-                return kind(value)
         raise ValueError("must be a number")
     return value
 
 
-def _not_null(value: Any) -> Any:
-    return "" if value is None else value
-
-
-Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_number)]
+# Text that means a number is one: papermill hands `1e-3` over as text. True is none.
+Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_no_bool)]
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
-Text = Annotated[str, BeforeValidator(_not_null)]
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
 class Params(BaseModel):
-    """Common to all notebooks. `run_dir` empty: a new dated folder under reports/."""
+    """Common to all notebooks. `run_dir` empty: a new dated folder under reports/.
+
+    A field's `description` says why its upper bound is there.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -65,44 +60,43 @@ def check(kind: type[P], values: dict[str, Any], where: str) -> P:
     except ValidationError as error:
         # A misspelt name is also a missing one: the name that is there says which.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise InputError(_sentence(first, kind, where)) from None
+        raise InputError(f"{where}: {_sentence(first, kind)}") from None
 
 
-def _sentence(error: ErrorDetails, kind: type[Params], where: str) -> str:
+def _sentence(error: ErrorDetails, kind: type[Params]) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, kind.model_fields, 1)
         hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(kind.model_fields)}."
-        return f"{where}: unknown parameter {name}; {hint}"
+        return f"unknown parameter {name}; {hint}"
     if error["type"] == "missing":
-        return f"{where}: parameter {name} is missing."
+        return f"parameter {name} is missing."
     problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not name:
-        return f"{where}: {problem}."
-    return f"{where}: {name} {problem[0].lower()}{problem[1:]}, but is {error['input']!r}."
+    why = kind.model_fields[str(error["loc"][0])].description
+    reason = f" ({why})" if why and error["type"] == "less_than_equal" else ""
+    return (
+        f"{name} {problem[0].lower()}{problem[1:]}{reason}, but is {reprlib.repr(error['input'])}."
+    )
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A flat mapping of parameters from a YAML file.
+class _Yaml12(yaml.SafeLoader):
+    """PyYAML reads YAML 1.1, where `017` is 15, `1:30` is 90, `1e-3` is text and `on` is true.
+    Here plain scalars mean what YAML 1.2 says (10.3.2), and a key given twice is refused."""
 
-    Raises:
-        InputError: no such file, not YAML, not a mapping, or nested.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"No parameter file at {path}: give the path of a YAML file.")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _NoRepeats)
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not readable as YAML: {reason}.") from None
-    if not isinstance(values, dict) or not all(_is_flat(*item) for item in values.items()):
-        raise InputError(f"{path} must be a flat mapping, one `name: value` a line.")
-    return values
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        None: [
+            (f"tag:yaml.org,2002:{tag}", re.compile(rf"({pattern})\Z"))
+            for tag, pattern in (
+                ("null", r"|~|null|Null|NULL"),
+                ("bool", r"true|True|TRUE|false|False|FALSE"),
+                ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+                ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"),
+            )
+        ]
+    }
 
-
-class _NoRepeats(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where YAML would silently keep the last."""
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         names = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -110,6 +104,31 @@ class _NoRepeats(yaml.SafeLoader):
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice")
         return super().construct_mapping(node, deep)
+
+
+_Yaml12.add_constructor("tag:yaml.org,2002:int", _Yaml12.construct_yaml_int)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A flat mapping of parameters from a YAML file.
+
+    Raises:
+        InputError: no such file, not YAML, not a mapping, nested, or with a tag.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"No parameter file at {path}: give the path of a YAML file.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.TagToken) for token in yaml.scan(text)):
+            raise yaml.YAMLError("it has a tag, and plain values have none")
+        values = yaml.load(text, _Yaml12)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not readable as YAML: {reason}.") from None
+    if not isinstance(values, dict) or not all(_is_flat(*item) for item in values.items()):
+        raise InputError(f"{path} must be a flat mapping, one `name: value` a line.")
+    return values
 
 
 def _is_flat(name: Any, value: Any) -> bool:

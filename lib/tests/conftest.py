@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from fluxttice_core import params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.metrics.adversaries import optimum

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fluxttice_core.checkpoints import folder
 from fluxttice_core.metrics import adversaries, rate
 from fluxttice_core.metrics.adversaries import linear_readout, memoriser, optimum, permuted

@@ -22,15 +22,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_checkpoint import pt, v5_5
+
 from fluxttice_core import files, params
 from fluxttice_core.certification import certificate, signing, verify
 from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_checkpoint import pt, v5_5
 
 HOSTILE, MEMORY = 500, 10**9
 FILES = (

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+
 from fluxttice_core import cli, files, params
 from fluxttice_core.certification import certificate
 from fluxttice_core.checkpoints import archive
@@ -483,10 +484,7 @@ def test_a_pt_is_certified_as_what_it_was_imported_to(tmp_path, old, untrained):
     assert issued["imported"]["sha256"] == files.sha256(old.read_bytes())
     assert issued["split"]["trained_on"] == "not recorded" and issued["recipe"] is None
     assert same(checkpoint.load(tmp_path / "c").model, untrained)
-    assert (
-        json.loads((tmp_path / "c" / "manifest.json").read_text())["claims"]["epoch"]
-        == 103
-    )
+    assert json.loads((tmp_path / "c" / "manifest.json").read_text())["claims"]["epoch"] == 103
 
 
 # --- The split's record ---

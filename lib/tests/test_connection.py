@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fluxttice_core.checkpoints import folder
 from fluxttice_core.metrics import connection, controls
 from fluxttice_core.metrics.adversaries import optimum, permuted

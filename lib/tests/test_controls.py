@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from planted import ends
+
 from fluxttice_core import files, params
 from fluxttice_core.metrics import controls
 from fluxttice_core.metrics.codes import active_units, aggregate_kl, kl_nats
@@ -12,7 +14,6 @@ from fluxttice_core.model.initialisation import looks_linear
 from fluxttice_core.model.network import VAES, DualVAE, prior
 from fluxttice_core.model.operations import all_operations, split
 from fluxttice_core.model.streams import generator
-from planted import ends
 
 WANTED = ("exact_match", "exact_match_sampled", "information", "argmax_entropy")
 COVERAGE = ("argmax_coverage_1000", "categorical_coverage_1000")

@@ -4,23 +4,23 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from planted import PLANTED, SEEDS, UNIFORM, assert_honest, ends, sharp
+from planted import distinct as truth
+
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics.coverage import (
     CHUNK,
     ceiling,
     coverage,
     distinct,
-    diversity,
     expected,
     indices,
     rarefied,
     reach,
 )
-from fluxttice_core.model.network import HOW, VAES, D, prior, read_out
-from fluxttice_core.model.operations import C, M, T, all_operations, index_of
+from fluxttice_core.model.network import HOW, VAES, prior, read_out
+from fluxttice_core.model.operations import C, M, all_operations, index_of
 from fluxttice_core.model.streams import generator
-from planted import PLANTED, SEEDS, UNIFORM, assert_honest, ends, sharp
-from planted import distinct as truth
 
 
 def test_the_ceiling_by_hand():
@@ -51,17 +51,11 @@ def test_drawn_coverage_is_honest(name):
 def test_a_perfect_model_reaches_the_ceiling_in_every_mode(perfect_model, vae):
     """Occupancies are negatively correlated: the deviation is at most that of independent ones."""
     n, missed = 20_000, (1 - 1 / M) ** 20_000
+    error = (M * missed * (1 - missed) / 5) ** 0.5
     for row in coverage(perfect_model.decoder(vae), [n], trials=5, seed=3):
-        assert abs(row.unique.value - float(ceiling(n))) < 4 * (M * missed * (1 - missed) / 5) ** 0.5
+        assert abs(row.unique.value - float(ceiling(n))) < 4 * error
         assert row.share.value == pytest.approx(row.unique.value / M)
         assert row.of_ceiling.value == pytest.approx(1, abs=0.01)
-
-
-@pytest.mark.parametrize("name", ["few", "bijection", "constant"])
-def test_given_time_all_is_made_that_can_be(name):
-    """At this n an operation of probability 1/M is still missing with odds of 1 to 200."""
-    counts = distinct(PLANTED[name].decoder(), [300_000], ["argmax"], generator(1, name))
-    assert counts["argmax", 300_000] == (PLANTED[name].q > 0).sum()
 
 
 @pytest.mark.parametrize("vae", VAES)
@@ -88,7 +82,8 @@ def test_rows_hold_the_trials_and_a_larger_n_continues_a_smaller_one(untrained):
     ns, how = [100, 900], ["categorical", "argmax"]
     rows = coverage(untrained.decoder_B, iter(ns), how=iter(how), trials=3, seed=5)
     assert [(row.decode, row.n) for row in rows] == [(mode, n) for mode in how for n in ns]
-    runs = [distinct(untrained.decoder_B, ns, how, generator(5, "coverage", "", t)) for t in (0, 1, 2)]
+    rngs = [generator(5, "coverage", "", trial) for trial in range(3)]
+    runs = [distinct(untrained.decoder_B, ns, how, rng) for rng in rngs]
     for row in rows:
         x = [run[row.decode, row.n] for run in runs]
         half = 4.302653 * np.std(x, ddof=1) / 3**0.5  # t(0.975, 2) = 4.302653
@@ -105,17 +100,6 @@ def test_seed_and_stream_choose_the_draws(untrained):
 
     assert counts(seed=1) == counts(seed=1) != counts(seed=2)
     assert counts(seed=1, stream="A") != counts(seed=1, stream="B")
-
-
-def test_nothing_asks_for_gradients(untrained):
-    seen = []
-
-    def decoder(z):
-        seen.append((untrained.decoder_A(z).requires_grad, z.shape[1]))
-        return torch.zeros(len(z), T, C)
-
-    coverage(decoder, [10], how=["argmax"], trials=2, seed=0)
-    assert seen == [(False, D)] * 2
 
 
 @pytest.mark.parametrize(
@@ -163,14 +147,3 @@ def test_more_draws_than_were_counted_say_nothing():
     with pytest.raises(InputError, match="n is 501, but argmax coverage from 1000 latents"):
         expected(m, 501, "argmax")
     assert expected(m, 501, "categorical").value > 0
-
-
-def test_diversity_adds_up_and_two_alike_reach_what_twice_as_many_draws_do():
-    a, b = (sharp(UNIFORM, 400_000, seed).counts for seed in (1, 2))
-    for row in diversity(a, b, [100, 10_000, 195_000]):
-        assert row.union == pytest.approx(row.only_a + row.only_b + row.both)
-        assert row.only_a + row.both == pytest.approx(rarefied(a, row.n))
-        assert row.only_b + row.both == pytest.approx(rarefied(b, row.n))
-        for mine, perfect in (("only_a", "only"), ("both", "both"), ("union", "union")):
-            other = getattr(row, f"perfect_{perfect}")
-            assert getattr(row, mine) == pytest.approx(other, rel=1e-3, abs=2)

@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+
 from fluxttice_core.metrics import controls
 from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.disentanglement import dci_completeness, dci_disentanglement, mig
@@ -10,7 +12,6 @@ from fluxttice_core.metrics.reconstruction import posterior
 from fluxttice_core.model.network import D
 from fluxttice_core.model.operations import M, T, all_operations
 from fluxttice_core.model.streams import generator
-from scipy import stats
 
 OPS = all_operations().float()
 MEASURES = (mig, dci_disentanglement, dci_completeness)

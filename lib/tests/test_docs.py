@@ -5,6 +5,7 @@ import subprocess
 import tomllib
 
 import pytest
+
 from fluxttice_core import cli, files
 
 ROOT = files.root()

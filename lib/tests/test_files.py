@@ -1,11 +1,11 @@
-import hashlib
 import json
 import os
 import re
 import subprocess
 
 import pytest
-from fluxttice_core import files
+
+from fluxttice_core import files, params
 from fluxttice_core.errors import InputError
 
 
@@ -17,28 +17,28 @@ def reports(tmp_path, monkeypatch):
 
 def test_sha256_is_over_the_bytes():
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert files.sha256(b"") == empty
-    data = bytes(range(256)) + b"\r\n"
-    assert files.sha256(data) == hashlib.sha256(data).hexdigest()
-    assert files.sha256(b"a\r\n") != files.sha256(b"a\n")
+    assert files.sha256(b"") == empty and files.sha256(b"a\r\n") != files.sha256(b"a\n")
 
 
-def test_runs_of_the_same_second_get_folders_of_their_own(reports):
-    """Twenty runs take far less than the second that their names can tell apart."""
+def test_the_hash_of_the_code_sees_syntax_and_no_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "files.py"))
+    (tmp_path / "model").mkdir()
+    hashes = []
+    for text in ('"""a"""\nx = 1', '"""b"""\nx = 1  # c', "x = 1", "x = 2"):
+        (tmp_path / "model" / "m.py").write_text(text)
+        hashes.append(files.code_hash("model"))
+    assert len(set(hashes[:3])) == 1 and hashes[3] != hashes[0] != files.code_hash("metrics")
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own_dated_in_utc(reports):
+    before = files.utc_now()
     folders = [files.run_folder("", "train") for _ in range(20)]
     assert len(set(folders)) == 20 and all(folder.is_dir() for folder in folders)
-    pattern = re.compile(r"\d{4}-\d\d-\d\d/\d{6}-train(-\d+)?")
     names = [folder.relative_to(reports.resolve()).as_posix() for folder in folders]
-    assert all(pattern.fullmatch(name) for name in names)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d/\d{6}-train(-\d+)?", name) for name in names)
     assert any(name.endswith("-train-2") for name in names)
-
-
-def test_a_new_folder_is_dated_in_utc(reports):
-    before = files.utc_now()
-    folder = files.run_folder("", "x")
     days = {moment.strftime("%Y-%m-%d") for moment in (before, files.utc_now())}
-    assert folder.parent.name in days
-    assert before.utcoffset().total_seconds() == 0
+    assert {name[:10] for name in names} <= days and not before.utcoffset().total_seconds()
 
 
 def test_a_named_folder_is_made_and_what_is_in_it_stays(tmp_path, reports):
@@ -49,67 +49,67 @@ def test_a_named_folder_is_made_and_what_is_in_it_stays(tmp_path, reports):
     assert os.listdir(folder) == ["kept"] and not reports.exists()
 
 
-@pytest.mark.parametrize("run_dir", ["file", "file/below", "/proc/nowhere"])
+@pytest.mark.parametrize("run_dir", ["file", "file/below", "/proc/nowhere", "a\0b", ""])
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, run_dir):
     """A file in its place, or a file system that takes nothing: not even root writes there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLUXTTICE_REPORTS", "/proc/nowhere")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError) as caught:
         files.run_folder(run_dir, "x")
     sentence = str(caught.value)
-    assert run_dir in sentence and "\n" not in sentence and sentence.endswith(".")
-    assert "writable" in sentence
-
-
-def test_a_reports_folder_that_cannot_be_written_is_named(monkeypatch):
-    monkeypatch.setenv("FLUXTTICE_REPORTS", "/proc/nowhere")
-    with pytest.raises(InputError, match="/proc/nowhere"):
-        files.run_folder("", "x")
+    assert (run_dir or "/proc/nowhere") in sentence and "\n" not in sentence
+    assert sentence.endswith(".") and "writable" in sentence
 
 
 def test_json_is_strict_ordered_and_readable(tmp_path):
     path, value = tmp_path / "a.json", {"z": 1, "a": [0.1, None, "Łukasiewicz"]}
     files.write_json(path, value)
-    text = path.read_text(encoding="utf-8")
-    assert json.loads(text) == value
+    text = path.read_text("utf-8")
+    assert files.parse_json(path.read_bytes()) == json.loads(text) == value
     assert text.index('"z"') < text.index('"a"') and "Łukasiewicz" in text
     assert text.endswith("}\n") and "\r" not in text
 
 
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"a": NaN}]', "[" * 100_000, "-Infinity"])
+def test_a_lenient_readers_json_is_refused(text):
+    with pytest.raises(ValueError):
+        files.parse_json(text.encode())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), {1, 2}, object()])
 def test_what_is_no_json_leaves_the_old_file(tmp_path, bad):
-    path = tmp_path / "a.json"
-    files.write_json(path, {"old": 1})
+    files.write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises((ValueError, TypeError)):
-        files.write_json(path, {"new": 1, "bad": bad})
-    assert json.loads(path.read_text()) == {"old": 1}
+        files.write_json(tmp_path / "a.json", {"new": 1, "bad": bad})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_bytes_replace_the_old_file_whole(tmp_path):
+def test_bytes_replace_the_old_file_whole_and_a_reader_never_sees_a_part(tmp_path):
+    """A file opened before the write keeps its content: the new one took its name."""
     path = tmp_path / "a"
     files.write_bytes(path, b"old" * 1000)
-    files.write_bytes(path, b"new\r\n")
-    assert path.read_bytes() == b"new\r\n"
-    assert os.listdir(tmp_path) == ["a"]
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_a_reader_never_sees_a_part(tmp_path):
-    """A file opened before the write keeps the old content: the new one took its name, not its
-    bytes."""
-    path = tmp_path / "a"
-    files.write_bytes(path, b"old")
     with path.open("rb") as reader:
-        files.write_bytes(path, b"newer")
-        assert reader.read() == b"old"
+        files.write_bytes(path, b"new\r\n")
+        assert reader.read() == b"old" * 1000
+    assert path.read_bytes() == b"new\r\n" and path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_failed_write_leaves_no_trace(tmp_path):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
-        files.write_bytes(tmp_path / "folder", b"a file cannot take a folder's name")
-    assert os.listdir(tmp_path) == ["folder"]
+@pytest.mark.parametrize("error", [OSError(28, "no space"), KeyboardInterrupt()])
+def test_a_failed_or_interrupted_write_leaves_no_trace(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    files.write_bytes(tmp_path / "a", b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(type(error)):
+        files.write_bytes(tmp_path / "a", b"new")
+    with pytest.raises(type(error)), files.new_folder(tmp_path / "new") as draft:
+        (draft / "x").write_text("")
+        fail()
+    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
 
 
 def test_a_path_is_found_from_the_working_directory_first(tmp_path, monkeypatch):
@@ -118,29 +118,26 @@ def test_a_path_is_found_from_the_working_directory_first(tmp_path, monkeypatch)
     assert files.find("here").resolve() == (tmp_path / "here").resolve()
     assert files.find(tmp_path / "gone") == tmp_path / "gone"
     assert files.find("gone") == files.root() / "gone"
-
-
-def test_the_repository_holds_the_notebooks():
     assert (files.root() / "notebooks" / "1_train.ipynb").is_file()
 
 
 def test_shown_paths_tell_nothing_of_the_machine(tmp_path):
     inside = files.root() / "reports" / "2025-01-01" / "x"
     assert files.shown(inside) == "reports/2025-01-01/x"
-    outside = tmp_path / "home" / "someone" / "a" / "b.pt"
-    assert files.shown(outside) == "a/b.pt"
+    assert files.shown(tmp_path / "home" / "someone" / "a" / "b.pt") == "a/b.pt"
 
 
-def test_the_commit_is_gits(monkeypatch, tmp_path):
+def test_the_recorded_parameters_are_a_file_that_can_be_run_again(tmp_path):
+    files.record_params(tmp_path, "x", {"seed": 1, "lr": 1e-5, "name": "é", "run_dir": "here"})
+    found = params.read_yaml(tmp_path / "x.params.yaml")
+    assert found == {"seed": 1, "lr": 1e-5, "name": "é"}
+
+
+def test_the_commit_is_gits_and_the_environment_names_what_a_rerun_needs(monkeypatch, tmp_path):
     asked = ["git", "-C", str(files.root()), "rev-parse", "HEAD"]
     done = subprocess.run(asked, capture_output=True, text=True)
     expected = done.stdout.strip() if done.returncode == 0 else None
     assert files.git_commit()["commit"] == expected
     monkeypatch.setenv("PATH", str(tmp_path))  # no git there
     assert files.git_commit() == {"commit": None, "clean": None}
-
-
-def test_the_environment_names_what_a_rerun_needs():
-    record = files.environment()
-    assert {"python", "torch", "numpy", "platform", "threads"} <= record.keys()
-    assert json.dumps(record)
+    assert {"python", "torch", "numpy", "scipy", "platform"} <= files.environment().keys()

@@ -1,6 +1,7 @@
 import itertools
 
 import pytest
+
 from fluxttice_core import files, load, params
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import gates
@@ -26,25 +27,6 @@ def strict():
 
 def measured(low, high):
     return Measured(value=(low + high) / 2, low=low, high=high, n=1, method="planted")
-
-
-@pytest.mark.parametrize(
-    "low, high, said",
-    [
-        (0.91, 0.95, "PASS"),
-        (0.90, 0.95, "PASS"),  # the interval begins at the bound
-        (0.90, 0.90, "PASS"),
-        (0.8999999, 0.95, "ABSTAIN"),
-        (0.85, 0.95, "ABSTAIN"),
-        (0.85, 0.90, "ABSTAIN"),  # it ends at the bound: not the whole of it is below
-        (0.85, 0.8999999, "FAIL"),
-        (0.0, 0.0, "FAIL"),
-    ],
-)
-def test_a_gate_needs_the_whole_interval(low, high, said):
-    """At least 0.9, and mirrored: at most -0.9."""
-    assert judge(measured(low, high), 0.9) == said
-    assert judge(measured(-high, -low), -0.9, upper=True) == said
 
 
 def test_a_gate_passes_exactly_where_the_interval_meets_the_bound():
@@ -94,7 +76,8 @@ def test_every_gate_bounds_a_metric_from_the_side_where_it_is_worse(strict):
     ],
 )
 def test_the_verdict_is_the_worst_of_the_gates(found, said):
-    rows = [Judged(gate="max_rate", vae="A", bound=1, measured=exact(1, 1), verdict=x) for x in found]
+    row = Judged(gate="max_rate", vae="A", bound=1, measured=exact(1, 1), verdict="")
+    rows = [row.model_copy(update={"verdict": one}) for one in found]
     assert verdict(rows) == verdict(rows[::-1]) == said
 
 
@@ -189,7 +172,8 @@ def test_one_training_operation_that_is_lost_fails(monkeypatch, strict):
 
     def encode(x):
         index = index_of(x)
-        return best.encoder("A")(all_operations()[index.where(index != lost, (lost + 1) % M)].float())
+        index = index.where(index != lost, (lost + 1) % M)
+        return best.encoder("A")(all_operations()[index].float())
 
     monkeypatch.setattr(gates, "BOUNDS", BOUNDS[:3])
     model = Functions({"A": encode}, {"A": best.decoder("A")}, best.device)

@@ -2,11 +2,12 @@
 
 import itertools
 import math
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from planted import ends
+
 from fluxttice_core import load
 from fluxttice_core.checkpoints.folder import split_record
 from fluxttice_core.metrics.controls import CONTROLS
@@ -19,14 +20,12 @@ from fluxttice_core.metrics.generalisation import (
     movement,
     noisy_pairs,
     outputs_relabelled,
-    separation,
     worst_kind,
 )
 from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.reconstruction import posterior, right_trits
 from fluxttice_core.model.network import VAES, D, Posterior
 from fluxttice_core.model.operations import M, T, all_operations, index_of, names, split
-from planted import ends
 
 PARTS = split(42)
 UNSEEN = torch.cat([PARTS.val, PARTS.test])
@@ -79,8 +78,8 @@ def test_sparse_and_dense_are_counted_one_by_one():
     found = kinds(hits_at(UNSEEN[::3]), PARTS, seed=0)
     known, hit = set(PARTS.train.tolist()), set(UNSEEN[::3].tolist())
     tables = {i: table for i, table in enumerate(OPS.tolist()) if i not in known}
-    for name, of_kind in (("sparse", lambda zeros: zeros >= 6), ("dense", lambda zeros: zeros == 0)):
-        members = {i for i, table in tables.items() if of_kind(table.count(0))}
+    for name, zeros in (("sparse", range(6, T + 1)), ("dense", [0])):
+        members = {i for i, table in tables.items() if table.count(0) in zeros}
         share = len(members & hit) / len(members)
         assert (found[name].n, ends(found[name])) == (len(members), [share] * 3)
 
@@ -167,38 +166,29 @@ def test_the_seed_decides_what_is_drawn_and_nothing_else():
 # --- Movement: posteriors whose answer is known ---
 
 
-@cache
-def pairs(flips, seed=0):
-    return noisy_pairs(PARTS, flips, seed)
-
-
 @pytest.mark.parametrize("flips", FLIPS)
-def test_the_shift_of_one_hot_codes_is_known(flips):
-    """√flips / E√K, K ~ Binomial(9, 2/3): the intervals hold it."""
+def test_how_far_one_hot_codes_move_is_known(flips):
+    """Shift √flips / E√K, K ~ Binomial(9, 2/3); separation √(2·flips) / σ, with the σ of the clean
+    operation: 0.5, where the noisy one has 50."""
     weights = [math.comb(T, k) * 2**k / M for k in range(T + 1)]
     truth = math.sqrt(flips) / sum(w * math.sqrt(k) for k, w in enumerate(weights))
-    rows = [code_shift(ONE_HOT, *pairs(flips, seed), seed) for seed in range(8)]
-    assert max(abs(row.value - truth) for row in rows) < 0.01
-    assert sum(row.low < truth < row.high for row in rows) >= 6  # fewer: chance of 0.6 %
-    assert code_shift(ONE_HOT, *pairs(flips, 0), 0) == rows[0] != rows[1]
+    logvar = torch.full((M, 1), 2 * math.log(50))
+    logvar[PARTS.train] = 2 * math.log(0.5)
+    found = [movement(Posterior(ONE_HOT, logvar), PARTS, seed) for seed in range(4)]
+    shifts = [rows[f"shift_{flips}"] for rows in found]
+    assert max(abs(row.value - truth) for row in shifts) < 0.01
+    assert sum(row.low < truth < row.high for row in shifts) >= 3 and shifts[0] != shifts[1]
+    for rows in found:
+        assert ends(rows[f"separation_{flips}"]) == pytest.approx(
+            np.full(3, math.sqrt(2 * flips) / 0.5), rel=1e-6
+        )
 
 
 def test_codes_that_scatter_neighbours_have_one_and_constant_codes_are_refused():
     codebook = torch.randn(M, D, generator=torch.Generator().manual_seed(0))
-    row = code_shift(codebook, *pairs(1), seed=0)
+    pairs = noisy_pairs(PARTS, 1, seed=0)
+    row = code_shift(codebook, *pairs, seed=0)
     assert row.low < 1 < row.high
-    for mu in (torch.zeros(M, D), torch.full((M, D), 0.3), 1e-3 * ONE_HOT):
-        row = code_shift(mu, *pairs(1), seed=0)
+    for mu in (torch.full((M, D), 0.3), 1e-3 * ONE_HOT):
+        row = code_shift(mu, *pairs, seed=0)
         assert ends(row) == [None] * 3 and row.method.startswith("refused")
-
-
-@pytest.mark.parametrize("flips", FLIPS)
-def test_the_separation_of_one_hot_codes_is_known(flips):
-    """√(2·flips) / σ, with the σ of the clean operation: 0.5, where the noisy one has 50."""
-    logvar = torch.full((M, 1), 2 * math.log(50))
-    logvar[PARTS.train] = 2 * math.log(0.5)
-    q = Posterior(ONE_HOT, logvar)
-    row, rows = separation(q, *pairs(flips)), movement(q, PARTS, seed=0)
-    assert ends(row) == pytest.approx(np.full(3, math.sqrt(2 * flips) / 0.5), rel=1e-6)
-    assert rows[f"separation_{flips}"] == row
-    assert rows[f"shift_{flips}"] == code_shift(q.mu, *pairs(flips), seed=0)

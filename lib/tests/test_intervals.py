@@ -5,11 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from fluxttice_core.metrics.intervals import clopper_pearson, student_t
-from fluxttice_core.metrics.results import CENSUS, Measured, exact, mean, share
 from planted import ends
 from pydantic import ValidationError
 from scipy import stats
+
+from fluxttice_core.metrics.intervals import clopper_pearson, student_t
+from fluxttice_core.metrics.results import CENSUS, Measured, exact, mean, share
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import integrate, special, stats
+
 from fluxttice_core.checkpoints import folder
 from fluxttice_core.metrics import controls, likelihood, rate
 from fluxttice_core.metrics.adversaries import optimum
@@ -15,7 +17,6 @@ from fluxttice_core.metrics.results import exact
 from fluxttice_core.model.network import D, Posterior
 from fluxttice_core.model.operations import C, M, T, all_operations
 from fluxttice_core.model.streams import generator
-from scipy import integrate, special, stats
 
 CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
 UNIFORM = np.full(M, 1 / M)

@@ -8,6 +8,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_checkpoint import pt
+
 from fluxttice_core import cli
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
@@ -17,9 +21,6 @@ from fluxttice_core.model.lineage import LAYOUTS, Projection, network_of
 from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of
 from fluxttice_core.model.streams import generator
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_checkpoint import pt
 
 MU = all_operations().float()
 

@@ -1,339 +1,261 @@
-import functools
-import itertools
-import json
-import math
-from collections import Counter
+"""The whole measurement of the optimum, whose answers are known, beside planted controls."""
 
-import numpy as np
+import math
+
 import pytest
 import torch
-from fluxttice_core.metrics import codes as latent
-from fluxttice_core.metrics import marginal
-from fluxttice_core.metrics import measurement as measure
-from fluxttice_core.metrics import reconstruction
+from planted import LN3
+
+from fluxttice_core import files, params
+from fluxttice_core.errors import InputError
+from fluxttice_core.metrics import marginal, measurement
+from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM
+from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.metrics.measurement import (
+    MODEL,
+    UNTRAINED,
+    Benchmark,
+    Beside,
+    Results,
+    Row,
+    beside,
     compare,
-    curve,
-    diversity,
-    essentials,
-    headline,
+    measure,
     speed,
 )
-from fluxttice_core.model.network import VAES, DualVAE
-from fluxttice_core.model.operations import C, M, T, split
-from fluxttice_core.params import Benchmark
-from scipy import stats
+from fluxttice_core.metrics.observation import METRICS, metric, names, observe, values
+from fluxttice_core.metrics.rate import least_rate
+from fluxttice_core.metrics.results import Measured, exact
+from fluxttice_core.model.network import HOW, VAES, DualVAE
+from fluxttice_core.model.operations import M, T, split
 
-NS = [100, 1_000]
-SMALL = Benchmark.model_construct(
-    seed=5, split_seed=42, k=2_000, ns=NS, trials=3, untrained_seed=1_000, speed_repeats=3
-)
+NS = [1_000, 5_000]
+P = Benchmark(
+    seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=FEWEST,
+    untrained_seed=1_000, ns=NS, trials=5, speed_repeats=3,
+)  # fmt: skip
+
+
+def row(network, vae, *interval, seed=0, name="information", **others):
+    """One VAE whose metric `name` has this (low, high), or None where it was refused."""
+    low, high = interval[0] if interval[0] else (None, None)
+    value = None if low is None else (low + high) / 2
+    found = {name: Measured(value=value, low=low, high=high, n=1, method="planted"), **others}
+    return Row(network=network, seed=seed, vae=vae, k=1, values=found)
+
+
+def planted_beside(code, **key):
+    """Every control and the optimum, all of whose values are 0."""
+    found = dict.fromkeys(names(NS), exact(0.0, 1))
+    rows = [
+        Row(network=name, seed=1_000, vae=vae, k=FEWEST, values=found)
+        for name in (OPTIMUM, *CONTROLS)
+        for vae in VAES
+    ]
+    key = {"seed": 5, "split_seed": 42, "untrained_seed": 1_000, "ns": NS, "trials": 5, **key}
+    return Beside(code=code, key=key, created_utc="then", environment={}, rows=rows)
+
+
+# --- The whole, of the optimum ---
 
 
 @pytest.fixture(scope="module")
-def whole():
-    """Everything that is measured of fresh weights, and the steps it reported; small."""
+def whole(tmp_path_factory):
+    """By two workers, with stored controls; and the steps it reported."""
+    path, steps = tmp_path_factory.mktemp("beside") / "controls.json", []
+    path.write_bytes(planted_beside(files.code_hash("model", "metrics")).to_json())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latent, "aggregate_kl", functools.partial(latent.aggregate_kl, n=20))
-        patch.setattr(reconstruction, "SCALES", (0.0, 2.0))
-        patch.setattr(measure, "UNTRAINED_SEEDS", 2)
-        patch.setattr(marginal, "FEWEST", 2_000)
-        steps = []
-        return measure.measure(DualVAE.fresh(8), SMALL, steps.append), steps
+        patch.setattr(measurement, "beside_path", lambda: path)
+        return measure(optimum(), P, steps.append), steps
 
 
-def certain(counts):
-    """The marginal of a decoder that is certain of its operations: `counts` (GROUPS, M)."""
-    return marginal.Marginal(counts.astype(float), counts, np.zeros(20), int(counts.sum()))
-
-
-def drawn(operations, k, seed):
-    p = np.bincount(operations, minlength=M) / len(operations)
-    return certain(np.random.default_rng(seed).multinomial(k // 20, p, size=20))
-
-
-# --- The whole ---
-
-
-def test_the_measurement_has_every_part(whole):
+def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(whole):
     results, steps = whole
-    parts = {"A", "B", "untrained_A", "untrained_B"}
-    assert parts | {"controls", "comparison", "diversity", "perfect"} <= results.keys()
-    for name in parts:
-        row = results[name]
-        assert row["k"] == 2_000
-        assert [(r["decode"], r["n"]) for r in row["expected_coverage"]] == [
-            (how, n) for how in ("argmax", "categorical") for n in NS
-        ]
-        assert {(r["decode"], r["n"], r["trials"]) for r in row["coverage"]} == {
-            (how, n, 3) for how in ("argmax", "categorical", "expectation") for n in NS
-        }
-        assert row["exact_match"].keys() == {"train", "val", "test"}
-        for code in ("mean", "sample"):
-            sizes = {part: r["n"] for part, r in row["reconstruction"][code].items()}
-            assert sizes == {"train": 15_746, "val": 1_968, "test": 1_969}
-        assert len(row["kl_nats_by_dimension"]) == 16
-        assert {how: len(rows) for how, rows in row["hardest"].items()} == {
-            "argmax": 10,
-            "categorical": 10,
-        }
-    assert len(steps) == 5 and all(isinstance(step, str) for step in steps)
+    ours = results.of(MODEL)
+    assert list(ours) == list(VAES) and list(results.of(UNTRAINED)) == list(VAES)
+    for found in ours.values():
+        assert list(found.values) == names(NS) and (found.k, found.seed) == (FEWEST, None)
+        drawn = [(x.decode, x.n) for x in found.drawings.coverage]
+        assert drawn == [(how, n) for how in HOW for n in NS]
+        assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
+    assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 5
+    assert len(results.comparison) == 2 * len(names(NS))
+    assert results.noise_floor == marginal.noise_floor(FEWEST, 5)
+    assert [x.n for x in results.diversity] == NS and len(steps) == 5
+    assert Results.model_validate_json(results.to_json()) == results
 
 
-def test_the_measurement_is_json_without_nan(whole):
-    text = json.dumps(whole[0], allow_nan=False)
-    assert json.loads(text) == whole[0]
+SHARES = {
+    "exact_match": 0, "exact_match_worst_kind": 0, "exact_match_test": 0, "cell_connection": 0,
+    "exact_match_sampled": 3e-4, "exact_match_test_sampled": 3e-4, "dci": 1e-9,
+    "argmax_entropy": 1e-4, "argmax_coverage_1000": 1e-5, "argmax_coverage_5000": 1e-3,
+    "categorical_coverage_1000": 1e-4, "categorical_coverage_5000": 1e-3,
+    "effective_support": 2e-3, "inverse_simpson": 2e-3, "information": 2e-3,
+    "information_common_scale": 0.2, "prior_norm_share": 1e-3,
+}  # fmt: skip
+TRUTHS = {
+    **{name: (1.0, within) for name, within in SHARES.items()},
+    "rate": (17.1403, 1e-4),
+    "least_rate": (17.14, 0.5),
+    "mig": (1.0, 1e-9),
+    "kl_uniform": (0, 1e-3),
+    "nll": (math.log(M), 2e-3),
+    "kl_uniform_p": (0, 2e-3),
+    "bits_per_trit": (math.log2(3), 1e-3),
+    "mutual_information": (math.log(M), 0.05),
+    "aggregate_kl": (17.14 - math.log(M), 0.6),
+    "active_units": (T, 0),
+    "latent_entropy": (T * LN3 / 16, 1e-6),
+    "hamming_correlation": (0.614, 0.01),
+}
 
 
-def test_sampled_and_expected_coverage_agree(whole):
-    """Two ways to one number: drawing, and the exact marginal."""
-    for name in ("A", "B", "untrained_A", "untrained_B"):
-        expected = {(r["decode"], r["n"]): r for r in whole[0][name]["expected_coverage"]}
-        for row in whole[0][name]["coverage"]:
-            if row["decode"] == "expectation":
-                continue
-            other = expected[row["decode"], row["n"]]
-            wide = other["ci95"][1] - other["ci95"][0]
-            assert abs(row["unique"] - other["value"]) < wide + 2.5 * row["unique"] ** 0.5
+@pytest.mark.parametrize("vae", VAES)
+def test_the_optimum_has_the_best_of_every_metric(whole, vae):
+    """By hand, but for the ELBO, whose distortion weighs rare errors by their logits."""
+    found = whole[0].of(MODEL)[vae].values
+    assert found.keys() == TRUTHS.keys() | {"elbo", "posterior_gap"}
+    wrong = {k: found[k] for k, (x, within) in TRUTHS.items() if abs(found[k].value - x) > within}
+    assert wrong == {}
+    elbo, gap = found["elbo"].value, found["posterior_gap"].value
+    assert elbo < -found["rate"].value and gap == pytest.approx(-found["nll"].value - elbo)
 
 
-def test_controls_stand_beside_each_vae(whole):
-    rows, seeds = whole[0]["controls"], [1_000, 1_001]
-    expected = [(start, seed) for start in ("untrained", "random linear") for seed in seeds]
-    expected += [("collapsed", 5), ("uniform", 5)]
-    found = [(row["control"], row["seed"], row["vae"]) for row in rows]
-    assert found == [(*one, vae) for one in expected for vae in VAES]
-    assert measure.UNTRAINED_SEEDS == 5
-    for row in rows:
-        assert row["k"] == 2_000
-    values = {row["information_nats"]["value"] for row in rows[:8]}
-    assert len(values) == 8  # each seed and VAE has a stream and weights of its own
+@pytest.mark.parametrize("vae", VAES)
+def test_drawn_and_expected_coverage_agree(whole, vae):
+    found = whole[0].of(MODEL)[vae]
+    for drawn in found.drawings.coverage:
+        if drawn.decode != "expectation":
+            expected = found.values[f"{drawn.decode}_coverage_{drawn.n}"]
+            assert drawn.of_ceiling.value == pytest.approx(expected.value, abs=0.01)
 
 
-def test_the_same_parameters_give_the_same_numbers(whole):
-    """Both VAEs of the model and the comparison, to the last digit."""
-    parts, model = split(42), DualVAE.fresh(8)
-    for vae in VAES:
-        m = marginal.marginal(model.decoder(vae), 2_000, 5, vae)
-        q = reconstruction.posterior(model, vae)
-        again = essentials(model, vae, m, q, parts, 5, NS)
-        del again["aggregate_kl_nats"]  # from fewer codes in `whole`
-        assert again == {key: whole[0][vae][key] for key in again}
-        other = essentials(model, vae, m, q, parts, 6, NS)
-        assert other["reconstruction"]["mean"] == again["reconstruction"]["mean"]
-        assert other["reconstruction"]["sample"] != again["reconstruction"]["sample"]
-        assert other["hamming_correlation"] != again["hamming_correlation"]
-    rows = compare({vae: whole[0][vae] for vae in VAES}, whole[0]["controls"])
-    assert rows == whole[0]["comparison"]
+def test_workers_and_order_change_no_figure_and_measuring_no_weight(whole):
+    model, state = optimum(), torch.get_rng_state()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    wanted = ["cell_connection", "mutual_information", "exact_match_sampled", "argmax_entropy"]
+    again = values(observe(model, "A", FEWEST, 5), split(42), wanted)
+    assert again == {name: whole[0].of(MODEL)["A"].values[name] for name in wanted}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+    other = values(observe(model, "A", FEWEST, 6), split(42), wanted[1:2])
+    assert other != {"mutual_information": again["mutual_information"]}
 
 
-def test_fresh_weights_do_not_beat_fresh_weights(whole):
-    assert not any(row["discriminates"] for row in whole[0]["comparison"])
-    assert {row["vae"] for row in whole[0]["comparison"]} == set(VAES)
+def test_where_every_sample_comes_back_the_least_rate_is_told_at_the_lower_end():
+    model = optimum()
+    model.encoder_A.fc_logvar.weight.data.zero_()
+    model.encoder_A.fc_logvar.bias.data.fill_(-20)
+    found = values(observe(model, "A", 20, 1), split(42), ["exact_match_sampled", "least_rate"])
+    sampled, told = found.values()
+    assert sampled.value == 1 and told.value == pytest.approx(least_rate(sampled.low))
 
 
-def test_the_perfect_generators_noise_stands_beside_the_hardest(whole):
-    assert whole[0]["perfect"]["min_p_times_m"] == marginal.noise_floor(2_000, 5) == [0, 0]
-    for name in ("A", "B", "untrained_A", "untrained_B"):
-        assert whole[0][name]["min_p_times_m"]["argmax"] == 0 < M
-        assert 0 < whole[0][name]["min_p_times_m"]["categorical"] < 1
+# --- Names ---
 
 
-def test_essentials_of_a_perfect_model(perfect_model):
-    """Its codes are ±1 and 0, here with deviation 0.3, and it cuts them at ±0.4307."""
-    survive = (2 * stats.norm.cdf(0.5693 / 0.3) + 1 - 2 * stats.norm.cdf(-0.4307 / 0.3)) / 3
-    for vae in VAES:
-        perfect_model.encoder(vae).fc_logvar.bias.data[:T] = 2 * math.log(0.3)
-        m = marginal.marginal(perfect_model.decoder(vae), marginal.FEWEST, 1, vae)
-        q = reconstruction.posterior(perfect_model, vae)
-        row = essentials(perfect_model, vae, m, q, split(), 1, [50_000])
-        assert row["exact_match"] == {"train": 1, "val": 1, "test": 1}
-        assert row["reconstruction"]["mean"]["test"]["share"] == 1
-        sampled = row["reconstruction"]["sample"]["test"]["share"]
-        assert sampled == pytest.approx(survive**T, abs=5 * 0.5 / 1_969**0.5)
-        assert row["information_nats"]["share"] > 0.998
-        assert row["active_units"] == T
-        assert row["latent_entropy_nats"] == pytest.approx(T * math.log(3) / 16)
-        [argmax, categorical] = row["expected_coverage"]
-        assert argmax["of_ceiling"] > 0.999 and categorical["of_ceiling"] > 0.999
-        assert row["hamming_correlation"]["value"] > 0.5
+def test_names_are_those_of_metrics_with_every_n():
+    found = names([10, 70])
+    assert len(found) == len(METRICS) + 2 and {"argmax_coverage_70", "nll"} < set(found)
+    for name in found:
+        entry = metric(name)
+        assert entry.better in (-1, 0, 1) and "{" not in entry.title
+        assert entry.unit in ("share", "nats", "number", "count")
+    assert metric("argmax_coverage_70").title == "argmax coverage at N = 70, of ceiling"
 
 
-# --- The curve ---
+# --- The stored controls ---
 
 
-def test_the_curve_runs_from_one_to_ten_million():
-    m = drawn(np.arange(0, M, 3), 2_000, 1)
-    rows = curve(m)
-    assert rows[0]["n"] == 1 and rows[-1]["n"] == 10**7
-    assert all(a["n"] < b["n"] for a, b in itertools.pairwise(rows))
-    for row in rows:
-        n = row["n"]
-        assert row["ceiling"] == pytest.approx(M - M * (1 - 1 / M) ** n)
-        assert row["categorical"] == pytest.approx((1 - (1 - m.counts / 2_000) ** n).sum())
-        if n > 2_000:
-            assert row["argmax"] is None
-            continue
-        every, counts = math.comb(2_000, n), Counter(m.counts.tolist())
-        missed = sum(f * (math.comb(2_000 - c, n) / every) for c, f in counts.items())
-        assert row["argmax"] == pytest.approx(M - missed, abs=1e-3)
+@pytest.mark.parametrize(
+    "change", [{}, {"code": "of before"}, {"seed": 6}, {"ns": [1_000]}, {"trials": 6}]
+)
+def test_stored_controls_are_those_of_this_code_and_these_parameters(monkeypatch, tmp_path, change):
+    """Else they are measured now: every control from every seed, and the optimum, of each VAE."""
+    path, said = tmp_path / "controls.json", []
+    monkeypatch.setattr(measurement, "beside_path", lambda: path)
+    jobs = []
+    monkeypatch.setattr(measurement.parallel, "each", lambda all_of, _: jobs.extend(all_of) or [])
+    code = change.pop("code", files.code_hash("model", "metrics"))
+    stored = planted_beside(code, **change)
+    path.write_bytes(stored.to_json())
+    found = beside(P, said.append)
+    if stored.key == planted_beside("").key and code == files.code_hash("model", "metrics"):
+        assert found == stored and not said and not jobs
+        return
+    assert "measuring the controls now" in said[0] and found.rows == []
+    networks = [(OPTIMUM, 1_000)]
+    networks += [(name, 1_000 + i) for name, kind in CONTROLS.items() for i in range(kind.seeds)]
+    assert {job.arguments[:3] for job in jobs} == {(*one, vae) for one in networks for vae in VAES}
+    assert len(jobs) == 2 * 13 and found.key == planted_beside("").key
 
 
 # --- The comparison, on planted rows ---
 
 
-def planted(value, low, high):
-    """A result in which every metric has this value and this interval."""
-    estimate = {"value": value, "ci95": [low, high]}
-    share = {"share": value, "ci95": [low, high]}
-    return {
-        "information_nats": {**estimate},
-        "expected_coverage": [{"decode": "argmax", "n": 10, **estimate}],
-        "reconstruction": {"mean": {"test": share}, "sample": {"test": share}},
-        "latent_entropy_nats": value,
-        "active_units": value,
-        "hamming_correlation": estimate,
-        "argmax_entropy_nats": estimate,
-        "kl_uniform_nats": estimate,
-        "aggregate_kl_nats": estimate,
-    }
+@pytest.mark.parametrize(
+    "name, ours, theirs, better",
+    [
+        ("information", (4, 6), [(1, 3)], True),
+        ("information", (4, 6), [(2, 3.99)], True),
+        ("information", (4, 6), [(2, 4)], False),  # they touch
+        ("information", (4, 6), [(2, 4.5)], False),  # they overlap
+        ("information", (4, 6), [(4.8, 5.1)], False),  # one inside the other
+        ("information", (4, 6), [(7, 9)], False),  # noise wins
+        ("information", (4, 6), [(1, 3), (3, 5)], False),  # one seed of two overlaps
+        ("information", (4, 6), [(1, 3), None], True),  # one has no value
+        ("information", (4, 6), [None], False),  # beside nothing, nothing is shown
+        ("information", None, [(1, 3)], False),
+        ("nll", (1, 3), [(4, 6)], True),  # of nats less is better
+        ("nll", (2, 4), [(4, 6)], False),
+        ("nll", (7, 7), [(4, 6)], False),
+        ("rate", (1, 3), [(4, 6)], False),  # neither is better
+        ("rate", (7, 9), [(4, 6)], False),
+    ],
+)
+def test_a_metric_discriminates_where_the_whole_interval_is_better(name, ours, theirs, better):
+    others = [row("untrained", "A", x, seed=i, name=name) for i, x in enumerate(theirs)]
+    others += [row(OPTIMUM, "A", (8, 8), name=name), row("uniform", "B", (9, 9), name=name)]
+    [found] = compare([row(MODEL, "A", ours, name=name)], others)
+    assert found.discriminates is better and found.best.value == 8
+    there = [x for x in theirs if x]
+    hull = (min(low for low, _ in there), max(high for _, high in there)) if there else None
+    assert found.controls == ({"untrained": hull} if there else {})
 
 
-def control(name, vae, *bounds):
-    return {"control": name, "vae": vae, **planted(*bounds)}
+def test_every_control_must_be_beaten_and_each_vae_by_its_own():
+    ours = [row(MODEL, vae, (4, 6)) for vae in VAES]
+    others = [row(OPTIMUM, vae, (8, 8)) for vae in VAES]
+    others += [row(name, vae, (1, 3)) for name in CONTROLS for vae in VAES]
+    assert [x.discriminates for x in compare(ours, others)] == [True, True]
+    others[-1] = row("uniform", "B", (5, 5))
+    assert [(x.vae, x.discriminates) for x in compare(ours, others)] == [("A", True), ("B", False)]
+
+
+# --- Parameters and speed ---
 
 
 @pytest.mark.parametrize(
-    "ours, theirs, better",
+    "change, words",
     [
-        ((5, 4, 6), [(2, 1, 3)], True),
-        ((5, 4, 6), [(3, 2, 3.99)], True),
-        ((5, 4, 6), [(3, 2, 4)], False),  # they touch
-        ((5, 4, 6), [(3, 2, 4.5)], False),  # they overlap
-        ((5, 4, 6), [(4.9, 4.8, 5.1)], False),  # one inside the other
-        ((5, 4, 6), [(8, 7, 9)], False),  # noise wins
-        ((5, 4, 6), [(2, 1, 3), (4, 3, 5)], False),  # one seed of two overlaps
-        ((5, 4, 6), [(2, 1, 3), (1, 0, 2)], True),
-        ((math.nan, math.nan, math.nan), [(2, 1, 3)], False),
+        ({"k": FEWEST - 20}, "k "),
+        ({"k": FEWEST + 1}, "k "),
+        ({"ns": []}, "ns "),
+        ({"ns": [195_001]}, "ns"),
+        ({"trials": 4}, "trials "),
     ],
 )
-def test_a_metric_discriminates_when_the_whole_interval_is_above(ours, theirs, better):
-    rows = [control("untrained", "A", *bounds) for bounds in theirs]
-    table = compare({"A": planted(*ours)}, [*rows, control("uniform", "A", 0, 0, 0)])
-    row = next(row for row in table if row["metric"].startswith("information"))
-    assert row["discriminates"] is better
-    lows, highs = [b[1] for b in theirs], [b[2] for b in theirs]
-    limit = 9 * math.log(3)
-    assert row["untrained"] == pytest.approx([min(lows) / limit, max(highs) / limit])
-    assert row["uniform"] == [0, 0]
-
-
-def test_of_a_divergence_less_is_better():
-    rows = [control("untrained", "A", 5, 4, 6), control("uniform", "A", 9, 9, 9)]
-    for bounds, better in (((2, 1, 3), True), ((3, 2, 4), False), ((7, 7, 7), False)):
-        table = {row["metric"]: row for row in compare({"A": planted(*bounds)}, rows)}
-        for metric in ("KL(P ‖ uniform), nats", "KL(aggregate posterior ‖ prior), nats"):
-            assert table[metric]["discriminates"] is better
-        assert not table["active units"]["discriminates"]
-
-
-def test_every_control_must_be_beaten():
-    """Above the untrained and the collapsed one, but not above the uniform sampler."""
-    rows = [control("untrained", "A", 1, 1, 1), control("collapsed", "A", 0, 0, 0)]
-    ours = {"A": planted(5, 4, 6)}
-    assert won(compare(ours, rows)) == {True}
-    rows.append(control("uniform", "A", 5, 5, 5))
-    assert won(compare(ours, rows)[:-5]) == {False}
-
-
-def won(table):
-    """The verdicts of the metrics of which more is better."""
-    return {r["discriminates"] for r in table if r["metric"] not in measure.SMALLER_IS_BETTER}
-
-
-def test_without_a_control_nothing_discriminates():
-    rows = [control("untrained", "A", 1, 1, 1)]
-    assert not any(row["discriminates"] for row in compare({"B": planted(5, 4, 6)}, rows))
-
-
-def test_a_vae_is_compared_with_controls_of_its_own_kind():
-    rows = [control("untrained", "A", 1, 1, 1), control("untrained", "B", 9, 9, 9)]
-    table = compare({"A": planted(5, 4, 6), "B": planted(5, 4, 6)}, rows)
-    for vae, better in (("A", {True}), ("B", {False})):
-        assert won([row for row in table if row["vae"] == vae]) == better
-
-
-def test_headline_is_in_shares_where_there_is_a_limit():
-    values = headline(planted(3.0, 2.0, 4.0))
-    limit, ceiling = 9 * math.log(3), M - M * (1 - 1 / M) ** 10
-    assert values["information, share of 9·ln 3"] == pytest.approx([x / limit for x in (3, 2, 4)])
-    assert values["argmax coverage at N = 10, of ceiling"] == pytest.approx(
-        [x / ceiling for x in (3, 2, 4)]
-    )
-    for name in ("exact match on test, posterior mean", "Hamming correlation of codes"):
-        assert values[name] == pytest.approx([3, 2, 4])
-    for name in ("latent entropy, nats", "active units"):
-        assert values[name] == (3, 3, 3)
-
-
-# --- Diversity ---
-
-
-def test_diversity_of_disjoint_halves():
-    """A makes trit 8 = -1, B the other two: nothing is shared, whatever n."""
-    a, b = drawn(np.arange(C**8), 200_000, 1), drawn(np.arange(C**8, M), 200_000, 2)
-    for row in diversity(a, b, [1_000, 190_000]):
-        n = row["n"]
-        first, second = C**8 * (1 - (1 - 1 / C**8) ** n), 2 * C**8 * (1 - (1 - 0.5 / C**8) ** n)
-        assert row["both"] == pytest.approx(0, abs=1e-2)
-        assert row["only_a"] == pytest.approx(first, rel=0.005)
-        assert row["only_b"] == pytest.approx(second, rel=0.005)
-        assert row["union"] == pytest.approx(first + second, rel=0.005)
-
-
-def test_diversity_of_two_that_are_alike():
-    """Two independent uniform generators: the union is what twice as many draws reach."""
-    a, b = drawn(np.arange(M), 60_000, 1), drawn(np.arange(M), 60_000, 2)
-    [row] = diversity(a, b, [10_000])
-    reach = 1 - (1 - 1 / M) ** 10_000
-    assert row["both"] == pytest.approx(M * reach**2, rel=0.02)
-    assert row["union"] == pytest.approx(M - M * (1 - 1 / M) ** 20_000, rel=0.01)
-    assert row["only_a"] == pytest.approx(row["only_b"], rel=0.02)
-    for mine, key in (("only_a", "only"), ("both", "both"), ("union", "union")):
-        assert row[mine] == pytest.approx(row["perfect"][key], rel=0.02)
-
-
-def test_diversity_adds_up():
-    a, b = drawn(np.arange(9_000), 20_000, 1), drawn(np.arange(6_000, M), 20_000, 2)
-    for row in diversity(a, b, [100, 19_000]):
-        union = row["only_a"] + row["only_b"] + row["both"]
-        assert row["union"] == pytest.approx(union)
-        assert row["only_a"] + row["both"] == pytest.approx(marginal.rarefied(a.counts, row["n"]))
-        assert row["only_b"] + row["both"] == pytest.approx(marginal.rarefied(b.counts, row["n"]))
-
-
-# --- Speed ---
-
-
-def test_speed_counts_operations_a_second(untrained):
-    row = speed(untrained, "A", repeats=3, seed=1, n=13_000)
-    assert (row["n"], row["repeats"]) == (13_000, 3)
-    assert 1e3 < row["low"] <= row["median"] <= row["high"] < 1e10
+def test_parameters_that_cannot_give_a_figure_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        params.check(Benchmark, {**P.model_dump(), **change}, "test")
 
 
 def test_speed_is_measured_over_all_it_says(untrained, monkeypatch):
+    found = speed(untrained, "A", repeats=3, seed=1, n=1_300)
+    assert (found.n, found.repeats) == (1_300, 3)
+    assert 1e2 < found.low <= found.median <= found.high < 1e10
     sizes = []
     monkeypatch.setattr(DualVAE, "sample", lambda _self, n, *_args, **_kwargs: sizes.append(n))
     speed(untrained, "A", repeats=2, seed=1)
     assert sum(sizes) == 2 * 195_000 and max(sizes) <= 20_000
-
-
-def test_measuring_leaves_the_weights_and_the_global_stream(perfect_model):
-    before = {key: value.clone() for key, value in perfect_model.state_dict().items()}
-    state = torch.get_rng_state()
-    m = marginal.marginal(perfect_model.decoder_A, 200, 1)
-    q = reconstruction.posterior(perfect_model, "A")
-    essentials(perfect_model, "A", m, q, split(), 1, [100])
-    assert torch.equal(torch.get_rng_state(), state)
-    after = perfect_model.state_dict()
-    assert all(torch.equal(after[key], value) for key, value in before.items())

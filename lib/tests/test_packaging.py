@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
 from fluxttice_core import files
 
 ROOT = files.root()

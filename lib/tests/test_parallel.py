@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fluxttice_core import parallel
 from fluxttice_core.errors import InputError
 from fluxttice_core.parallel import Job

@@ -1,104 +1,113 @@
-"""The main job and the command line, from the outside where that is what a user meets."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""The main job: everything is checked before anything runs, and what is incomplete is no report."""
 
 import nbformat
 import pytest
-from fluxttice_core import cli
-from fluxttice_core import files
-from fluxttice_core.report import records
-from fluxttice_core.report import job as report
-from fluxttice_core.errors import InputError
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from fluxttice_core import cli, files
+from fluxttice_core.report import job
 
 ROOT = files.root()
-DEFAULTS = ("params/train.yaml", "params/benchmark.yaml", "params/certify.yaml")
+ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
+PICTURE = new_output("display_data", {"image/png": "aGk="})
 
 
-def notebook(*sources: str) -> nbformat.NotebookNode:
-    cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    return nbformat.v4.new_notebook(cells=cells)
-
-
-def saved(path, *cells) -> None:
-    book = notebook(*(["1 + 1"] * len(cells)))
-    for cell, (count, outputs) in zip(book.cells, cells, strict=True):
-        cell.execution_count, cell.outputs = count, outputs
+def written(path, *cells, **metadata):
+    code = [new_code_cell(s, execution_count=n, outputs=out) for s, n, out in cells]
+    book = new_notebook(cells=code, metadata=metadata)
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    book.cells[0].metadata["tags"] = ["parameters"]
+    path.parent.mkdir(exist_ok=True)
     nbformat.write(book, path)
-
-
-ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+    return path
 
 
 @pytest.mark.parametrize(
-    ("cells", "reason"),
+    ("cells", "metadata", "reason"),
     [
-        ([(1, []), (2, [])], ""),
-        ([(1, []), (None, [])], "cell 1 was not executed"),
-        ([(1, [ERROR])], "cell 0 shows an error"),
+        ([("1", 1, []), ("2", 2, [PICTURE])], {}, ""),
+        ([("1", 1, []), ("2", None, [])], {}, "cell 1 was not executed"),
+        ([("1", 1, [ERROR])], {}, "cell 0 shows an error"),
+        ([("1", 1, [])], {"papermill": {"exception": True}}, "papermill noted an exception"),
     ],
 )
-def test_a_report_is_valid_only_if_every_cell_ran_without_an_error(tmp_path, cells, reason):
-    saved(tmp_path / "x.ipynb", *cells)
-    assert (
-        reason in report.incomplete(tmp_path / "x.ipynb")
-        if reason
-        else not report.incomplete(tmp_path / "x.ipynb")
-    )
-
-
-def test_a_report_with_papermills_exception_flag_is_refused(tmp_path):
-    saved(tmp_path / "x.ipynb", (1, []))
-    book = nbformat.read(tmp_path / "x.ipynb", as_version=4)
-    book.metadata["papermill"] = {"exception": True}
-    nbformat.write(book, tmp_path / "x.ipynb")
-    assert "exception" in report.incomplete(tmp_path / "x.ipynb")
+def test_a_report_is_valid_only_if_every_cell_ran_without_an_error(
+    tmp_path, cells, metadata, reason
+):
+    said = job.incomplete(written(tmp_path / "x.ipynb", *cells, **metadata))
+    assert reason in said and bool(said) == bool(reason)
 
 
 def test_the_exported_page_needs_no_network(tmp_path):
-    saved(tmp_path / "x.ipynb", (1, []))
-    html = report.export_html(tmp_path / "x.ipynb").read_text(encoding="utf-8")
-    assert "<script src=" not in html and 'src="http' not in html and "@import url(" not in html
+    path = written(tmp_path / "x.ipynb", ("print('here')", 1, [PICTURE]))
+    html = job.export_html(path).read_text("utf-8")
+    assert "here" in html and "data:image/png;base64,aGk=" in html
+    for reference in ("<script src=", 'src="http', '<link rel="stylesheet"', "@import url("):
+        assert reference not in html
+
+
+@pytest.fixture
+def reports(tmp_path, monkeypatch):
+    """No job below begins: nothing is written, and no notebook starts."""
+    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setattr(job, "execute", None)
+    yield tmp_path / "reports"
+    assert not (tmp_path / "reports").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("step", "change", "sentence"),
     [
-        ("epochs: -1", "epochs should be greater"),
-        ("epochs: 0", "epochs should be greater"),
-        ("batch_size: -4", "batch_size should be greater"),
-        ("epochz: 3", "unknown parameter epochz; did you mean epochs?"),
-        ("lr: fast", "lr must be a number"),
-        ("recipe: v6", "recipe is 'v6'"),
-        ("run_dir: elsewhere", "run_dir is set"),
+        ("train", "epochs: 0", "epochs should be greater"),
+        ("train", "epochz: 3", "unknown parameter epochz; did you mean epochs?"),
+        ("train", "recipe: v6", "recipe is 'v6'"),
+        ("train", "run_dir: elsewhere", "run_dir is set"),
+        ("benchmark", "trials: 1", "trials should be greater"),
+        ("benchmark", "checkpoint: mine", "checkpoint is set, but here it is the run's own"),
+        ("certify", "min_exact_match: high", "min_exact_match must be a number"),
     ],
 )
-def test_bad_parameters_stop_the_job(tmp_path, capsys, monkeypatch, change, sentence):
-    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
+def test_bad_parameters_of_any_step_stop_the_job(tmp_path, capsys, reports, step, change, sentence):
     name = change.split(":")[0]
-    lines = (ROOT / "params/train.yaml").read_text(encoding="utf-8").splitlines()
-    bad = tmp_path / "bad.yaml"
-    bad.write_text(
-        "\n".join([line for line in lines if not line.startswith(f"{name}:")] + [change])
-    )
-    assert cli.main(["report", "--train", str(bad)]) == 1
-    message = capsys.readouterr().err
-    assert sentence in message and message.count("\n") == 1 and "Traceback" not in message
-    assert not (tmp_path / "reports").exists()
+    lines = (ROOT / f"params/{step}.yaml").read_text("utf-8").splitlines()
+    kept = [line for line in lines if not line.startswith(f"{name}:")]
+    (tmp_path / "bad.yaml").write_text("\n".join([*kept, change]))
+    assert cli.main(["report", f"--{step}", str(tmp_path / "bad.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said and "bad.yaml" in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--train", "--benchmark", "--certify"])
-def test_a_parameter_file_that_is_not_there_is_named(capsys, option):
-    assert cli.main(["report", option, "params/nowhere.yaml"]) == 1
-    assert "No parameter file at" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        *[([f"--{step}", "nowhere.yaml"], "No parameter file at") for step in job.NOTEBOOKS],
+        *[(["--checkpoint", path], "No checkpoint at") for path in ("no.pt", "x" * 400, "a\0b")],
+    ],
+)
+def test_what_is_not_there_is_named(capsys, reports, words, sentence):
+    assert cli.main(["report", *words]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
 
 
-def test_a_checkpoint_that_is_not_there_is_named_first(capsys, tmp_path, monkeypatch):
+def test_the_steps_share_a_folder_and_what_is_named_is_measured_alone(
+    tmp_path, monkeypatch, capsys, saved
+):
     monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
-    assert cli.main(["report", "--checkpoint", "nowhere.pt"]) == 1
-    assert "No checkpoint at nowhere.pt" in capsys.readouterr().err
-    assert not (tmp_path / "reports").exists()
+    ran = []
+    monkeypatch.setattr(job, "execute", lambda *words: ran.append(words))
+    assert cli.main(["report", "--name", "mine"]) == 0
+    assert [notebook for notebook, _, _ in ran] == ["1_train", "2_benchmark", "3_certify"]
+    [folder] = (tmp_path / "reports").glob("*/*-mine")
+    for notebook, values, run_dir in ran:
+        assert run_dir == values["run_dir"] == str(folder)
+        assert notebook == "1_train" or values["checkpoint"] == str(folder / "checkpoint")
+    assert str(folder.name) in capsys.readouterr().out
+    ran.clear()
+    assert cli.main(["report", "--checkpoint", str(saved)]) == 0
+    assert [(name, p["checkpoint"]) for name, p, _ in ran] == [
+        ("2_benchmark", str(saved)), ("3_certify", str(saved)),
+    ]  # fmt: skip
 
 
 def test_an_unwritable_reports_folder_is_one_sentence(capsys, tmp_path, monkeypatch):
@@ -108,40 +117,26 @@ def test_an_unwritable_reports_folder_is_one_sentence(capsys, tmp_path, monkeypa
     assert "Cannot write a report in" in capsys.readouterr().err
 
 
-def test_a_step_leaves_its_notebook_and_page_and_a_failed_one_too(tmp_path, monkeypatch):
+def test_a_step_leaves_its_page_a_failed_one_too_and_an_interrupted_one_nothing(
+    tmp_path, monkeypatch, capsys
+):
     """Two real papermill runs, of notebooks of one cell."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path)
-    good, bad = (
-        notebook("# parameters\nseed = 1", "print(seed)"),
-        notebook("assert 1 == 2, 'too low'"),
-    )
-    for name, book in (("good", good), ("bad", bad)):
-        book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
-        nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
-    report.execute("good", {"seed": 3}, "run")
-    with pytest.raises(report.StepFailed, match="bad stopped: AssertionError: too low"):
-        report.execute("bad", {}, "run")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "bad.html", "bad.ipynb", "good.html", "good.ipynb",
-    ]  # fmt: skip
-    assert "3" in (tmp_path / "run" / "good.html").read_text(encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    cells = [("# parameters\nseed = 1", None, []), ("assert seed == 3, 'too low'", None, [])]
+    for name in ("good", "bad"):
+        written(tmp_path / f"notebooks/{name}.ipynb", *cells)
+    job.execute("good", {"seed": 3}, "run")
+    with pytest.raises(job.StepFailed, match="bad stopped: AssertionError: too low"):
+        job.execute("bad", {"seed": 4}, "run")
+    names = ["bad.html", "bad.ipynb", "good.html", "good.ipynb"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
 
+    def interrupt(notebook, parameters, draft, output):
+        draft.write_text("half")
+        raise KeyboardInterrupt
 
-def test_the_command_is_installed_and_exits_non_zero_for_a_mistake():
-    done = subprocess.run(
-        [Path(sys.executable).with_name("fluxttice"), "report", "--train", "nowhere.yaml"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
-
-
-def test_the_default_files_pass_the_checks_of_the_job():
-    for step, path in zip(report.NOTEBOOKS, DEFAULTS, strict=True):
-        report._checked(step, path, "" if step == "train" else "x")
-
-
-def test_a_document_that_does_not_fit_its_schema_is_refused_by_place():
-    with pytest.raises(InputError, match="does not fit the schema coverage_vs_entropy"):
-        records.check({"schema": "fluxttice/coverage_vs_entropy/2"}, "coverage_vs_entropy")
+    monkeypatch.setattr(job, "execute_quietly", interrupt)
+    with pytest.raises(job.StepFailed, match="good was interrupted: it left no report"):
+        job.execute("good", {"seed": 3}, "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names

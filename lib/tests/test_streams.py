@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from fluxttice_core.model.streams import generator
 
 

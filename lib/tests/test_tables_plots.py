@@ -1,153 +1,212 @@
 """Tables and figures say what the rows say: nothing is computed, nothing is left out."""
 
+import pandas as pd
 import pytest
-from fluxttice_core.report import plots
-from fluxttice_core.report import tables
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluxttice_core.certification.certificate import Certificate, KeptEpoch, Signature
+from fluxttice_core.metrics import coverage, reconstruction
+from fluxttice_core.metrics.gates import Judged, Refusal
+from fluxttice_core.metrics.measurement import Compared, Details, Drawings, Results, Row
+from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.model.operations import M
+from fluxttice_core.report import plots, tables
 
-NETWORKS = ("A", "B", "untrained_A", "untrained_B")
-CONTROLS = {control: [0.0, 0.01] for control in tables.CONTROLS}
-
-
-def compared(metric, vae, value, low, high, discriminates):
-    row = {"metric": metric, "vae": vae, "value": value, "ci95": [low, high], **CONTROLS}
-    return {**row, "discriminates": discriminates}
+KINDS = ("untrained", "random linear", "collapsed", "uniform")
+REFUSED = Measured(value=None, low=None, high=None, n=12, method="refused: constant")
 
 
-def comparison():
-    return [
-        compared("information, share of 9·ln 3", "A", 0.798, 0.797, 0.799, True),
-        compared("categorical coverage at N = 10, of ceiling", "A", 0.98, 0.97, 0.99, False),
-        compared("information, share of 9·ln 3", "B", 0.854, 0.853, 0.855, True),
-        compared("categorical coverage at N = 10, of ceiling", "B", 0.96, 0.95, 0.97, True),
-        compared("argmax coverage at N = 10, of ceiling", "A", 0.94, 0.93, 0.95, True),
-        compared("argmax coverage at N = 10, of ceiling", "B", 0.93, 0.92, 0.94, True),
-        compared("exact match on test, posterior mean", "A", 0.9876, 0.98, 0.99, True),
-        compared("exact match on test, posterior mean", "B", 1.0, 0.998, 1.0, True),
-        compared("exact match on test, posterior sample", "A", 0.2565, 0.24, 0.28, True),
-        compared("exact match on test, posterior sample", "B", 0.3707, 0.35, 0.39, True),
+def between(value, low, high):
+    return Measured(value=value, low=low, high=high, n=20, method="jackknife")
+
+
+def compared(metric, vae, value, low, high, discriminates=True):
+    return Compared(
+        metric=metric, vae=vae, ours=between(value, low, high), best=exact(1.0, 9),
+        controls={kind: (0.0, 0.01 * i) for i, kind in enumerate(KINDS)},
+        discriminates=discriminates,
+    )  # fmt: skip
+
+
+COMPARISON = [
+    compared("argmax_entropy", "A", 0.798, 0.797, 0.799),
+    compared("argmax_entropy", "B", 0.854, 0.853, 0.855),
+    compared("categorical_coverage_10", "A", 0.98, 0.97, 0.99, False),  # won by one VAE of two
+    compared("categorical_coverage_10", "B", 0.96, 0.95, 0.97),
+    *[
+        compared(name, vae, value, value - 0.01, value + 0.001)
+        for name, values in {
+            "argmax_coverage_50000": (0.94, 0.93), "exact_match_worst_kind": (0.9876, 0.99),
+            "exact_match_sampled": (0.2565, 0.3707), "rate": (17.25, 18.5),
+            "least_rate": (15.9, 16.1), "elbo": (-7.5, -8.25),
+        }.items()
+        for vae, value in zip("AB", values, strict=True)
+    ],
+]  # fmt: skip
+
+
+def row(network, vae, scale):
+    """A VAE with every number a multiple of `scale`."""
+    points = [
+        coverage.Point(n=10**i, ceiling=M, argmax=M * scale if i < 7 else None, categorical=2.0)
+        for i in range(8)
     ]
-
-
-def network(scale):
-    """What is measured of a network, with every number a multiple of `scale`."""
-    sampled = [
-        {"decode": how, "n": n, "trials": 5, "unique": 7.0 * n * scale, "share": 0.3 * scale,
-         "of_ceiling": 0.25 * scale, "ci95": [6.0 * n * scale, 8.0 * n * scale]}
+    drawn = [
+        coverage.Drawn(decode=how, n=n, unique=between(7.0 * scale, 6.0 * scale, 8.0 * scale))
         for how in ("argmax", "categorical") for n in (10, 100)
     ]  # fmt: skip
-    points = [{"n": 10**i, "ceiling": M, "argmax": M * scale, "categorical": 2.0} for i in range(8)]
-    points[7]["argmax"] = None
-    return {
-        "coverage": sampled,
-        "curve": points,
-        "robustness": [{"scale": 0.5 * i, "exact_match": scale / (1 + i)} for i in range(7)],
-        "kl_nats_by_dimension": [scale * i for i in range(16)],
-        "plane": {"trit": 5, "points": [[1.0 * scale, 2.0, -1], [3.0, 4.0 * scale, 1]]},
-        "hardest": {"argmax": [{"index": 5, "name": "AND (min)", "p_times_m": 0.125 * scale,
-                                "ci95": [0.0, 0.25 * scale]}] * 10},
-    }  # fmt: skip
+    details = Details(
+        curve=points,
+        hardest={"AND (min)": between(0.125, 0.0, 0.25)} | {f"#{i}": exact(1, 9) for i in range(9)},
+        kl_nats_by_dimension=[scale * i for i in range(16)],
+    )  # fmt: skip
+    robust = [
+        reconstruction.Robustness(scale=0.5 * i, exact_match=scale / (1 + i)) for i in range(7)
+    ]
+    values = {"argmax_coverage_10": exact(0.6, 9)}
+    return Row(
+        network=network, seed=1, vae=vae, k=100, values=values, details=details,
+        drawings=Drawings(coverage=drawn, robustness=robust),
+    )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def results():
-    networks = {name: network(1 - i / 8) for i, name in enumerate(NETWORKS)}
-    perfect = {"only": 1.5, "both": 3.5, "union": 6.5}
-    row = {"n": 10, "only_a": 1.25, "only_b": 2.0, "both": 3.0, "union": 6.25}
-    diversity = [{**row, "perfect": perfect}]
-    covered = [{"decode": how, "n": 10, "share": 0.6} for how in ("argmax", "categorical")]
-    controls = [{"control": name, "expected_coverage": covered} for name in tables.CONTROLS]
-    shown = {"comparison": comparison(), "diversity": diversity, "controls": controls}
-    return {**networks, **shown}
+    names = [(network, vae) for network in ("model", "untrained") for vae in "AB"]
+    rows = [row(network, vae, 1 - i / 8) for i, (network, vae) in enumerate(names)]
+    bare = {"details": None, "drawings": None, "network": "random linear"}
+    return Results(
+        rows=[*rows, rows[0].model_copy(update=bare)], controls_measured="now",
+        comparison=COMPARISON,
+    )  # fmt: skip
 
 
 def cells(table):
     """The table's text, row by row."""
-    frame = getattr(table, "data", table)
-    return [" | ".join(map(str, row)) for row in frame.itertuples(index=False)]
+    return [" | ".join(map(str, line)) for line in table.data.itertuples(index=False)]
+
+
+# --- Numbers ---
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(2, 4))
+def test_less_than_all_is_never_printed_as_all(value, decimals):
+    text = tables.number(value, decimals=decimals)
+    assert float(text.rstrip("%")) < 100 and text.endswith("%")
+    assert float(text.rstrip("%")) / 100 == pytest.approx(value, abs=10 ** -(decimals + 2))
+    assert tables.number(1.0) == "100.00%"
+
+
+@given(st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted))
+def test_an_interval_shows_both_ends_and_a_point_is_exact(ends):
+    low, high = ends
+    text = tables.interval(between(low, low, high))
+    if low == high:
+        assert text == "exact"
+    elif high - low > 1e-5:
+        first, last = (float(end.rstrip("%")) for end in text.split(" … "))
+        assert first < last
+
+
+@pytest.mark.parametrize(
+    "value, unit, text",
+    [
+        (0.5, "share", "50.00%"), (0.99996, "share", "99.9960%"), (16.0, "count", "16"),
+        (9.8875, "nats", "9.8875"), (2.5, "number", "2.500"), (0.0123, "number", "0.0123"),
+        (None, "share", "refused"), (1 - 2**-53, "share", "99.99999999999999%"),
+    ],
+)  # fmt: skip
+def test_a_number_is_shown_by_its_unit(value, unit, text):
+    assert tables.number(value, unit) == text
+
+
+def test_what_was_refused_and_what_is_exact_say_so():
+    assert tables.with_interval(exact(0.5, 9)) == "50.00%"
+    assert tables.with_interval(between(0.5, 0.4, 0.6)) == "50.00% (40.00% … 60.00%)"
+    assert tables.with_interval(REFUSED) == "refused" and tables.interval(REFUSED) == REFUSED.method
+    first, second = cells(tables.measured({"A": {"all_of_it": exact(0.75, M), "shift": REFUSED}}))
+    assert first.startswith("all of it | A | 75.00% | exact | 19,683")
+    assert second == f"shift | A | refused | {REFUSED.method} | 12 | {REFUSED.method}"
 
 
 # --- Tables ---
 
 
-def test_numbers_do_not_round_to_all_or_to_nothing_less():
-    assert tables.number(1.0) != tables.number(0.99996)
-    assert tables.number(0.99996).startswith("99.99")
-    assert "2.5" in tables.number(2.5, "latent entropy, nats")
-    assert "%" in tables.number(0.5) and "%" not in tables.number(0.5, "active units")
-
-
-def test_an_interval_shows_both_ends_and_a_point_one():
-    assert tables.interval([0.25, 0.5]).split(" … ") == [tables.number(0.25), tables.number(0.5)]
-    assert tables.interval([1.0, 1.0]) == tables.number(1.0)
-
-
 def test_what_noise_can_win_is_grey_and_says_so():
-    styler = tables.comparison(comparison())
-    rows = styler.data
-    assert list(rows["metric"]) == list(dict.fromkeys(row["metric"] for row in comparison()))
-    verdicts = dict(zip(rows["metric"], rows["discriminates"], strict=True))
-    weak = "categorical coverage at N = 10, of ceiling"  # won by one VAE of two: not by both
-    assert {metric for metric, text in verdicts.items() if text != "yes"} == {weak}
+    styler = tables.comparison(COMPARISON)
+    names = list(styler.data["metric"])
+    assert len(names) == len({row.metric for row in COMPARISON})
+    assert [name for name in names if name.endswith("(alone decides nothing)")] == [names[1]]
     html = styler.to_html()
     assert tables.GREY.split(";")[0].split(": ")[1] in html
-    assert set(tables.CONTROLS) <= set(rows.columns)
-    assert any("79.80%" in text and "85.40%" in text for text in cells(styler))
+    line = cells(styler)[0]
+    assert "79.80% (79.70% … 79.90%) | 85.40%" in line and line.endswith("100.00%")
+    assert "0.00% … 3.00%" in line  # collapsed and uniform, together
+    bare = [compared("rate", "A", 1, 1, 1).model_copy(update={"controls": {}})]
+    assert " | – | – | – | " in cells(tables.comparison(bare))[0]
 
 
-def test_gates_show_each_verdict_and_colour_it():
-    rows = [
-        {"gate": f"gate {i}", "vae": "A", "bound": 0.9, "value": 0.95, "ci95": [0.91, 0.99],
-         "verdict": verdict}
-        for i, verdict in enumerate(("PASS", "FAIL", "ABSTAIN"))
-    ]  # fmt: skip
+def judged(verdict, gate="min_exact_match", value=0.95):
+    measured = between(value, value - 0.01, value + 0.01)
+    return Judged(gate=gate, vae="A", bound=0.9, measured=measured, verdict=verdict)
+
+
+def test_gates_show_each_verdict_its_bound_and_colour():
+    rows = [judged("PASS"), judged("FAIL", "max_rate"), judged("ABSTAIN")]
     styler = tables.gates(rows)
     assert list(styler.data["verdict"]) == ["PASS", "FAIL", "ABSTAIN"]
-    html = styler.to_html()
-    colours = {tables.VERDICT[verdict].split(";")[0] for verdict in ("PASS", "FAIL")}
-    assert all(colour in html for colour in colours)
-    assert len(colours) == 2 and "#b26a00" in html
-
-
-def test_coverage_names_network_mode_and_n(results):
-    table = tables.coverage(results)
-    assert len(cells(table)) == len(NETWORKS) * 2
-    assert {"N = 10", "N = 100"} <= set(table.data.columns)
-    first = cells(table)[0]
-    assert "A | argmax" in first and "70 (60 … 80)" in first and "25.00%" in first
+    assert list(styler.data["bound"]) == ["≥ 90.00%", "≤ 0.9000", "≥ 90.00%"]
+    colours = [tables.VERDICT["PASS"], tables.VERDICT["FAIL"], tables.ABSTAIN]
+    assert all(colour.split(";")[0] in styler.to_html() for colour in colours)
+    refusal = Refusal(control="untrained", seed=1, k=400_000, verdict="FAIL", gates=rows)
+    assert cells(tables.refusals([refusal])) == [
+        "untrained | 400,000 | FAIL | max_rate, min_exact_match"
+    ]
+    worse = [judged("PASS", value=0.5), judged("PASS", "max_rate", 19), judged("PASS", "max_rate")]
+    kept = [KeptEpoch(epoch=3, sha256="", k=100, gates=gates) for gates in (rows, rows + worse)]
+    assert cells(tables.by_epoch(kept)) == [
+        "3 | 100 | 95.00% | 0.9500 | FAIL", "3 | 100 | 50.00% | 19.0000 | FAIL",
+    ]  # fmt: skip
 
 
 def test_other_tables_hold_their_rows(results):
+    table = tables.coverage(results)
+    assert len(cells(table)) == 8 and {"N = 10", "N = 100"} <= set(table.data.columns)
+    assert "A | argmax | 7 (6 … 8) · " in cells(table)[0]
     assert len(cells(tables.hardest(results, count=3))) == 6
-    assert "AND (min)" in cells(tables.hardest(results))[0]
-    [line] = cells(tables.diversity(results))
-    assert line == "10 | 1.25 | 2.0 | 1.5 | 3.0 | 3.5 | 6.25 | 6.5"
+    assert cells(tables.hardest(results))[0] == "A | AND (min) | 0.125 | 0.000 … 0.250"
+    p = tables.distributions(torch.eye(9)[:, :3], list(range(9)))
+    assert cells(p)[0].startswith("(-1, -1) | 0 | 1.0 | 0.0")
 
 
-def test_generalization_says_what_was_refused_and_what_is_exact():
-    measured = {
-        "A": {
-            "unseen": {"share": 0.75, "n": 3_937, "ci95": [0.7, 0.8]},
-            "shift_1": {"ratio": None, "n": 12, "ci95": None},
-            "active_units": {"active": 16, "n": M, "ci95": None},
-        }
-    }
-    first, second, third = cells(tables.generalization(measured))
-    assert "75.00%" in first and "3,937" in first
-    assert "refused" in second
-    assert "exact" in third and "16" in third
+def test_epochs_show_every_so_many_the_selected_and_the_last():
+    rows = [
+        {"epoch": i, "score": 0.5, "selected": i == 3, "lr": 0.1, "coverage_A": 0.99999, "x_A": 2.5}
+        for i in range(6)
+    ]
+    lines = cells(tables.epochs(rows, 4))
+    assert [line.split(" | ")[0] for line in lines] == ["0", "3", "4", "5"]
+    assert lines[1] == "3 | 0.5000 | 99.9990% | 2.500 | selected"
 
 
-def test_the_summary_quotes_the_comparison(results):
-    text = tables.summary(results, [10]).data
-    for quoted in ("79.80%", "85.40%", "94.00%", "98.76%", "37.07%"):
+def test_the_sentences_quote_the_rows(results):
+    text = tables.summary(results).data
+    for quoted in ("94.00%", "98.76%", "37.07%", "17.2500", "-8.2500", "15.9000", "-9.8875"):
         assert quoted in text
+    assert "nothing learnt: at most 3.00%" in text
+    said = tables.why_not_categorical(results)
+    share = results.of("untrained")["B"].drawings.coverage[-1].share.value
+    assert "N = 100 " in said and f"VAE-B reaches {share:.2%}" in said
 
 
-def test_why_not_categorical_quotes_the_largest_n(results):
-    text = tables.why_not_categorical(results)
-    assert "N = 100" in text
-    assert f"{results['untrained_B']['coverage'][-1]['share']:.2%}" in text
+def test_a_label_says_whose_signature_and_is_red_without_one():
+    stated = Certificate.model_construct(verdict="PASS", signature=None)
+    assert "unsigned" in tables.label(stated).data and "#c1121f" in tables.label(stated).data
+    signature = Signature(file="s", method="m", fingerprint="f" * 64)
+    signed = tables.label(stated.model_copy(update={"signature": signature})).data
+    assert "f" * 64 in signed and "unsigned" not in signed
 
 
 # --- Figures ---
@@ -158,43 +217,76 @@ def lines(axes):
 
 
 def test_the_headline_shows_the_model_beside_every_control(results, tmp_path):
-    figure = plots.headline(results)
-    curve, bars = figure.axes
+    curve, bars = plots.headline(results).axes
     shown = lines(curve)
     assert list(shown["VAE-A, argmax"].get_ydata()) == [1.0] * 7  # none beyond k
     assert list(shown["VAE-A, argmax"].get_xdata()) == [10**i for i in range(7)]
     assert list(shown["untrained B, categorical"].get_ydata()) == [2 / M] * 8
     assert "ceiling (uniform generator)" in shown
     [maps] = curve.collections
-    assert maps.get_offsets().tolist() == [[10, 0.6]]
+    assert maps.get_offsets().tolist() == [[10, 0.6 * coverage.ceiling(10) / M]]
     widths = [bar.get_width() for bar in bars.patches]
-    assert widths[0] == 0.798 and len(widths) == 2 * (1 + len(tables.CONTROLS))
-    assert widths.count(0.01) == 2 * len(tables.CONTROLS)  # the upper ends of the controls
-    image = plots.save(figure, tmp_path / "headline.png")
-    assert image.data[:4] == b"\x89PNG"
-    again = plots.save(plots.headline(results), tmp_path / "again.png")
-    assert image.data == again.data
+    assert widths[:2] == pytest.approx([1 - 0.798, 1.0]) and len(widths) == 2 * (1 + len(KINDS))
+    files = [tmp_path / "one.png", tmp_path / "two.png"]
+    one, two = (plots.save(plots.headline(results), path).data for path in files)
+    assert one == two == files[0].read_bytes() and one[:4] == b"\x89PNG"
 
 
-def test_training_marks_the_selected_epoch():
+KEYS = ("val_exact_sampled", "coverage", "rate")
+
+
+def test_training_follows_the_epochs_as_distances_and_marks_the_selected_one():
     rows = [
-        {"epoch": i, "selected": i == 2, "val_exact_A": 0.1 * i, "val_exact_B": 0.2,
-         "coverage_A": 0.3, "coverage_B": 0.1 * i}
+        {"epoch": i, "selected": i == 2}
+        | {f"{key}_{vae}": i / 4 for key in KEYS for vae in "AB"}
         for i in range(5)
     ]  # fmt: skip
-    exact, covered = plots.training(rows).axes
-    assert lines(exact)["VAE-A"].get_ydata()[3] == pytest.approx(0.3)
-    assert lines(covered)["VAE-B"].get_ydata()[4] == pytest.approx(0.4)
-    [marker] = [line for label, line in lines(exact).items() if "selected" in label]
-    assert list(marker.get_xdata()) == [2, 2]
+    for axes in plots.training(rows).axes:
+        *ours, marker = axes.lines
+        logarithmic = axes.get_yscale() == "log"
+        shown = [1, 0.75, 0.5, 0.25, 1e-5] if logarithmic else [0, 0.25, 0.5, 0.75, 1]
+        assert [list(line.get_ydata()) for line in ours] == [shown, shown]
+        assert list(marker.get_xdata()) == [2, 2] and marker.get_label() == "selected: 2"
 
 
-def test_reconstruction_and_planes_show_their_rows(results):
+def test_the_runs_of_the_history_are_points():
+    history = [{"vae": vae, "latent_entropy": 2.0, "information": 0.5,
+                "argmax_entropy": 0.5, "argmax_coverage_50000": 0.75} for vae in "ABB"]  # fmt: skip
+    for axes in plots.runs(history).axes:
+        assert [len(dots.get_offsets()) for dots in axes.collections] == [1, 2]
+        assert axes.collections[1].get_offsets()[0][1] == 0.75
+
+
+def test_reconstruction_shows_its_rows(results):
     curve, bars = plots.reconstruction(results).axes
     assert lines(curve)["VAE-A"].get_ydata()[1] == 0.5
-    kl = list(lines(bars)["VAE-A"].get_ydata())
-    assert kl == sorted(results["A"]["kl_nats_by_dimension"], reverse=True)
-    first = plots.planes(results).axes[0]
-    shown = [dots.get_offsets().tolist() for dots in first.collections]
-    assert shown == [[[1.0, 2.0]], [], [[3.0, 4.0]]]  # -1, 0 and +1
-    assert "(0, 1)" in first.get_title()  # trit 5 is the output for a = 0, b = +1
+    assert list(lines(bars)["VAE-A"].get_ydata()) == [float(i) for i in range(15, -1, -1)]
+
+
+def test_the_evidence_shows_every_seed_of_every_recipe():
+    frame = pd.DataFrame(
+        {"recipe": recipe, "vae": vae, "rate": 16.0, "exact_match_sampled": 0.9, "mig": 0.5}
+        for recipe in ("default", "default", "v5.5") for vae in "AB"
+    )  # fmt: skip
+    for axes in plots.recipes(frame).axes:
+        places = [dots.get_offsets()[:, 1].tolist() for dots in axes.collections]
+        assert places == [[-0.12, -0.12, 0.88], [0.12, 0.12, 1.12]]
+    curve = pd.DataFrame({"vae": ["A", "A", "B", "B"], "operations": [10, 100] * 2,
+                          "trained": [0.1, 0.2, 0.3, 0.4], "read_out": [1.0] * 4})  # fmt: skip
+    [axes] = plots.learning_curve(curve).axes
+    assert list(lines(axes)["VAE-B"].get_ydata()) == [0.3, 0.4]
+    assert list(lines(axes)["linear read-out"].get_ydata()) == [1.0, 1.0]
+    shown = tables.shares(curve, ["trained", "read_out"])
+    assert list(shown["trained"])[:2] == ["10.00%", "20.00%"] and "read out" in shown
+
+
+def test_a_traversal_of_the_optimum_changes_one_entry_a_latent(perfect_model):
+    figure = plots.traversal(perfect_model, "A")
+    tables_ = [axes.images[0].get_array().ravel() for axes in figure.axes]
+    assert len(tables_) == 27  # three moves of nine latents that own a trit each
+    for latent in range(9):
+        down, rest, up = (tables_[row * 9 + latent] for row in range(3))
+        assert not rest.any() and [(x != 0).nonzero()[0].tolist() for x in (down, up)] == [
+            [latent], [latent],
+        ]  # fmt: skip
+        assert (down[latent], up[latent]) == (-1, 1)

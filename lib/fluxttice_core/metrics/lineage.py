@@ -95,7 +95,7 @@ def measure(
     """`of_points` of posterior samples of all operations, and the hierarchy of mu.
 
     The interval is that of one draw more, which is what a file stores: mean ± t·s·√(1 + 1/draws),
-    from 2 draws or more.
+    from 2 draws or more; at 99.9 %, so that of some thirty true claims none differs by chance.
     """
     rng, projection = generator(seed, "lineage", vae), model.projection(vae)
     rows = []
@@ -103,14 +103,14 @@ def measure(
         z = q.mu + (q.logvar / 2).exp() * torch.randn(q.mu.shape, generator=rng).to(q.mu.device)
         y, c = (projection(z), projection.curvature) if projection else (z, None)
         rows.append(of_points(y, c, rng))
-    wide = student.ppf(0.975, draws - 1) * (1 + 1 / draws) ** 0.5
+    wide = student.ppf(0.9995, draws - 1) * (1 + 1 / draws) ** 0.5
     mu = projection(q.mu) if projection else q.mu
     found = {"hierarchy of mu": exact(correlation(valuation(), mu.norm(dim=1).cpu()), M)}
-    for name in set.intersection(*map(set, rows)):
+    for name in (name for name in rows[0] if all(name in row for row in rows)):
         x = np.array([row[name] for row in rows])
         ends = x.mean() + wide * x.std(ddof=1) * np.array([0, -1, 1])
         numbers = dict(zip(("value", "low", "high"), ends.tolist(), strict=True))
-        found[name] = Measured(**numbers, n=draws, method="Student t, of one draw more")
+        found[name] = Measured(**numbers, n=draws, method="99.9 %, Student t, of one draw more")
     return found
 
 

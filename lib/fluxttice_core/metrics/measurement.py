@@ -18,7 +18,7 @@ from . import codes, coverage, marginal, reconstruction
 from .adversaries import optimum
 from .controls import CONTROLS, OPTIMUM
 from .marginal import FEWEST
-from .observation import Measurement, Observed, metric, names, observe, values
+from .observation import HOURS, Measurement, Observed, metric, names, observe, values
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
@@ -32,7 +32,7 @@ class Benchmark(Measurement):
     """
 
     ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
-    trials: Annotated[Whole, Field(ge=5)]
+    trials: Annotated[Whole, Field(ge=5, le=10_000, description=HOURS)]
     inherited_from: Text
     claims: Text
 
@@ -88,8 +88,8 @@ class Compared(Record):
     """A metric of one VAE beside the hull of each control's intervals over its seeds.
 
     It discriminates where the whole interval is better than every control's of CONTROLS that has
-    one; where it does not, noise can win the number, and it decides nothing. `best`: what the
-    optimum written by hand has.
+    one (and one has); where it does not, noise can win the number, and it decides nothing.
+    `best`: what the optimum written by hand has.
     """
 
     metric: str
@@ -125,7 +125,7 @@ def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
 
 
 def _better(mine: Measured, hulls: list[tuple[float, float]], direction: int) -> bool:
-    if mine.value is None or not direction:
+    if mine.value is None or not hulls or not direction:
         return False
     if direction > 0:
         return all(mine.low > high for _, high in hulls)

@@ -28,8 +28,8 @@ from .coverage import ceiling
 from .marginal import FEWEST, GROUPS, LIMIT_NATS, Marginal
 from .results import Measured, exact, share
 
-Latents = Annotated[Whole, Field(ge=FEWEST, multiple_of=GROUPS)]
-
+HOURS = "more would take hours"
+Latents = Annotated[Whole, Field(ge=FEWEST, le=10**9, multiple_of=GROUPS, description=HOURS)]
 
 COMMON_RMS = 200.0  # of logits centred per trit: sharp enough that shapes and not scales differ
 

@@ -50,7 +50,9 @@ def answers(frame: pd.DataFrame, questions: dict[str, tuple[str, str]]) -> list[
                 table = frame[frame.vae == vae].pivot(index="seed", columns="recipe", values=name)
                 if set(names) <= set(table.columns):
                     whole, without = (table[n] for n in names)
-                    pairs.append((question, vae, name, (factor * (whole - without)).dropna()))
+                    points = (factor * (whole - without)).dropna()
+                    if len(points):
+                        pairs.append((question, vae, name, points))
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(pairs))
     found = []
     for question, vae, name, points in pairs:

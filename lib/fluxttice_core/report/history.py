@@ -53,8 +53,12 @@ def append(document: Document, run: Path) -> Path:
     """
     path = files.reports_folder() / "history.csv"
     rows = [_line(document, run, vae) for vae in document.results.of(MODEL)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}).") from None
+    with opened as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         start = file.seek(0, os.SEEK_END)
         header = ",".join(COLUMNS) + "\n"
@@ -80,12 +84,14 @@ def history() -> list[dict[str, Any]]:
     """The lines of reports/history.csv, oldest first; a damaged one is named and left out."""
     path = files.reports_folder() / "history.csv"
     lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-    found = []
-    for number, row in enumerate(csv.DictReader(lines), 2):
+    found, reader = [], csv.DictReader(lines)
+    for row in reader:
         try:
+            if None in row or None in row.values():  # too long, too short
+                raise ValueError
             found.append({**row, **{name: float(row[name] or "nan") for name in METRICS}})
-        except (ValueError, KeyError, TypeError):
-            print(f"{files.shown(path)}: line {number} is damaged and left out")
+        except (ValueError, KeyError):
+            print(f"{files.shown(path)}: line {reader.line_num} is damaged and left out")
     return found
 
 

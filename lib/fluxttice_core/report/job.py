@@ -48,10 +48,9 @@ def run(job: Job) -> Path:
     """
     steps = ["benchmark", "certify"] if job.checkpoint else ["train", "benchmark", "certify"]
     checked = {step: _checked(step, getattr(job, step), job.checkpoint) for step in steps}
-    if job.checkpoint and not files.find(job.checkpoint).exists():
-        raise InputError(f"No checkpoint at {job.checkpoint}: there is no such file or folder.")
+    given = files.existing(job.checkpoint).resolve() if job.checkpoint else None
     folder = files.run_folder("", job.name)
-    checkpoint = files.find(job.checkpoint).resolve() if job.checkpoint else folder / "checkpoint"
+    checkpoint = given or folder / "checkpoint"
     with contextlib.chdir(files.root()):  # so that records hold paths of the project alone
         for step in steps:
             overrides = {"run_dir": _local(folder)}

@@ -28,7 +28,7 @@ def is_(found: Lineage) -> Styler:
         for name, row in rows.items():
             lines[f"exact match {vae} → {vae}, decoder given {name}"] = number(row.value)
     if without(found.vaes):
-        lines["exact match B → B"] = without(found.vaes)
+        lines["exact match B → B"] = without(found.vaes).removeprefix("VAE-B: ")
     for vae, stated in found.stated.items():
         for name in ("max_radius", "curvature"):
             lines[f"{name} of projection {vae}"] = f"{stated[name]:g} ({stated[f'{name}_from']})"
@@ -44,12 +44,14 @@ def has(found: Lineage) -> Styler:
     lines, good = [], []
     for vae, rows in found.measured.items():
         for name, row in rows.items():
+            if name.startswith("radius"):
+                continue
             key, unit = name.removesuffix(" of mu"), "number"
             cheap = {radii: number(at[key], unit) for radii, at in found.cheap.items()}
             good.append(found.decides(name, vae))
             lines.append({
                 "metric": name if good[-1] else f"{name} (alone decides nothing)",
-                "encoder": vae, "one draw (95 %)": with_interval(row, unit),
+                "encoder": vae, "one draw (99.9 %)": with_interval(row, unit),
                 **{f"ceiling: {radii}": cheap.pop(radii) for radii in CEILINGS}, **cheap,
                 "untrained": " … ".join(number(end, unit) for end in found.untrained[key]),
             })  # fmt: skip
@@ -62,7 +64,7 @@ def claims(found: Lineage) -> Styler:
         {
             "claim": row.name,
             "stored": f"{row.stored:.6g}",
-            "measured (95 % of one draw)": with_interval(row.measured, "number")
+            "one draw, measured (99.9 %)": with_interval(row.measured, "number")
             if row.measured
             else "–",
             "verdict": row.verdict,

@@ -1,13 +1,13 @@
 """Rows → tables and sentences as a reader sees them. Nothing here computes a metric."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
-from ..certification.certificate import Certificate, KeptEpoch
 from ..metrics import gates as judging
 from ..metrics.coverage import Drawn
 from ..metrics.gates import Judged, Refusal
@@ -16,6 +16,9 @@ from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
 from ..metrics.observation import metric
 from ..metrics.results import Measured
 from ..model.network import VAES
+
+if TYPE_CHECKING:  # what signs is an extra of its own
+    from ..certification.certificate import Certificate, KeptEpoch
 
 GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
@@ -186,7 +189,7 @@ def refusals(rows: list[Refusal]) -> Styler:
     return left(frame).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
 
 
-def by_epoch(kept: list[KeptEpoch]) -> Styler:
+def by_epoch(kept: "list[KeptEpoch]") -> Styler:
     """The worse VAE's value at each gate, epoch by epoch, and the verdict."""
     lines = []
     for epoch in kept:
@@ -231,7 +234,7 @@ def shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
-def label(certificate: Certificate) -> HTML:
+def label(certificate: "Certificate") -> HTML:
     """One line: the verdict and whose signature; red where there is none."""
     signed = '<b style="color: #c1121f">unsigned: anyone can have written this</b>'
     if certificate.signature:
@@ -248,7 +251,7 @@ def number(value: float | None, unit: str = "share", decimals: int = 2) -> str:
     if unit != "share":
         return f"{value:.4f}" if unit == "nats" or 0 < abs(value) < 0.1 else f"{value:.3f}"
     if 0.999 < value < 1:
-        decimals = next((d for d in range(4, 9) if round(100 * value, d) < 100), 9)
+        decimals = next(d for d in range(4, 15) if round(100 * value, d) < 100)
     return f"{value:.{decimals}%}"
 
 

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -35,12 +34,14 @@ class Train(Params):
     recipe: str
     split_seed: Seed
     device: Literal["auto", "cpu", "cuda"]
-    epochs: Count
+    epochs: Annotated[Count, Field(le=10_000, description="more would take days")]
     patience: Count
     keep_every: Count
     coverage_n: Annotated[Count, Field(le=50_000)]
     min_score: Share
-    batch_size: Annotated[Whole, Field(ge=2, le=SPLIT_SIZES["train"])]
+    batch_size: Annotated[
+        Whole, Field(ge=2, le=SPLIT_SIZES["train"], description="the training split has no more")
+    ]
 
 
 class TrainingError(RuntimeError):
@@ -50,8 +51,7 @@ class TrainingError(RuntimeError):
         return [f"TrainingError: {self}"]
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(NamedTuple):
     """What `fit` yields: the epoch's number, its measures, and the model as it is now."""
 
     number: int
@@ -86,6 +86,17 @@ def score(measures: dict[str, float]) -> float:
     return min(math.prod(measures[f"{factor}_{vae}"] for factor in FACTORS) for vae in VAES)
 
 
+def finite(value: float, what: str) -> float:
+    """`value`.
+
+    Raises:
+        TrainingError: it is infinite or not a number.
+    """
+    if not math.isfinite(value):
+        raise TrainingError(f"The {what} is no longer finite: {value}.")
+    return value
+
+
 def pick_device(name: str) -> torch.device:
     """ "auto" is a GPU where there is one, else the CPU.
 
@@ -97,7 +108,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def follow(epochs: Iterable[Epoch], p: Any, run_dir: Path, progress: Callable) -> list[dict]:
+def follow(epochs: Iterable[Epoch], p: Train, run_dir: Path, progress: Callable) -> list[dict]:
     """Run training to its end, keep what the rule selects, and write it as `run_dir`/checkpoint.
 
     Every `p.keep_every`-th epoch's weights, and the last's, are kept under `run_dir`/epochs/.
@@ -137,7 +148,7 @@ def follow(epochs: Iterable[Epoch], p: Any, run_dir: Path, progress: Callable) -
     return [{**row, "selected": row is selected[0]} for row in rows]
 
 
-def _facts(p: Any, row: dict, epochs_run: int) -> dict[str, Any]:
+def _facts(p: Train, row: dict, epochs_run: int) -> dict[str, Any]:
     return {
         "selection": {"rule": RULE, "epochs_run": epochs_run, "measures": row},
         "config": {k: v for k, v in p.model_dump().items() if k != "run_dir"},

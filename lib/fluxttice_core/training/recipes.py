@@ -1,21 +1,15 @@
 """Training by recipe: parameters in, one `Epoch` after another out."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import InputError
-from . import turned, v5_5, v5_5_schedules
+from . import turned, v5_5
 from .loop import Epoch, Train
 
-
-class Recipe(NamedTuple):
-    parameters: type[Train]
-    fit: Callable[[Any], Iterator[Epoch]]
-
-
-RECIPES = {
-    "turned": Recipe(turned.TrainTurned, turned.fit),
-    "v5_5": Recipe(v5_5_schedules.TrainV55, v5_5.fit),
+RECIPES: dict[str, tuple[type[Train], Callable[[Any], Iterator[Epoch]]]] = {
+    "turned": (turned.TrainTurned, turned.fit),
+    "v5_5": (v5_5.TrainV55, v5_5.fit),
 }
 
 
@@ -28,9 +22,9 @@ def parameters(values: dict[str, Any], where: str) -> type[Train]:
     name = values.get("recipe")
     if not isinstance(name, str) or name not in RECIPES:
         raise InputError(f"{where}: recipe is {name!r}, but must be one of {', '.join(RECIPES)}.")
-    return RECIPES[name].parameters
+    return RECIPES[name][0]
 
 
 def fit(p: Train) -> Iterator[Epoch]:
     """Run the recipe that `p.recipe` names; see its module."""
-    return RECIPES[p.recipe].fit(p)
+    return RECIPES[p.recipe][1](p)

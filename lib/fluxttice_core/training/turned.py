@@ -26,33 +26,40 @@ from torch.nn.functional import cross_entropy
 
 from ..metrics.codes import kl_nats
 from ..model.initialisation import looks_linear
-from ..model.network import VAES, D, DecoderA, DecoderB, DualVAE, Encoder, linear
+from ..model.network import VAES, D, DecoderA, DecoderB, DualVAE, Encoder, Posterior, linear
 from ..model.operations import C, T, all_operations, split
 from ..model.streams import generator
 from ..parallel import together
-from ..params import Count, NonNegative, Positive, Whole
-from .loop import Epoch, Train, TrainingError, honest_measures, pick_device
+from ..params import Count, Positive, Real, Whole
+from .loop import Epoch, Train, finite, honest_measures, pick_device
 
 PROBE = 8_192  # prior latents for the decoder's slopes, whose least squares is nearly noiseless
 UNREAD = 0.2  # of the largest column of slopes: below it a latent counts as not read
 RIVALS = torch.tensor([[1, 2], [0, 2], [0, 1]])  # of each class
 
 
+FLOAT32 = "beyond it squared gradients leave float32"
+Weight = Annotated[Real, Field(ge=0, le=1e9, description=FLOAT32)]
+Scale = Annotated[Real, Field(ge=1e-6, le=1e6, description=FLOAT32)]
+
+
 class TrainTurned(Train):
-    """Its parameters, the same for both VAEs."""
+    """Its parameters, the same for both VAEs. `prior_size` latents must span all of D."""
 
     recipe: Literal["turned"]
-    prior_size: Annotated[Whole, Field(ge=8, multiple_of=4)]
-    lr: Positive
-    beta: NonNegative
-    start_scale: Positive
+    prior_size: Annotated[
+        Whole, Field(ge=2 * D, le=100_000, multiple_of=4, description="a step's memory grows by it")
+    ]
+    lr: Annotated[Positive, Field(le=1, description="weights would leave float32")]
+    beta: Weight
+    start_scale: Scale
     ramp_end: Annotated[Positive, Field(le=1)]
-    uniformity_weight: NonNegative
-    straightness_weight: NonNegative
-    rotate: bool
-    settle_steps: Count
-    error_price: Annotated[Positive, Field(ge=1)]
-    logit_scale: Positive
+    uniformity_weight: Weight
+    straightness_weight: Weight
+    rotate: Annotated[bool, Field(strict=True)]
+    settle_steps: Annotated[Count, Field(le=1_000_000, description="more would take hours")]
+    error_price: Annotated[Weight, Field(ge=1)]
+    logit_scale: Scale
 
 
 def anneal(lr: float, progress: float) -> float:
@@ -66,14 +73,14 @@ def grown(progress: float, end: float, start: float) -> float:
 
 
 def whitened(prior: Tensor) -> Tensor:
-    """Batches (..., n, D) of prior latents moved to mean 0 and covariance I, exactly.
+    """Prior latents (n, D), n > D, moved to mean 0 and covariance I, exactly.
 
     Moment matching (Boyle, Broadie & Glasserman 1997, sec. 3): the estimates of the marginal's
     first orders, which are near linear in these moments, lose most of their noise.
     """
-    z = prior - prior.mean(-2, keepdim=True)
-    root = torch.linalg.cholesky(z.mT @ z / z.shape[-2])
-    return torch.linalg.solve_triangular(root, z.mT, upper=False).mT
+    z = prior - prior.mean(0)
+    root = torch.linalg.cholesky(z.T @ z / len(z))
+    return torch.linalg.solve_triangular(root, z.T, upper=False).T
 
 
 def unevenness(logits: Tensor) -> Tensor:
@@ -131,6 +138,7 @@ def slopes(dec: nn.Module, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Least squares f(z) ≈ W z + c on the prior, logits centred a trit: W (T·C, D), c (T·C,)."""
     z = torch.cat([torch.randn(PROBE, D, generator=rng), torch.ones(PROBE, 1)], 1)
     f = dec(z[:, :D])
+    finite(float(f.square().sum()), "square of the logits on the prior")
     f = (f - f.mean(2, keepdim=True)).flatten(1)
     solution = torch.linalg.lstsq(z.double(), f.double()).solution
     return solution[:D].T, solution[D]
@@ -171,33 +179,42 @@ def turn(
     return (w * read).float(), c.float()
 
 
+def certainty(q: Posterior, w: Tensor, c: Tensor, x: Tensor) -> Tensor:
+    """gap/sd of the true class's lead over each rival under q, by the slopes w, c: (B, T·2).
+
+    Under q(z|x) = N(mu, diag σ²) the lead (w_x - w_r)·z + c_x - c_r is Gaussian, so the true class
+    is behind with probability Φ(-gap/sd). x (B, T) in {-1, 0, 1}.
+    """
+    w, c = w.view(T, C, 1, D), c.view(T, C, 1)
+    lead = (w - w[:, RIVALS, 0]).flatten(0, 2).T  # (D, T·C·2)
+    offset = (c - c[:, RIVALS, 0]).flatten()  # (T·C·2,)
+    own = 2 * (C * torch.arange(T) + x + 1)  # (B, T): where the true class's rivals are
+    own = (own[..., None] + torch.arange(2)).flatten(1)  # (B, T·2)
+    gap = (q.mu @ lead + offset).gather(1, own)
+    return gap / (q.logvar.exp() @ lead.square()).gather(1, own).sqrt()
+
+
 def settle(
     enc: Encoder, w: Tensor, c: Tensor, data: Tensor, p: TrainTurned, rng: torch.Generator
 ) -> None:
     """Train the encoder alone on KL - price·Σ_t Σ_r ln Φ(gap/sd), exact in q: nothing is drawn.
 
-    Under q(z|x) = N(mu, diag σ²) the true class's lead over a rival, (w_x - w_r)·z + c_x - c_r, is
-    Gaussian; it is behind with probability Φ(-gap/sd), of which -ln Φ(gap/sd) is the convex form.
-    The price grows from 1, so that the code moves along the best trade of rate for exactness.
+    -ln Φ is the convex form of the probability of an error. The price grows from 1, so that the
+    code moves along the best trade of rate for exactness.
     """
-    w, c = w.view(T, C, 1, D), c.view(T, C, 1)
-    lead, offset = w - w[:, RIVALS, 0], c - c[:, RIVALS, 0]  # (T, C, 2, D), (T, C, 2)
-    lead, offset = lead.flatten(0, 2).T.contiguous(), offset.flatten()  # (D, T·C·2)
-    own = 2 * (C * torch.arange(T) + data + 1)  # (n, T): where the true class's rivals are
-    own = (own[..., None] + torch.arange(2)).flatten(1)  # (n, T·2)
     optimiser = torch.optim.Adam(enc.parameters(), betas=(0.9, 0.99), fused=True)
-    for k, rows in enumerate(torch.randint(len(data), (p.settle_steps, 256), generator=rng)):
+    for k in range(p.settle_steps):
+        x = data[torch.randint(len(data), (256,), generator=rng)]
         progress = k / p.settle_steps
         optimiser.param_groups[0]["lr"] = anneal(p.lr, progress)
-        q = enc(data[rows].float())
-        gap = (q.mu @ lead + offset).gather(1, own[rows])
-        sd = (q.logvar.exp() @ lead.square()).gather(1, own[rows]).sqrt()
-        errors = -torch.special.log_ndtr(gap / sd).sum(1).mean()
+        q = enc(x.float())
+        errors = -torch.special.log_ndtr(certainty(q, w, c, x)).sum(1).mean()
         price = p.error_price * grown(progress, 1.0, 1 / p.error_price)
         total = kl_nats(*q).sum(1).mean() + price * errors
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
+    finite(float(total.detach()), "loss of the encoder that settles")
 
 
 def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, float]]:
@@ -220,21 +237,17 @@ def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, flo
         order = torch.randperm(len(data), generator=rng)[: steps * p.batch_size]
         batches = data[order].view(steps, p.batch_size, T).to(device)
         eps = torch.randn(steps, p.batch_size, D, generator=rng).to(device)
-        prior = whitened(torch.randn(steps, p.prior_size, D, generator=rng)).to(device)
         losses = torch.zeros(steps, device=device)
         for k in range(steps):
             progress = (epoch * steps + k) / (p.epochs * steps)
             optimiser.param_groups[0]["lr"] = anneal(p.lr, progress)
-            value = loss(enc, dec, batches[k], eps[k], prior[k], p, progress)
+            prior = whitened(torch.randn(p.prior_size, D, generator=rng)).to(device)
+            value = loss(enc, dec, batches[k], eps[k], prior, p, progress)
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
             losses[k] = value.detach()
-        mean = float(losses.mean())
-        if not math.isfinite(mean):
-            raise TrainingError(
-                f"The loss of VAE-{vae} is no longer finite in epoch {epoch}: {mean}."
-            )
+        mean = finite(float(losses.mean()), f"loss of VAE-{vae} in epoch {epoch}")
         yield model, mean
     model.cpu()
     settle(enc, *turn(enc, dec, p.rotate, rng), data, p, rng)
@@ -245,7 +258,7 @@ def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, flo
 @torch.no_grad()
 def scale_logits(model: DualVAE, vae: str, scale: float) -> None:
     """One decoder's logits times `scale`, in place: by its last layer. No boundary moves."""
-    last = linear(model.decoder_A.decoder, 4) if vae == "A" else model.decoder_B.fc_out
+    last = model.last_layers()[VAES.index(vae)]
     last.weight.mul_(scale)
     last.bias.mul_(scale)
 

@@ -1,0 +1,242 @@
+"""The rule that selects, what it is judged by, and the parameters of all recipes."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxttice_core import files, params
+from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.errors import InputError
+from fluxttice_core.model.network import VAES, D, DualVAE
+from fluxttice_core.model.operations import all_operations, split, split_record
+from fluxttice_core.model.streams import generator
+from fluxttice_core.training import learning_curve, loop, recipes, turned
+from fluxttice_core.training.loop import FACTORS, RULE, Epoch, follow, honest_measures, score
+
+VALUES = {
+    name: params.read_yaml(files.root() / "params" / f"{file}.yaml")
+    for name, file in (("turned", "train"), ("v5_5", "train_v5_5"))
+}
+
+
+def parameters(recipe="turned", **changes):
+    values = {**VALUES[recipe], **changes}
+    return params.check(recipes.parameters(values, "test"), values, "test")
+
+
+# --- The rule ---
+
+
+def epochs(scores, error=None):
+    """One model, changed in place as training does: its mark is the epoch's number."""
+    model = DualVAE.fresh(0)
+    for number, value in enumerate(scores):
+        model.grad_norm_A_ema.fill_(number)
+        found = {f"{factor}_{vae}": 1.0 for factor in FACTORS for vae in VAES}
+        yield Epoch(number, {**found, "coverage_B": value, "loss": -number}, model)
+    model.grad_norm_A_ema.fill_(torch.nan)  # the epoch that is under way when it ends
+    if error:
+        raise error
+
+
+def marks(folder):
+    """The epoch that a written checkpoint claims, and the one that its weights are of."""
+    loaded = checkpoint.load(folder)
+    return loaded.epoch, int(loaded.model.grad_norm_A_ema)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Follows planted scores; returns the rows."""
+
+    def go(scores, error=None, progress=lambda row: None, **changes):
+        p = parameters(**{"keep_every": 100, "patience": 100, "epochs": 100, **changes})
+        return follow(epochs(scores, error), p, tmp_path, progress)
+
+    return go
+
+
+@pytest.mark.parametrize("a, b", [((1, 0.9, 1), (0.5, 1, 1)), ((1, 1, 0.5), (1, 0.6, 1))])
+def test_the_score_is_that_of_the_worse_vae(a, b):
+    """Each factor counts, and what one VAE does well makes up for nothing in the other."""
+    names = [f"{factor}_{vae}" for vae in VAES for factor in FACTORS]
+    assert score(dict(zip(names, [*a, *b], strict=True))) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "scores, best",
+    [
+        ([0.1, 0.5, 0.3], 1), ([0.1, 0.5, 0.5, 0.4], 2), ([0.0, 0.0], 1), ([0.9], 0),
+        ([0.1, 0.2, 0.3], 2), ([0.3, 0.1, 0.4, 0.4, 0.2], 3),
+    ],
+)  # fmt: skip
+def test_the_last_of_the_best_epochs_is_selected_and_written(run, tmp_path, scores, best):
+    rows = run(scores)
+    assert [row["selected"] for row in rows] == [number == best for number in range(len(scores))]
+    assert [row["score"] for row in rows] == scores
+    assert marks(tmp_path / "checkpoint") == (best, best)
+
+
+@pytest.mark.parametrize(
+    "patience, scores, seen",
+    [
+        (1, [0.5, 0.4, 0.6], 2), (2, [0.5, 0.4, 0.4, 0.9], 3), (9, [0.5, 0.4, 0.3], 3),
+        (2, [0.5, 0.5, 0.4, 0.4, 0.9], 4), (2, [0.1, 0.2, 0.1, 0.3, 0.1, 0.1, 0.9], 6),
+        (3, itertools.chain([0.5], itertools.repeat(0.1)), 4),
+    ],
+)  # fmt: skip
+def test_patience_ends_training(run, patience, scores, seen):
+    """What comes after the end is never drawn."""
+    assert len(run(scores, patience=patience)) == seen
+
+
+@pytest.mark.parametrize(
+    "changes, kept",
+    [
+        ({"keep_every": 1}, [0, 1, 2, 3, 4, 5]), ({"keep_every": 2}, [0, 2, 4]),
+        ({"keep_every": 9}, [0]), ({"keep_every": 4, "epochs": 6}, [0, 4, 5]),
+        ({"keep_every": 4, "patience": 5}, [0, 4, 5]),  # the last one, whatever made it the last
+        ({"keep_every": 4, "epochs": 5}, [0, 4, 5]),  # number `epochs` is the finished network
+    ],
+)  # fmt: skip
+def test_every_so_many_epochs_and_the_last_the_weights_are_kept(run, tmp_path, changes, kept):
+    run([0.5] + [0.1] * 5, **changes)
+    folders = sorted((tmp_path / "epochs").iterdir())
+    assert [folder.name for folder in folders] == [f"epoch-{number:03d}" for number in kept]
+    assert [marks(folder) for folder in folders] == [(number, number) for number in kept]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=repr)
+def test_whatever_ends_training_the_best_so_far_is_written(run, tmp_path, error):
+    with pytest.raises(type(error)):
+        run([0.1, 0.7, 0.3], error)
+    assert marks(tmp_path / "checkpoint") == (1, 1)
+
+
+@pytest.mark.parametrize("interrupted, best", [(0, 0), (1, 1), (2, 1), (3, 3)])
+def test_an_interrupted_report_parts_no_weights_from_their_epoch(run, tmp_path, interrupted, best):
+    def progress(row):
+        if row["epoch"] == interrupted:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([0.1, 0.5, 0.4, 0.9, 0.2], progress=progress)
+    assert marks(tmp_path / "checkpoint") == (best, best)
+
+
+def test_without_an_epoch_nothing_is_written_and_nothing_is_written_over(run, tmp_path):
+    with pytest.raises(RuntimeError):
+        run([], RuntimeError("at once"))
+    assert list(tmp_path.iterdir()) == []
+    rows = run([0.1, 0.5, 0.2], seed=5)
+    with pytest.raises(InputError, match="never written over"):
+        run([0.9, 0.2])
+    assert marks(tmp_path / "checkpoint") == (1, 1)
+    manifest = checkpoint.load(tmp_path / "checkpoint").manifest
+    measures = {key: value for key, value in rows[1].items() if key != "selected"}
+    assert manifest["selection"] == {"rule": RULE, "epochs_run": 3, "measures": measures}
+    assert manifest["config"]["prior_size"] == VALUES["turned"]["prior_size"]
+    assert manifest["seeds"] == {"seed": 5, "split_seed": 42}
+    assert manifest["split"] == split_record(42)
+
+
+# --- The measures ---
+
+
+def test_honest_measures_of_a_perfect_and_of_an_untrained_model(perfect_model, untrained):
+    p = parameters(coverage_n=5_000)
+    for vae in VAES:
+        good, bad = (
+            {key[:-2]: value for key, value in honest_measures(model, vae, p, 0).items()}
+            for model in (perfect_model, untrained)
+        )
+        assert good["val_exact"] == 1 and bad["val_exact"] < 0.005
+        assert (good["coverage"], good["argmax_entropy"]) == pytest.approx((1, 1), abs=0.01)
+        assert bad["coverage"] < 0.5 and bad["val_exact_sampled"] < 0.005
+        # Nine posteriors of variance e^-8, their means the trits: KL = (e^-8 + 2/3 - 1 + 8)/2 each.
+        assert good["rate"] == pytest.approx(4.5 * (math.exp(-8) + 7 + 2 / 3), rel=1e-4)
+
+
+@pytest.mark.parametrize("split_seed", [42, 7])
+def test_it_measures_one_vae_alone_and_exact_match_of_validation(
+    perfect_model, split_seed, monkeypatch
+):
+    """Encoder A loses trit 0, so it is right exactly where that trit is 0. B is no number."""
+    monkeypatch.setattr(loop, "LATENTS", 4_000)
+    perfect_model.encoder_A.fc_mu.weight.data[0] = 0
+    for module in (perfect_model.encoder_B, perfect_model.decoder_B):
+        for value in module.parameters():
+            value.data.fill_(torch.nan)
+    p = parameters(split_seed=split_seed, coverage_n=1_000)
+    truth = (all_operations()[split(split_seed).val][:, 0] == 0).double().mean()
+    found = [honest_measures(perfect_model, "A", p, n) for n in (0, 1, 0)]
+    assert found[0]["val_exact_A"] == pytest.approx(float(truth))
+    assert found[0] == found[2] and found[0]["coverage_A"] != found[1]["coverage_A"]
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert loop.pick_device("auto").type == loop.pick_device("cpu").type == "cpu"
+    with pytest.raises(InputError, match="no GPU"):
+        loop.pick_device("cuda")
+
+
+def test_a_point_of_the_learning_curve_trains_on_few_and_is_judged_on_test(
+    perfect_model, monkeypatch
+):
+    """Ten operations fit a linear read-out of the nine trits, three do not."""
+    seen = []
+
+    def planted(vae, p, data):
+        seen.append((len(data), len(data.unique(dim=0))))
+        yield DualVAE.fresh(0), 9.0
+        yield perfect_model, 1.0
+
+    monkeypatch.setattr(learning_curve, "train", planted)
+    ten, three = (learning_curve.point(n, "A", seed=1) for n in (10, 3))
+    assert (ten["trained"], ten["read_out"], three["read_out"] < 0.1) == (1, 1, True)
+    assert seen == [(15_746, 10), (15_746, 3)]
+
+
+# --- The parameters ---
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([1]),
+    st.floats(0, 2), st.integers(1, 200_000), st.sampled_from(
+        [10**400, -0.0, 5e-324, 1e-300, 1e300, "1:30", "1e-3", "017", "yes", "auto", "cuda", {}]
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+@settings(max_examples=1_000, deadline=None, database=None)
+@given(data=st.data())
+def test_any_parameters_are_refused_in_one_sentence_or_train(recipe, data):
+    """Accepted ones stand as they were given, and have a finite loss where training begins."""
+    names = data.draw(st.lists(st.sampled_from(sorted(VALUES[recipe])), min_size=1, max_size=3))
+    changes = {name: data.draw(ANYTHING) for name in names if name != "recipe"}
+    try:
+        p = parameters(recipe, **changes)
+    except InputError as error:
+        sentence = str(error)
+        assert any(sentence.startswith(f"test: {name} ") for name in changes)
+        assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 300
+        return
+    for name, value in changes.items():
+        taken = getattr(p, name)
+        assert isinstance(value, bool) == isinstance(taken, bool)
+        assert isinstance(taken, str) or taken in (value, float(value) if taken < 1e300 else None)
+    assert type(p)(**p.model_dump()) == p
+    if recipe == "turned":
+        model = DualVAE.fresh(0)
+        turned.scale_logits(model, "A", p.start_scale)
+        rng = generator(0, "test")
+        eps, prior = torch.randn(8, D, generator=rng), torch.randn(32, D, generator=rng)
+        x = all_operations()[:8]
+        found = turned.loss(model.encoder_A, model.decoder_A, x, eps, prior, p, 1.0)
+        assert found.isfinite() and turned.anneal(p.lr, 0.5) > 0

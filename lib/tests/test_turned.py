@@ -1,0 +1,259 @@
+"""The turned recipe: its terms against brute force, its closed forms, its independence."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from test_training import parameters
+from torch.nn.functional import one_hot
+
+from fluxttice_core.model.initialisation import looks_linear
+from fluxttice_core.model.network import VAES, D, DualVAE, Posterior, linear, prior
+from fluxttice_core.model.operations import C, T, all_operations, split
+from fluxttice_core.model.streams import generator
+from fluxttice_core.parallel import together
+from fluxttice_core.training import loop, turned
+from fluxttice_core.training.loop import TrainingError
+
+QUICK = {
+    "epochs": 1, "batch_size": 512, "prior_size": 64, "settle_steps": 10, "device": "cpu",
+    "coverage_n": 500,
+}  # fmt: skip
+DATA = all_operations()[::10]  # four steps of 512 - enough to move every weight
+
+
+def trained(vae="A", data=DATA, **changes):
+    """The finished network's state."""
+    *_, (model, _) = turned.train(vae, parameters(**{**QUICK, **changes}), data)
+    return model.state_dict()
+
+
+def same(one, two, of=""):
+    return all(torch.equal(one[key], two[key]) for key in one if of in key)
+
+
+# --- The terms ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_unevenness_is_the_chi_square_of_one_and_two_trits_by_brute_force(seed):
+    """From the tables of all pairs of trits: 9·Σ P² - 1 of a pair holds its order two and each of
+    its trits' order one, which so comes eight times. P² is over pairs of different latents."""
+    logits = 2 * torch.randn(4, T, C, generator=generator(seed, "test"), dtype=torch.float64)
+    p = logits.softmax(-1)
+    pairs = list(itertools.permutations(range(4), 2))
+    total = 0.0
+    for t in range(T):
+        square = sum(float(p[k, t] @ p[m, t]) for k, m in pairs) / len(pairs)
+        total -= 7 * (3 * square - 1)
+        for s in range(t):
+            both = [torch.outer(p[k, t], p[k, s]) for k in range(4)]
+            square = sum(float((both[k] * both[m]).sum()) for k, m in pairs) / len(pairs)
+            total += 9 * square - 1
+    assert float(turned.unevenness(logits)) == pytest.approx(total)
+
+
+def test_unevenness_has_no_bias():
+    """Of a decoder that picks all classes evenly, and of one with P = 1/3, 2/3, 0 in each trit:
+    order one is 9·(3·2/9) = 6, order two 36·(9·(2/9)²) = 16."""
+    rng = generator(1, "test")
+    picks = [torch.randint(0, 3, (512, T), generator=rng) for _ in range(40)]
+    even = [float(turned.unevenness(50.0 * one_hot(pick, C))) for pick in picks]
+    skewed = [float(turned.unevenness(50.0 * one_hot(pick.clamp(max=1), C))) for pick in picks]
+    assert sum(even) / 40 == pytest.approx(0, abs=0.1)
+    assert sum(skewed) / 40 == pytest.approx(22, rel=0.05)
+
+
+def test_crookedness_is_zero_for_affine_logits_and_two_less_root_two_for_squares():
+    """f = z²: Var[(1/2 - 1/√2)(z² + z'²) + z·z'] / Var[z²] = 2·(1/2 - 1/√2)² + 1/2 = 2 - √2."""
+    z = prior(40_000, generator(3, "test"))
+    middle = (z[:20_000] + z[:20_000].roll(1, 0)) / math.sqrt(2)
+    weight = torch.randn(T * C, D, generator=generator(2, "test"))
+
+    def affine(x):
+        return (x @ weight.T + 5).view(-1, T, C)
+
+    def squares(x):
+        return x.square()[:, :3, None]
+
+    assert turned.crookedness(affine(z), affine(middle)) < 1e-10
+    found = float(turned.crookedness(squares(z), squares(middle)))
+    assert found == pytest.approx(2 - math.sqrt(2), rel=0.03)
+
+
+@pytest.mark.parametrize("n", [32, 1_536])
+def test_whitened_latents_have_the_priors_moments_and_are_a_linear_map_of_what_was_drawn(n):
+    z = 3 * prior(n, generator(n, "test")) + 1
+    w = turned.whitened(z)
+    assert torch.allclose(w.mean(0), torch.zeros(D), atol=1e-5)
+    assert torch.allclose(w.T @ w / n, torch.eye(D), atol=1e-4)
+    ones = torch.cat([z, torch.ones(n, 1)], 1)
+    assert torch.allclose(ones @ torch.linalg.lstsq(ones, w).solution, w, atol=1e-3)
+
+
+def test_the_schedules():
+    assert [turned.anneal(8, t) for t in (0, 0.025, 0.5, 1)] == pytest.approx(
+        [0, 4 * 0.5 * (1 + math.cos(0.025 * math.pi)), 4, 0]
+    )
+    assert [turned.grown(t, 0.5, 1e-3) for t in (0, 0.25, 0.5, 1)] == pytest.approx(
+        [1e-3, 1e-3**0.5, 1, 1]
+    )
+
+
+# --- The turn ---
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_quartimax_recovers_a_planted_rotation_up_to_signs_and_order(seed):
+    """Slopes in which nine latents own three rows each, and seven own none."""
+    rng = generator(seed, "test")
+    sparse = torch.kron(torch.eye(T), torch.randn(C, 1, generator=rng)).double()
+    sparse = torch.cat([sparse, torch.zeros(T * C, D - T)], 1)
+    rotation, _ = torch.linalg.qr(torch.randn(D, D, generator=rng, dtype=torch.float64))
+    r = turned.quartimax(sparse @ rotation)
+    assert torch.allclose(r.T @ r, torch.eye(D, dtype=r.dtype), atol=1e-9)
+    found = (rotation @ r)[:T].abs()  # (9, D): one 1 a row, each in a column of its own
+    assert torch.allclose(found.max(1).values, torch.ones(T, dtype=r.dtype), atol=1e-4)
+    assert len(found.argmax(1).unique()) == T
+
+
+@pytest.mark.parametrize("rotate", [True, False])
+@pytest.mark.parametrize("vae", VAES)
+def test_a_turn_rotates_the_prior_and_leaves_every_code_its_logits(vae, rotate, monkeypatch):
+    monkeypatch.setattr(turned, "UNREAD", 0.0)
+    model = DualVAE.fresh(3)
+    looks_linear(model, 3)
+    enc, dec = model.encoder(vae), model.decoder(vae)
+    x, z = all_operations()[::50].float(), prior(64, generator(1, "z"))
+    first = linear(dec.decoder, 0) if vae == "A" else dec.fc_in
+    with torch.no_grad():
+        before, weight, logits = dec(enc(x).mu), first.weight.clone(), dec(z)
+        w, c = turned.turn(enc, dec, rotate, generator(0, "slopes"))
+        r = torch.linalg.lstsq(weight, first.weight).solution
+        assert torch.allclose(r @ r.T, torch.eye(D), atol=1e-4)
+        assert torch.allclose(dec(z @ r), logits, atol=1e-4)
+        assert torch.allclose(dec(enc(x).mu), before, atol=1e-4)
+        centred = (logits - logits.mean(2, keepdim=True)).flatten(1)
+        assert torch.allclose(z @ r @ w.T + c, centred, atol=1e-3)  # both are linear as they start
+    assert torch.equal(r.round(decimals=3), torch.eye(D)) != rotate
+
+
+@torch.no_grad()
+def test_a_turn_finds_one_latent_a_trit_and_cuts_off_what_is_not_read(perfect_model):
+    """The perfect model, turned away from its axes: the turn brings it back."""
+    enc, dec = perfect_model.encoder_A, perfect_model.decoder_A
+    x = all_operations()[::7]
+    q, _ = torch.linalg.qr(torch.randn(D, D, generator=generator(5, "test")))
+    first = linear(dec.decoder, 0)
+    first.weight.copy_(first.weight @ q.T)
+    enc.fc_mu.weight.copy_(q @ enc.fc_mu.weight)
+    w, _ = turned.turn(enc, dec, True, generator(0, "slopes"))
+    assert int((w.norm(dim=0) > 0).sum()) == T
+    assert int((first.weight.norm(dim=0) > 1e-6).sum()) == T
+    owned = w.view(T, C, D).norm(dim=1)
+    assert torch.equal((owned > 1e-2 * owned.max()).sum(1), torch.ones(T, dtype=torch.long))
+    mu, logvar = enc(x.float())
+    unread = w.norm(dim=0) == 0
+    assert torch.equal(mu[:, unread], torch.zeros(len(x), D - T))
+    assert torch.equal(logvar[:, unread], torch.zeros(len(x), D - T))
+    assert torch.equal(dec(mu).argmax(2) - 1, x)
+
+
+# --- The encoder alone ---
+
+
+def test_the_certainty_is_what_sampling_finds():
+    """How often the true class is not behind a rival, of 200,000 draws of q through the logits."""
+    rng = generator(7, "test")
+    w, c = torch.randn(T * C, D, generator=rng), torch.randn(T * C, generator=rng)
+    x = all_operations()[torch.randint(3**T, (6,), generator=rng)]
+    q = Posterior(torch.randn(6, D, generator=rng), torch.randn(6, D, generator=rng))
+    closed = torch.special.ndtr(turned.certainty(q, w, c, x))
+    for i in range(6):
+        z = q.mu[i] + (q.logvar[i] / 2).exp() * torch.randn(200_000, D, generator=rng)
+        logits = (z @ w.T + c).view(-1, T, C)
+        ahead = [
+            (logits[:, t, x[i, t] + 1] > logits[:, t, rival]).float().mean()
+            for t in range(T) for rival in range(C) if rival != x[i, t] + 1
+        ]  # fmt: skip
+        assert torch.allclose(closed[i], torch.stack(ahead), atol=0.005)
+
+
+def test_settling_buys_exactness_for_rate_and_leaves_the_decoder(perfect_model):
+    """Codes at twice the distance that is needed: settled ones cost less, and still come back."""
+    enc, dec = perfect_model.encoder_A, perfect_model.decoder_A
+    enc.fc_mu.weight.data.mul_(2)
+    state = {key: value.clone() for key, value in dec.state_dict().items()}
+    w, c = turned.slopes(dec, generator(0, "slopes"))
+    p = parameters(**{**QUICK, "settle_steps": 150, "lr": 0.003})
+    before = turned.kl_nats(*enc(DATA.float())).sum(1).mean()
+    turned.settle(enc, w.float().detach(), c.float().detach(), DATA, p, generator(0, "settle"))
+    q = enc(DATA.float())
+    assert turned.kl_nats(*q).sum(1).mean() < 0.8 * before
+    z = q.mu + (q.logvar / 2).exp() * prior(len(DATA), generator(1, "test"))
+    assert (dec(z).argmax(2) - 1 == DATA).all(1).double().mean() > 0.97
+    assert same(state, dec.state_dict())
+
+
+# --- Whole trainings ---
+
+
+def test_the_seed_alone_makes_the_weights_on_any_number_of_threads():
+    """In process, and in the processes that `fit` trains in, whatever the caller's threads."""
+    once, jobs = trained(), [(vae, parameters(**QUICK), DATA) for vae in VAES]
+    torch.manual_seed(99)
+    assert same(once, trained()) and not same(once, trained(seed=7), "decoder_A")
+    torch.set_num_threads(2)
+    try:
+        *_, ((a, _), (b, _)) = together(turned.train, jobs)
+    finally:
+        torch.set_num_threads(1)
+    assert same(once, a.state_dict()) and same(trained("B"), b.state_dict())
+
+
+@pytest.mark.parametrize("vae, other", [("A", "B"), ("B", "A")])
+def test_each_vae_is_trained_as_if_the_other_were_not_there(vae, other, monkeypatch):
+    """The other one starts as no number, and stays where it is."""
+
+    def poisoned(model, seed):
+        looks_linear(model, seed)
+        for name, value in model.named_parameters():
+            if f"coder_{other}" in name or "state_net" in name:
+                value.data.fill_(torch.nan)
+
+    clean = trained(vae)
+    monkeypatch.setattr(turned, "looks_linear", poisoned)
+    found = trained(vae)
+    assert same(clean, found, f"coder_{vae}")
+    assert all(found[k].isnan().all() for k in found if f"coder_{other}" in k)
+
+
+def test_training_reads_no_operation_outside_its_split(monkeypatch):
+    """The others are replaced by tables of no class, which the loss would refuse; and a training
+    operation that is replaced changes the weights."""
+    monkeypatch.setattr(loop, "LATENTS", 2_000)
+    p = parameters(**{**QUICK, "batch_size": 4_000})
+    clean, parts = list(turned._measured("A", p)), split(p.split_seed)
+    for poisoned, unchanged in (
+        (torch.cat([parts.test, parts.val]), True),
+        (parts.train[:999], False),
+    ):
+        data = all_operations().clone()
+        data[poisoned] = 7 if unchanged else 0
+        monkeypatch.setattr(turned, "all_operations", lambda data=data: data)
+        found = list(turned._measured("A", p))
+        assert (same(clean[-1][0], found[-1][0]), clean[-1][1] == found[-1][1]) == (unchanged,) * 2
+
+
+def test_the_scale_of_the_logits_moves_no_training():
+    plain, scaled = trained(logit_scale=1), trained(logit_scale=8)
+    last = "decoder_A.decoder.4."
+    assert all(torch.equal(scaled[k], (8 if last in k else 1) * plain[k]) for k in plain)
+
+
+def test_a_loss_that_is_not_finite_ends_training_in_one_sentence():
+    with pytest.raises(TrainingError, match=r"^The loss of VAE-B in epoch \d is no longer .*\.$"):
+        trained("B", lr=1.0, epochs=3)
+    with pytest.raises(TrainingError, match=r"^The square of the logits .* is no longer finite"):
+        turned.slopes(lambda z: (z[:, :1, None] * 1e30).expand(-1, T, C), generator(0, "x"))
