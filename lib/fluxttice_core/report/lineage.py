@@ -7,6 +7,7 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from ..metrics.lineage import CEILINGS, Lineage
+from ..metrics.results import Measured
 from .tables import GREY, left, number, with_interval, without
 
 OURS = "This checkpoint is of our own layout: the original claims nothing of it."
@@ -63,10 +64,8 @@ def claims(found: Lineage) -> Styler:
     frame = pd.DataFrame(
         {
             "claim": row.name,
-            "stored": f"{row.stored:.6g}",
-            "one draw, measured (99.9 %)": with_interval(row.measured, "number")
-            if row.measured
-            else "–",
+            "stored": f"{row.stored:.4g}",
+            "one draw, measured (99.9 %)": _span(row.measured),
             "verdict": row.verdict,
             "as": row.definition,
         }
@@ -75,3 +74,10 @@ def claims(found: Lineage) -> Styler:
     if frame.empty:
         return left(pd.DataFrame({"claim": ["this file claims nothing of itself"]}))
     return left(frame).map(lambda verdict: VERDICT.get(verdict, GREY), subset=["verdict"])
+
+
+def _span(row: Measured | None) -> str:
+    if row is None or row.value is None:
+        return "–"
+    exact = row.low == row.high
+    return f"{row.value:.4g}" + ("" if exact else f" ({row.low:.4g} … {row.high:.4g})")

@@ -8,6 +8,7 @@ import torch
 
 from .. import files, params
 from ..checkpoints import folder as checkpoints
+from ..errors import InputError
 from ..metrics.gates import Certify
 from ..metrics.lineage import Lineage
 from ..metrics.lineage import lineage as of_lineage
@@ -76,14 +77,18 @@ def lineage(p: Benchmark, loaded: checkpoints.Checkpoint) -> Lineage | None:
     """What the lineage's own metrics say of a file of the original's; None for one of ours.
 
     Raises:
-        InputError: `p.claims` or `p.inherited_from` cannot be read.
+        InputError: `p.claims` or `p.inherited_from` cannot be read, or a claim is no number.
     """
     if "imported" not in loaded.manifest:
         return None
     claims = loaded.manifest.get("claims")
     base = checkpoints.load(p.inherited_from).model if p.inherited_from else None
     given = params.read_yaml(files.find(p.claims)) if p.claims else {}
-    return of_lineage(loaded.model, {**(claims or {}), **given}, base, p)
+    for name, number in given.items():
+        if type(number) not in (int, float):
+            raise InputError(f"{p.claims}: {name} is {number!r}, but a claim must be a number.")
+    claims = {**(claims if isinstance(claims, dict) else {}), **given}
+    return of_lineage(loaded.model, claims, base, p)
 
 
 def _in_notebook() -> dict[str, Any]:
