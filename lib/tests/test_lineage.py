@@ -229,16 +229,6 @@ def test_untrained_is_the_same_layout_with_fresh_weights():
     assert all(torch.equal(ours[k], fresh[k]) for k in fresh)
 
 
-def test_inherited_tensors_are_named(tmp_path):
-    base = DualVAE.fresh(1)
-    state = dict(STATES["v5.11 dual"][0])
-    inherited = [k for k in base.state_dict() if k.startswith("decoder_A.")]
-    state |= {k: base.state_dict()[k] for k in inherited}
-    p = Measurement.model_construct(seed=0, untrained_seed=1)
-    found = metrics.lineage(network_of(state, "x"), {}, base, p)
-    assert found.inherited == inherited
-
-
 # --- Forward passes, from the bare weights ---
 
 
@@ -493,16 +483,19 @@ def test_what_floors_reach_decides_nothing():
     assert not found(0.9).decides("radius", "B")
 
 
-def test_the_page_names_every_claim_and_what_cannot_be_decoded(tmp_path):
-    state = STATES["v5.12 to v5.12.4 plain"][0]
-    model = loaded(tmp_path, {"model": state}).model
+def test_the_page_names_every_claim_what_is_inherited_and_what_cannot_be_decoded():
+    base = DualVAE.fresh(1)
+    inherited = [k for k in base.state_dict() if k.startswith("decoder_A.")]
+    state = STATES["v5.12 to v5.12.4 plain"][0] | {k: base.state_dict()[k] for k in inherited}
     p = Measurement.model_construct(seed=0, untrained_seed=1)
     claims = {"Q": 9.0, "coverage": 0.5, "epoch": 3, "best_Q": 2.0, "loss": float("inf")}
-    found = metrics.lineage(model, claims, None, p)
+    found = metrics.lineage(network_of(state, "x"), claims, base, p)
+    assert found.inherited == inherited
     assert [row.name for row in found.claims] == ["Q", "coverage", "best_Q"]
     text = "".join(shown.to_html() for shown in page.section(found))
     for words in ("encoder B has no decoder in this layout", "not recorded", "0.95", "best_Q",
-                  "differs", "cannot be recomputed", "steers training alone"):  # fmt: skip
+                  "differs", "cannot be recomputed", "steers training alone",
+                  inherited[0]):  # fmt: skip
         assert words in text
     [sentence] = page.section(None)
     assert "our own layout" in sentence.data

@@ -6,12 +6,34 @@ import pandas as pd
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
-from ..metrics.lineage import CEILINGS, Lineage
+from .. import files, params
+from ..checkpoints import folder as checkpoints
+from ..errors import InputError
+from ..metrics.lineage import CEILINGS, Lineage, lineage
+from ..metrics.measurement import Benchmark
 from ..metrics.results import Measured
 from .tables import GREY, left, number, with_interval, without
 
 OURS = "This checkpoint is of our own layout: the original claims nothing of it."
 VERDICT = {"agrees": "color: #1a7f37", "differs": "color: #c1121f; font-weight: bold"}
+
+
+def of(p: Benchmark, loaded: checkpoints.Checkpoint) -> Lineage | None:
+    """What the lineage's own metrics say of a file of the original's; None for one of ours.
+
+    Raises:
+        InputError: `p.claims` or `p.inherited_from` cannot be read, or a claim is no number.
+    """
+    if "imported" not in loaded.manifest:
+        return None
+    claims = loaded.manifest.get("claims")
+    base = checkpoints.load(p.inherited_from).model if p.inherited_from else None
+    given = params.read_yaml(files.find(p.claims)) if p.claims else {}
+    for name, value in given.items():
+        if type(value) not in (int, float):
+            raise InputError(f"{p.claims}: {name} is {value!r}, but a claim must be a number.")
+    claims = {**(claims if isinstance(claims, dict) else {}), **given}
+    return lineage(loaded.model, claims, base, p)
 
 
 def section(found: Lineage | None) -> list[Markdown | Styler]:

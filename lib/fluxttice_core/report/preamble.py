@@ -8,10 +8,7 @@ import torch
 
 from .. import files, params
 from ..checkpoints import folder as checkpoints
-from ..errors import InputError
 from ..metrics.gates import Certify
-from ..metrics.lineage import Lineage
-from ..metrics.lineage import lineage as of_lineage
 from ..metrics.measurement import Benchmark
 from ..params import NonNegative, Params, Share
 from ..training import recipes
@@ -71,24 +68,6 @@ def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
     for vae in set(model.encoders) - set(model.vaes):
         print(f"VAE-{vae}      encoder {vae} has no decoder in this layout: {model.layout}")
     return p, run, loaded
-
-
-def lineage(p: Benchmark, loaded: checkpoints.Checkpoint) -> Lineage | None:
-    """What the lineage's own metrics say of a file of the original's; None for one of ours.
-
-    Raises:
-        InputError: `p.claims` or `p.inherited_from` cannot be read, or a claim is no number.
-    """
-    if "imported" not in loaded.manifest:
-        return None
-    claims = loaded.manifest.get("claims")
-    base = checkpoints.load(p.inherited_from).model if p.inherited_from else None
-    given = params.read_yaml(files.find(p.claims)) if p.claims else {}
-    for name, number in given.items():
-        if type(number) not in (int, float):
-            raise InputError(f"{p.claims}: {name} is {number!r}, but a claim must be a number.")
-    claims = {**(claims if isinstance(claims, dict) else {}), **given}
-    return of_lineage(loaded.model, claims, base, p)
 
 
 def _in_notebook() -> dict[str, Any]:
