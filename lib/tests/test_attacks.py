@@ -1,6 +1,7 @@
-"""Attacks on what loads a checkpoint, counted: none may succeed (test_certification has those on
-signed folders). Hostile files are loaded by a process of their own, so that a crash, and the memory
-it took, would show.
+"""Attacks on what loads a checkpoint, counted: none may succeed.
+
+Hostile files are loaded by a process of their own, so that a crash, and the memory it took, would
+show. Attacks on what is signed are in test_certification.py.
 """
 
 import io
@@ -8,6 +9,7 @@ import itertools
 import json
 import os
 import pickle
+import random
 import shutil
 import struct
 import subprocess
@@ -27,9 +29,22 @@ from test_checkpoint import pt, v5_5
 from fluxttice_core import files
 from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
 
 HOSTILE, MEMORY = 500, 10**9
+
+
+def test_weights_with_one_bit_flipped_are_refused(saved):
+    """Without any signature, by the manifest's hash."""
+    data, rng = (saved / checkpoint.WEIGHTS).read_bytes(), random.Random(0)
+    for bit in rng.sample(range(8 * len(data)), 50):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        (saved / checkpoint.WEIGHTS).write_bytes(changed)
+        with pytest.raises(InputError):
+            checkpoint.load(saved)
+
 
 CALLS = """
 os.system posix.system nt.system subprocess.Popen subprocess.call subprocess.check_output

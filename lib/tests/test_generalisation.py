@@ -9,7 +9,6 @@ import torch
 from planted import ends
 
 from fluxttice_core import load
-from fluxttice_core.checkpoints.folder import split_record
 from fluxttice_core.metrics.controls import CONTROLS
 from fluxttice_core.metrics.generalisation import (
     FLIPS,
@@ -25,7 +24,15 @@ from fluxttice_core.metrics.generalisation import (
 from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.reconstruction import posterior, right_trits
 from fluxttice_core.model.network import VAES, D, Posterior
-from fluxttice_core.model.operations import M, T, all_operations, index_of, names, split
+from fluxttice_core.model.operations import (
+    M,
+    T,
+    all_operations,
+    index_of,
+    names,
+    split,
+    split_record,
+)
 
 PARTS = split(42)
 UNSEEN = torch.cat([PARTS.val, PARTS.test])

@@ -127,7 +127,11 @@ def test_an_operation_that_is_never_or_hardly_generated_is_refused(left):
     counts[:, [7, 99]] = 0
     counts[4, [7, 99]] = left
     m = from_groups(counts)
-    for estimate in (likelihood.nll(m), likelihood.kl_uniform_p(nll(m)), likelihood.bits_per_trit(nll(m))):
+    for estimate in (
+        likelihood.nll(m),
+        likelihood.kl_uniform_p(nll(m)),
+        likelihood.bits_per_trit(nll(m)),
+    ):
         assert estimate.value is estimate.low is estimate.high is None
         assert estimate.method == "not told: P(x) of 2 operations cannot be told from 0"
     assert rate.posterior_gap(exact(-20.0, M), likelihood.nll(m)).value is None

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from .. import files
 from ..errors import InputError
+from ..metrics.lineage import Lineage
 from ..metrics.measurement import MODEL, Results
 from ..metrics.results import Record
 
@@ -33,6 +34,7 @@ class Document(Record):
     checkpoint: dict[str, str | int | None]
     params: dict[str, Any]
     results: Results
+    lineage: Lineage | None = None  # of a file of the original's
 
 
 def store(document: Document, path: Path) -> Document:

@@ -101,10 +101,10 @@ def _coverage_curve(axes: Axes, results: Results) -> None:
     ours, noise = (
         {vae: row.details for vae, row in results.of(name).items()} for name in (MODEL, UNTRAINED)
     )
-    n = [point.n for point in ours["A"].curve]
-    ceilings = [point.ceiling / M for point in ours["A"].curve]
+    last = list(ours)[-1]
+    n = [point.n for point in ours[last].curve]
+    ceilings = [point.ceiling / M for point in ours[last].curve]
     axes.plot(n, ceilings, "k:", label="ceiling (uniform generator)")
-    last = list(noise)[-1]
     lines = [
         *((ours[vae].curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae in ours),
         (noise[last].curve, "argmax", GREY, "-", f"untrained {last}, argmax"),
@@ -206,7 +206,7 @@ def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
     the order of the trits they tell most of. Where a latent owns a trit, one entry changes."""
     mu, ops = model.encode(all_operations(), vae), all_operations().float()
     spread = (mu - mu.mean(0)).T @ (ops - ops.mean(0))  # (D, T)
-    active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE]
+    active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE] or [0]
     active.sort(key=lambda j: int(spread[j].abs().argmax()))
     start = model.encode([[0] * T], vae)
     figure, grid = _grid(3, len(active), 0.95 * len(active) + 0.6, 3.4)

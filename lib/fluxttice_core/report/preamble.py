@@ -60,6 +60,9 @@ def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
     recorded = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
     print(f"checkpoint {loaded.path}\nsha256     {loaded.sha256}\nepoch      {loaded.epoch}")
     print(f"split      {recorded}")
+    model = loaded.model
+    for vae in set(model.encoders) - set(model.vaes):
+        print(f"VAE-{vae}      encoder {vae} has no decoder in this layout: {model.layout}")
     return p, run, loaded
 
 

@@ -14,6 +14,7 @@ from ..metrics.marginal import LIMIT_NATS
 from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
 from ..metrics.observation import metric
 from ..metrics.results import Measured
+from ..model.network import VAES
 
 if TYPE_CHECKING:  # what signs is an extra of its own
     from ..certification.certificate import Certificate, KeptEpoch
@@ -54,7 +55,7 @@ def summary(results: Results) -> Markdown:
         cells = [f"**{with_interval(value, 'nats')}**" for value in ours]
         lines.append([label, *cells, f"{beside}: {limit}"])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return Markdown(f"### In one minute\n\n{table}")
+    return Markdown(f"### In one minute\n\n{table}\n\n{without(vaes)}")
 
 
 def why_not_categorical(results: Results) -> str:
@@ -91,7 +92,8 @@ def comparison(rows: list[Compared]) -> Styler:
         line["by hand"] = number(both[0].best.value, about.unit)
         lines.append(line)
         grey.append(not good)
-    return left(lines).apply(lambda column: [GREY if g else "" for g in grey])
+    styled = left(lines, [row.vae for row in rows])
+    return styled.apply(lambda column: [GREY if g else "" for g in grey])
 
 
 def coverage(results: Results) -> Styler:
@@ -105,21 +107,24 @@ def coverage(results: Results) -> Styler:
                 line = lines.setdefault(key, {"network": name, "decode": drawn.decode})
                 count = f"{u.value:,.0f} ({u.low:,.0f} … {u.high:,.0f})"
                 line[f"N = {drawn.n:,}"] = f"{count} · {number(drawn.of_ceiling.value)}"
-    return left(lines.values())
+    return left(lines.values(), results.of(MODEL))
 
 
 def hardest(results: Results, count: int = 5) -> Styler:
     """The operations that argmax decoding seems to reach least, P·M being 1 for a perfect
     generator: chosen by half of the latents, measured by the other half."""
     return left(
-        {
-            "VAE": vae,
-            "operation": name,
-            "P·M, argmax": f"{row.value:.3f}",
-            "95 % interval": f"{row.low:.3f} … {row.high:.3f}",
-        }
-        for vae, found in results.of(MODEL).items()
-        for name, row in list(found.details.hardest.items())[:count]
+        [
+            {
+                "VAE": vae,
+                "operation": name,
+                "P·M, argmax": f"{row.value:.3f}",
+                "95 % interval": f"{row.low:.3f} … {row.high:.3f}",
+            }
+            for vae, found in results.of(MODEL).items()
+            for name, row in list(found.details.hardest.items())[:count]
+        ],
+        results.of(MODEL),
     )
 
 
@@ -146,15 +151,19 @@ def epochs(rows: list[dict], every: int) -> Styler:
 def gates(rows: list[Judged]) -> Styler:
     """One gate a row: bound, value, interval, verdict."""
     return _coloured(
-        {
-            "gate": row.title,
-            "VAE": row.vae,
-            "bound": ("≤ " if row.gate.startswith("max_") else "≥ ") + number(row.bound, row.unit),
-            "value": number(row.measured.value, row.unit),
-            "95 % interval": interval(row.measured, row.unit),
-            "verdict": row.verdict,
-        }
-        for row in rows
+        [
+            {
+                "gate": row.title,
+                "VAE": row.vae,
+                "bound": ("≤ " if row.gate.startswith("max_") else "≥ ")
+                + number(row.bound, row.unit),
+                "value": number(row.measured.value, row.unit),
+                "95 % interval": interval(row.measured, row.unit),
+                "verdict": row.verdict,
+            }
+            for row in rows
+        ],
+        [row.vae for row in rows],
     )
 
 
@@ -189,16 +198,19 @@ def by_epoch(kept: "list[KeptEpoch]") -> Styler:
 def measured(found: dict[str, dict[str, Measured]]) -> Styler:
     """Shares by VAE and name: value, interval, over how many cases, by which method."""
     return left(
-        {
-            "question": name.replace("_", " "),
-            "VAE": vae,
-            "value": number(row.value),
-            "95 % interval": interval(row),
-            "cases": f"{row.n:,}",
-            "method": row.method,
-        }
-        for vae, rows in found.items()
-        for name, row in rows.items()
+        [
+            {
+                "question": name.replace("_", " "),
+                "VAE": vae,
+                "value": number(row.value),
+                "95 % interval": interval(row),
+                "cases": f"{row.n:,}",
+                "method": row.method,
+            }
+            for vae, rows in found.items()
+            for name, row in rows.items()
+        ],
+        found,
     )
 
 
@@ -257,10 +269,16 @@ def with_interval(row: Measured, unit: str = "share") -> str:
     return number(row.value, unit) + ("" if exact else f" ({interval(row, unit)})")
 
 
-def left(rows: pd.DataFrame | Iterable[dict]) -> Styler:
-    """Rows as a table, aligned to the left."""
-    return pd.DataFrame(rows).style.hide(axis="index").set_properties(**{"text-align": "left"})
+def without(vaes: Iterable[str]) -> str:
+    """What stands where rows of B would, in a layout that has none."""
+    return "" if "B" in vaes else "VAE-B: encoder B has no decoder in this layout."
 
 
-def _coloured(rows: Iterable[dict]) -> Styler:
-    return left(rows).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
+def left(rows: pd.DataFrame | Iterable[dict], vaes: Iterable[str] = VAES) -> Styler:
+    """Rows as a table, aligned to the left; `vaes`: those it has rows of."""
+    styled = pd.DataFrame(rows).style.hide(axis="index").set_properties(**{"text-align": "left"})
+    return styled.set_caption(without(vaes)) if without(vaes) else styled
+
+
+def _coloured(rows: Iterable[dict], vaes: Iterable[str] = VAES) -> Styler:
+    return left(rows, vaes).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])

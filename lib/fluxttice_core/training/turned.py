@@ -258,7 +258,7 @@ def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, flo
 @torch.no_grad()
 def scale_logits(model: DualVAE, vae: str, scale: float) -> None:
     """One decoder's logits times `scale`, in place: by its last layer. No boundary moves."""
-    last = model.last_layers()[VAES.index(vae)]
+    last = model.last_layer(vae)
     last.weight.mul_(scale)
     last.bias.mul_(scale)
 
