@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from planted import DIGITS, ceiling, ends, from_counts, sharp
+from planted import DIGITS
 from scipy import stats
 
 from fluxttice_core.errors import InputError
@@ -12,19 +12,15 @@ from fluxttice_core.metrics import coverage
 from fluxttice_core.metrics import marginal as module
 from fluxttice_core.metrics.marginal import (
     GROUPS,
-    argmax_entropy,
-    hardest,
     information,
     kl_uniform,
     marginal,
-    min_p_times_m,
     noise_floor,
     scaled,
-    shannon_nats,
     trit_distributions,
 )
 from fluxttice_core.model.network import D, prior, read_out
-from fluxttice_core.model.operations import C, M, T, all_operations, describe
+from fluxttice_core.model.operations import C, M, T, all_operations
 from fluxttice_core.model.streams import generator
 
 
@@ -48,9 +44,6 @@ class Watched:
     def __call__(self, z):
         self.seen.append(z)
         return self.decoder(z)
-
-
-# --- One pass through the decoder ---
 
 
 def test_trit_distributions_are_torchs():
@@ -150,75 +143,6 @@ def test_the_common_scale_undoes_any_other():
     assert float(found.square().mean().sqrt()) == pytest.approx(200, rel=0.05)
     np.testing.assert_allclose(found / found.norm(), theirs / theirs.norm(), atol=1e-5, rtol=1e-3)
     assert torch.equal(scaled(lambda _: same, 200.0, generator(2, "scale"))(z), same)
-
-
-# --- Functions of a marginal ---
-
-
-def by_pseudo_values(function, groups):
-    """Tukey's form: mean and t interval of G·f(all) - (G-1)·f(all but one)."""
-    whole = function(np.concatenate(groups))
-    rest = [function(np.concatenate(groups[:i] + groups[i + 1 :])) for i in range(GROUPS)]
-    pseudo = np.array([GROUPS * whole - (GROUPS - 1) * other for other in rest])
-    half = stats.t.ppf(0.975, GROUPS - 1) * stats.sem(pseudo)
-    return np.array([pseudo.mean(), pseudo.mean() - half, pseudo.mean() + half])
-
-
-@pytest.mark.parametrize("n", [5, 200])
-def test_intervals_are_tukeys(n):
-    """Draws of nine operations, the functions written over the draws themselves."""
-    p = np.array([0.3, 0.3, 0.1, 0.1, 0.1, 0.05, 0.03, 0.01, 0.01])
-    draws = list(np.random.default_rng(4).choice(9, p=p, size=(GROUPS, 50)))
-    counts = np.stack([np.bincount(row, minlength=M) for row in draws])
-    m, top = from_counts(counts, entropy=50 * 0.2), ceiling(n)
-
-    def entropy(x):
-        return stats.entropy(np.bincount(x))
-
-    def plug_in(x):
-        return sum(1 - (1 - c / len(x)) ** n for c in np.bincount(x))
-
-    theirs = by_pseudo_values(entropy, draws)
-    assert ends(argmax_entropy(m)) == pytest.approx(theirs)
-    assert ends(information(m)) == pytest.approx(theirs - 0.2)
-    assert ends(kl_uniform(m)) == pytest.approx(math.log(M) - theirs[[0, 2, 1]])
-    value, low, high = by_pseudo_values(plug_in, draws)
-    low -= max(0, value - plug_in(np.concatenate(draws)))  # it reaches as far from the plug-in
-    found = coverage.expected(m, n, "categorical")
-    assert ends(found) == pytest.approx(np.minimum([value, low, high], top), abs=1e-6)
-    assert (found.n, found.method) == (1_000, "jackknife, 20 groups")
-
-
-def test_the_bias_of_order_one_over_k_is_taken_out():
-    """The plug-in of the entropy of 243 equal cells is too low by 242/2k; 200 samples of 4,860."""
-    p, k = np.full(243, 1 / 243), 4_860
-    samples = [sharp(p, k, seed) for seed in range(200)]
-    plug_in = np.mean([shannon_nats(m.counts / k) for m in samples]) - math.log(243)
-    corrected = np.mean([argmax_entropy(m).value for m in samples]) - math.log(243)
-    assert plug_in == pytest.approx(-242 / (2 * k), rel=0.06)
-    assert abs(corrected) < 0.06 * 242 / (2 * k)
-
-
-# --- Names ---
-
-
-def test_hardest_are_the_smallest_with_their_names_and_intervals():
-    """Half of the groups choose, the others measure: three operations of known counts."""
-    counts = np.full((GROUPS, M), 3)
-    counts[:, 5_000] = 0
-    counts[:, 77] = [0, 1, 0, 2] * 5
-    counts[:, 19_000] = [1, 2] * 10
-    counts[0, 9] = 0
-    m = from_counts(counts)
-    rows, scale = hardest(m, count=3), M / (m.k / GROUPS)
-    assert list(rows) == [describe(i) for i in (77, 5_000, 19_000)]
-    half = 2.262157 * math.sqrt(10 / 9 * 0.25 / 10)
-    truths = [[1.5, 1.5 - half, 1.5 + half], [0, 0, 0], [2, 2, 2]]
-    for row, truth in zip(rows.values(), truths, strict=True):
-        assert ends(row) == pytest.approx(scale * np.array(truth), rel=1e-5)
-    assert len(hardest(m)) == 10 and min_p_times_m(m) == 0
-    counts[:, [77, 5_000, 19_000]] = 3
-    assert min_p_times_m(from_counts(counts)) == pytest.approx(0.95, rel=1e-4)  # over all groups
 
 
 def test_the_noise_floor_is_that_of_poisson_counts():

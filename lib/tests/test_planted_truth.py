@@ -106,7 +106,9 @@ def test_operations_that_a_decoder_hardly_makes_are_named():
     index = {name: i for i, name in names().items()}
     p = UNIFORM.copy()
     p[index["NOT first"]], p[index["XOR (-a·b)"]] = 0, 0.5 / M
-    found = [marginal.hardest(sharp(p / p.sum(), 10_000_000, seed)) for seed in range(SEEDS)]
+    ms = [sharp(p / p.sum(), 10_000_000, seed) for seed in range(SEEDS)]
+    found = [marginal.hardest(m) for m in ms]
+    assert marginal.min_p_times_m(ms[0]) == 0 < marginal.min_p_times_m(observed("uneven")[0])
     for rows in found:
         first, *_ = rows
         assert len(rows) == 10 and first == "NOT first" and rows[first].high == 0
