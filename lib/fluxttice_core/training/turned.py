@@ -50,7 +50,7 @@ class TrainTurned(Train):
     prior_size: Annotated[
         Whole, Field(ge=2 * D, le=100_000, multiple_of=4, description="a step's memory grows by it")
     ]
-    lr: Annotated[Positive, Field(le=1, description="weights would leave float32")]
+    lr: Annotated[Real, Field(ge=1e-9, le=1, description="weights would leave float32")]
     beta: Weight
     start_scale: Scale
     ramp_end: Annotated[Positive, Field(le=1)]
