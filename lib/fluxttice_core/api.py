@@ -9,14 +9,17 @@ from torch import Tensor
 from .checkpoints import folder as checkpoints
 from .errors import InputError
 from .metrics.coverage import Drawn, coverage
-from .model.network import HOW, DualVAE, Network
+from .model.network import HOW, Network
 from .model.streams import generator
 
 NS = (10_000, 50_000, 195_000)
 
 
 class TernaryVAE:
-    """Both VAEs of a checkpoint. Each verb takes `vae="A"` or `"B"`, and B where none is named."""
+    """The VAEs of a checkpoint. Each verb takes `vae="A"` or `"B"`.
+
+    Where none is named, B is meant, or A where the layout has no decoder B.
+    """
 
     def __init__(self, loaded: checkpoints.Checkpoint) -> None:
         self.checkpoint = loaded
@@ -29,15 +32,18 @@ class TernaryVAE:
     def model(self) -> Network:
         return self.checkpoint.model
 
-    def encode(self, ops: object, vae: str = "B") -> Tensor:
+    def _vae(self, vae: str | None) -> str:
+        return self.model.vaes[-1] if vae is None else vae
+
+    def encode(self, ops: object, vae: str | None = None) -> Tensor:
         """Posterior means (n, 16), float32, of operations (n, 9) with values in {-1, 0, 1}.
 
         Raises InputError for another shape, another value or an unknown VAE.
         """
-        return self.model.encode(ops, vae)
+        return self.model.encode(ops, self._vae(vae))
 
     def decode(
-        self, z: object, how: str = "argmax", vae: str = "B", seed: int | None = None
+        self, z: object, how: str = "argmax", vae: str | None = None, seed: int | None = None
     ) -> Tensor:
         """Operations (n, 9), int64 in {-1, 0, 1}, from latents (n, 16).
 
@@ -45,10 +51,11 @@ class TernaryVAE:
         Raises InputError for another shape, values that are not finite, an unknown `how` or VAE.
         """
         rng = None if seed is None else generator(seed, "decode")
-        return self.model.decode(z, vae, how, rng)
+        return self.model.decode(z, self._vae(vae), how, rng)
 
-    def sample(self, n: int, how: str = "argmax", vae: str = "B", *, seed: int) -> Tensor:
+    def sample(self, n: int, how: str = "argmax", vae: str | None = None, *, seed: int) -> Tensor:
         """`n` operations (n, 9), int64, from latents of N(0, I); the same seed, the same draw."""
+        vae = self._vae(vae)
         return self.model.sample(n, vae, how, rng=generator(seed, "sample", vae))
 
     def coverage_report(
@@ -59,7 +66,7 @@ class TernaryVAE:
         trials: int = 5,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Distinct operations among N prior draws, for both VAEs, beside an untrained network.
+        """Distinct operations among N prior draws, for each VAE, beside an untrained network.
 
         Returns:
             One row for each VAE, mode and N: `vae, decode, n, trials, unique, share, of_ceiling,
@@ -77,7 +84,7 @@ class TernaryVAE:
         unknown = [mode for mode in how if mode not in HOW]
         if unknown:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
-        fresh, rows = DualVAE.fresh(seed), []
+        fresh, rows = self.model.untrained(seed), []
         for vae in self.model.vaes:
             ours, control = (
                 coverage(model.decoder(vae), ns, how=how, trials=trials, seed=seed, stream=vae)

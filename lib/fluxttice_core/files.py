@@ -91,10 +91,9 @@ def shown(path: str | Path) -> str:
 
     Elsewhere only its last two parts are kept: a published record names no one's home folder.
     """
-    path = Path(path).resolve()
-    if path.is_relative_to(root().resolve()):
-        return path.relative_to(root().resolve()).as_posix()
-    return Path(*path.parts[-2:]).as_posix()
+    path, home = Path(path).resolve(), root().resolve()
+    inside = path.is_relative_to(home)
+    return (path.relative_to(home) if inside else Path(*path.parts[-2:])).as_posix()
 
 
 def sha256(data: bytes) -> str:
@@ -139,7 +138,7 @@ def run_folder(run_dir: str, name: str) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             day.mkdir(parents=True, exist_ok=True)
-            folder = _fresh(day, f"{now:%H%M%S}-{name}")
+            folder = _fresh(day / f"{now:%H%M%S}-{name}")
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # the latter two: a path that is none
@@ -150,15 +149,14 @@ def run_folder(run_dir: str, name: str) -> Path:
         ) from None
 
 
-def _fresh(day: Path, name: str) -> Path:
-    attempt = 1
+def _fresh(wanted: Path) -> Path:
+    folder, attempt = wanted, 1
     while True:
-        folder = day / (name if attempt == 1 else f"{name}-{attempt}")
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return folder
-        except FileExistsError:
-            attempt += 1
+        attempt += 1
+        folder = wanted.with_name(f"{wanted.name}-{attempt}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -217,21 +215,17 @@ def git_commit() -> dict[str, Any]:
 
     Clean is everything but reports/, which holds what runs leave and nothing that they read.
     """
+    asked = ("rev-parse HEAD", "status --porcelain -- . :!reports")
     try:
-        commit = _git("rev-parse", "HEAD")
-        return {
-            "commit": commit,
-            "clean": not _git("status", "--porcelain", "--", ".", ":!reports"),
-        }
+        commit, changed = (
+            subprocess.check_output(
+                ["git", "-C", root(), *words.split()], text=True, stderr=subprocess.DEVNULL
+            ).strip()
+            for words in asked
+        )
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root()), *words], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    return {"commit": commit, "clean": not changed}
 
 
 def environment() -> dict[str, str]:

@@ -110,7 +110,10 @@ def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterat
             pipes.append(here)
             processes.append(process)
         while True:
-            said = [_received(pipe) for pipe in pipes]
+            try:
+                said = [pickle.loads(pipe.recv_bytes()) for pipe in pipes]
+            except EOFError:
+                raise RuntimeError("a worker process was killed") from None
             for kind, item in said:
                 if kind == "error":
                     raise item
@@ -121,13 +124,6 @@ def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterat
         for process in processes:
             process.terminate()
             process.join()
-
-
-def _received(pipe: Any) -> tuple[str, Any]:
-    try:
-        return pickle.loads(pipe.recv_bytes())
-    except EOFError:
-        raise RuntimeError("a worker process was killed") from None
 
 
 def _send(pipe: Any, packed: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Attacks on a certified checkpoint and on what loads one, counted: none may succeed.
+"""Attacks on what loads a checkpoint, counted: none may succeed.
 
-Verification is tried with `quick`: whatever it accepts is what was signed, byte for byte. Hostile
-files are loaded by a process of their own, so that a crash, and the memory it took, would show.
+Hostile files are loaded by a process of their own, so that a crash, and the memory it took, would
+show. Attacks on what is signed are in test_certification.py.
 """
 
 import io
@@ -26,234 +26,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoint import pt, v5_5
 
-from fluxttice_core import files, params
-from fluxttice_core.certification import certificate, signing, verify
+from fluxttice_core import files
 from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
 
 HOSTILE, MEMORY = 500, 10**9
-FILES = (
-    checkpoint.WEIGHTS, checkpoint.MANIFEST, certificate.CERTIFICATE, signing.SIGNATURE,
-    signing.PUBLIC_KEY,
-)  # fmt: skip
-FLIPS = 440  # in each
 
 
-# --- Mutations of a signed folder ---
-
-
-def certified(folder, seed, key, value=0.9, bound=0.5):
-    """A signed checkpoint of fresh weights, whose certificate claims to pass."""
-    values = params.read_yaml(files.root() / "params" / "certify.yaml")
-    p = params.check("certify", {**values, "run_dir": "", "checkpoint": "x"}, "test")
-    row = {"gate": "g", "vae": "A", "bound": bound, "value": value, "ci95": [value, value]}
-    saved = checkpoint.save(folder.parent / f"{folder.name}-saved", DualVAE.fresh(seed), seed, {})
-    loaded = checkpoint.load(saved)
-    stated = certificate.document(loaded, p, [{**row, "verdict": "PASS"}], [])
-    certificate.issue(folder, loaded, stated, key)
-    return folder
-
-
-class Target:
-    """A signed folder, and what came of putting other contents into it."""
-
-    def __init__(self, place):
-        self.place, self.tried = place, 0
-        self.key, self.other_key = place / "key.pem", place / "other.pem"
-        self.trusted = signing.keygen(self.key)
-        signing.keygen(self.other_key)
-        self.folder = certified(place / "target", 1, self.key)
-        self.original = self.contents(self.folder)
-
-    @staticmethod
-    def contents(folder):
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def another(self, name, seed, key=None, **claims):
-        """Contents of another certified folder, signed by the trusted key if by no other."""
-        return self.contents(certified(self.place / name, seed, key or self.key, **claims))
-
-    def refuses(self, changed=None, folder=None):
-        """Is the folder refused, in one sentence, with `changed` files in it? It is put back."""
-        for name, data in (changed or {}).items():
-            (self.folder / name).write_bytes(data)
-        sentence = verify.refusal(folder or self.folder, self.trusted)
-        for name in changed or {}:
-            (self.folder / name).write_bytes(self.original[name])
-        self.tried += 1
-        assert "\n" not in sentence and (not sentence or sentence.endswith("."))
-        return bool(sentence)
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory):
-    target = Target(tmp_path_factory.mktemp("attack"))
-    assert not target.refuses(), "the genuine folder must be accepted, or nothing below counts"
-    yield target
-    assert not target.refuses(), "the genuine folder must still be there"
-    renamed = target.folder.rename(target.place / "renamed")
-    assert not target.refuses(folder=renamed), "what is signed is its contents, not its name"
-    print(f"\n{target.tried:,} changes to a certified checkpoint tried, none accepted")
-
-
-def parts(contents):
-    """Every choice of some of these files."""
-    for size in range(1, len(contents) + 1):
-        for names in itertools.combinations(contents, size):
-            yield {name: contents[name] for name in names}
-
-
-def flipped_bits(target):
-    """One bit anywhere in any file."""
-    for name in FILES:
-        data = target.original[name]
-        for bit in random.Random(name).sample(range(8 * len(data)), FLIPS):
-            changed = bytearray(data)
-            changed[bit // 8] ^= 1 << bit % 8
-            yield {name: bytes(changed)}
-
-
-def cut_or_continued(target):
-    for name in FILES:
-        data = target.original[name]
-        cuts = [0, 1, len(data) - 1, *random.Random(name).sample(range(len(data)), 25)]
-        yield from ({name: data[:cut]} for cut in cuts)
-        yield from ({name: data + tail} for tail in (b"\0", b" ", b"\n", b"{}", data))
-
-
-def swapped(target):
-    for one, two in itertools.permutations(FILES, 2):
-        yield {one: target.original[two]}
-        yield {one: target.original[two], two: target.original[one]}
-
-
-def of_another_certified(target):
-    """Both signed by the trusted key. Only all of the other's files together are its checkpoint."""
-    other = target.another("another", 2)
-    del other[signing.PUBLIC_KEY]  # it is the same
-    yield from (part for part in parts(other) if len(part) < len(other))
-
-
-def replayed(target):
-    """A certificate that was right, of weaker weights or of a lower bound, with its signature."""
-    old = target.another("old", 3, value=0.1, bound=0.0)
-    yield from parts({name: old[name] for name in (certificate.CERTIFICATE, signing.SIGNATURE)})
-
-
-def edited(target):
-    stated = json.loads(target.original[certificate.CERTIFICATE])
-    for key, value in itertools.product(stated, (None, "PASS", 1, [], {})):
-        yield {certificate.CERTIFICATE: json.dumps({**stated, key: value}).encode()}
-
-
-def of_another_key(target):
-    """Weights, certificate, signature and key, all consistent, all another's."""
-    other = target.another("forged", 4, target.other_key)
-    fingerprint = signing.fingerprint(other[signing.PUBLIC_KEY])
-    assert verify.refusal(target.place / "forged", fingerprint) == ""
-    yield from parts(other)
-
-
-def spelled_another_way(target):
-    """Each of these bundles is the same JSON, or the same signature, to a lenient reader."""
-    bundle = json.loads(target.original[signing.SIGNATURE])
-    envelope = bundle["dsseEnvelope"]
-    [signature] = envelope["signatures"]
-
-    def dense(changed):
-        return json.dumps(changed, separators=(",", ":"))
-
-    spellings = [
-        json.dumps(bundle), json.dumps(bundle, indent=1), json.dumps({**bundle, "note": 1}),
-        dense(bundle)[:-1] + ',"note":1}',
-    ]  # fmt: skip
-    for change in (
-        {"signatures": [signature, signature]}, {"signatures": []},
-        {"signatures": [{**signature, "keyid": "x"}]},
-        {"signatures": [{**signature, "sig": signature["sig"] + "\n"}]},
-        {"signatures": [{**signature, "sig": ""}]}, {"payloadType": "text/plain"},
-        {"payload": ""}, {"payload": "e30="}, {"payload": envelope["payload"] + "===="},
-    ):  # fmt: skip
-        spellings.append(dense({**bundle, "dsseEnvelope": {**envelope, **change}}))
-    for hint in (None, "", "0" * 64):
-        material = {"publicKey": {"hint": hint}, "tlogEntries": []}
-        spellings.append(dense({**bundle, "verificationMaterial": material}))
-    yield from ({signing.SIGNATURE: text.encode()} for text in spellings)
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        flipped_bits, cut_or_continued, swapped, of_another_certified, replayed, edited,
-        of_another_key, spelled_another_way,
-    ],
-)  # fmt: skip
-def test_a_changed_folder_is_refused(target, attack):
-    accepted = [changed for changed in attack(target) if not target.refuses(changed)]
-    assert [list(changed) for changed in accepted] == []
-
-
-def test_loading_refuses_flipped_weights_too(target, tmp_path):
-    """Without any signature: the manifest's hash."""
-    folder = shutil.copytree(target.folder, tmp_path / "copy")
-    for changed in itertools.islice(flipped_bits(target), 50):
-        (folder / checkpoint.WEIGHTS).write_bytes(changed[checkpoint.WEIGHTS])
+def test_weights_with_one_bit_flipped_are_refused(saved):
+    """Without any signature, by the manifest's hash."""
+    data, rng = (saved / checkpoint.WEIGHTS).read_bytes(), random.Random(0)
+    for bit in rng.sample(range(8 * len(data)), 50):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        (saved / checkpoint.WEIGHTS).write_bytes(changed)
         with pytest.raises(InputError):
-            checkpoint.load(folder)
-
-
-ADDED = (".gitignore", ".gitattributes", ".hidden", "extra.txt", "model.safetensors.bak", "x.pt",
-         "certificate.sig.old", "Certificate.json", "manifest.json ", "a\nb", "é", ".git/",
-         ".github/", "empty/")  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ADDED)
-def test_an_added_file_or_folder_is_refused(target, name):
-    path = target.folder / name
-    if name.endswith("/"):
-        path.mkdir()
-    else:
-        path.write_bytes(target.original[checkpoint.WEIGHTS])
-    try:
-        assert target.refuses()
-    finally:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_renamed_moved_or_linked_file_is_refused(target, tmp_path, name):
-    for attack in ("missing", "renamed", "moved", "linked inside", "linked outside", "folder"):
-        folder = shutil.copytree(target.folder, tmp_path / attack)
-        path = folder / name
-        if attack == "renamed":
-            path.rename(folder / f"x{name}")
-        elif attack == "moved":
-            (folder / "sub").mkdir()
-            path.rename(folder / "sub" / name)
-        elif attack == "linked inside":
-            path.rename(folder / "real")
-            path.symlink_to("real")
-        elif attack == "linked outside":
-            path.unlink()
-            path.symlink_to(target.folder / name)  # the very bytes that were signed
-        else:
-            path.unlink()
-            path.mkdir() if attack == "folder" else None
-        assert target.refuses(folder=folder), attack
-
-
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
-@given(st.sampled_from(FILES), st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40))
-def test_any_splice_that_changes_a_file_is_refused(target, name, where, cut, inserted):
-    data = target.original[name]
-    at = int(where * len(data))
-    changed = data[:at] + inserted + data[at + cut :]
-    assert changed == data or target.refuses({name: changed})
-
-
-# --- Hostile files ---
+            checkpoint.load(saved)
 
 
 CALLS = """

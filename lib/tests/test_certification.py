@@ -549,8 +549,8 @@ def test_a_key_that_cannot_sign_is_refused(world, tmp_path, kind):
         signing.public_key(path)
 
 
-def test_the_fingerprint_stands_in_the_readme():
-    assert signing.FINGERPRINT in (ROOT / "README.md").read_text("utf-8")
+def test_the_fingerprint_stands_on_the_page_of_the_certificate():
+    assert signing.FINGERPRINT in (ROOT / "docs/certificate.md").read_text("utf-8")
 
 
 # --- What the notebook shows ---

@@ -16,10 +16,12 @@ from fluxttice_core import cli
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import lineage as metrics
+from fluxttice_core.metrics.observation import Measurement
 from fluxttice_core.model.lineage import LAYOUTS, Projection, network_of
 from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of
 from fluxttice_core.model.streams import generator
+from fluxttice_core.report import lineage as page
 
 MU = all_operations().float()
 
@@ -227,14 +229,6 @@ def test_untrained_is_the_same_layout_with_fresh_weights():
     assert all(torch.equal(ours[k], fresh[k]) for k in fresh)
 
 
-def test_inherited_tensors_are_named(tmp_path):
-    base = DualVAE.fresh(1)
-    state = dict(STATES["v5.11 dual"][0])
-    inherited = [k for k in base.state_dict() if k.startswith("decoder_A.")]
-    state |= {k: base.state_dict()[k] for k in inherited}
-    assert checkpoint.inherited(network_of(state, "x"), base) == inherited
-
-
 # --- Forward passes, from the bare weights ---
 
 
@@ -252,31 +246,26 @@ def silu(x):
     return x / (1 + (-x).exp())
 
 
+def block(state, name, number, x):
+    return silu(norm(state, f"{name}.{number + 1}", apply(state, f"{name}.{number}", x)))
+
+
 @pytest.mark.parametrize("recorded", [{"max_radius": 0.8}, {"model": {"max_radius": 0.8}}, None])
 def test_the_projection_is_that_of_the_readme(recorded):
     state = STATES["v5.12 to v5.12.4 plain"][0]
     made = network_of(state, "x", recorded).projection("B")
     z, at = torch.randn(50, D, generator=generator(1, "z")), "projection.proj_B"
     d, r, limit = z, z, 0.8 if recorded else 0.95
-    for linear_, norm_ in ((0, 1), (4, 5)):
-        d = silu(
-            norm(
-                state,
-                f"{at}.direction_net.{norm_}",
-                apply(state, f"{at}.direction_net.{linear_}", d),
-            )
-        )
+    for number in (0, 4):
+        d = block(state, f"{at}.direction_net", number, d)
     for number in (0, 3):
         r = silu(apply(state, f"{at}.radius_net.{number}", r))
     d = z + apply(state, f"{at}.direction_net.8", d)
     radius = limit / (1 + (-apply(state, f"{at}.radius_net.6", r)).exp())
     y = made(z)
     assert torch.allclose(y, d / d.norm(dim=1, keepdim=True) * radius, atol=1e-5)
-    assert torch.allclose(
-        made.tangent(y),
-        y / y.norm(dim=1, keepdim=True) * y.norm(dim=1, keepdim=True).atanh(),
-        atol=1e-4,
-    )
+    r = y.norm(dim=1, keepdim=True)
+    assert torch.allclose(made.tangent(y), y / r * r.atanh(), atol=1e-4)
     assert math.isclose(made.curvature, 1, abs_tol=1e-4) and made.max_radius == limit
     assert ("assumed" in made.stated["max_radius_from"]) is (recorded is None)
 
@@ -301,9 +290,8 @@ def test_improved_is_silu_norm_and_a_clamped_logvar():
     state = dict(STATES["v5.12.4 improved"][0])
     state["encoder_B.fc_logvar.bias"] = torch.linspace(-30, 30, D)
     h = MU[::997]
-    for linear_, norm_ in ((0, 1), (4, 5), (8, 9)):
-        name = "encoder_B.encoder"
-        h = silu(norm(state, f"{name}.{norm_}", apply(state, f"{name}.{linear_}", h)))
+    for number in (0, 4, 8):
+        h = block(state, "encoder_B.encoder", number, h)
     q = network_of(state, "x").encoder("B")(MU[::997])
     assert torch.allclose(q.mu, apply(state, "encoder_B.fc_mu", h), atol=1e-4)
     assert torch.allclose(q.logvar, apply(state, "encoder_B.fc_logvar", h).clamp(-10, 2), atol=1e-4)
@@ -371,12 +359,8 @@ def test_what_is_accepted_computes_the_same(name, edits, data):
     state = {k.removeprefix("base."): v for k, v in STATES[name][0].items()}
     right = outputs(network_of(state, "x"))
     for edit in edits:
-        EDITS[edit](
-            state,
-            data.draw(
-                st.sampled_from(sorted(k for k in state if isinstance(state[k], torch.Tensor)))
-            ),
-        )
+        tensors = sorted(k for k in state if isinstance(state[k], torch.Tensor))
+        EDITS[edit](state, data.draw(st.sampled_from(tensors)))
     order = data.draw(st.permutations(list(state)))
     try:
         model = network_of({key: state[key] for key in order}, "x")
@@ -398,6 +382,7 @@ def test_swapped_tensors_of_one_shape_change_what_is_computed(name):
 # --- The lineage's metrics ---
 
 CEILINGS = {  # hierarchy and D3, by the lineage's README
+    "all equal": (0, 0),
     "one radius a level": (-1.000, 0.999),
     "perfect order, no ties": (-0.83205, 0.912),
     "the first trit alone, no ties": (-0.8009, 0.720),
@@ -461,9 +446,8 @@ def test_exact_match_and_measures_of_a_perfect_model(perfect_model):
 
 def test_claims_are_compared_under_their_own_definition():
     def at(value, half=0.01):
-        return metrics.exact(value, 5).model_copy(
-            update={"low": value - half, "high": value + half}
-        )
+        ends = {"low": value - half, "high": value + half}
+        return metrics.exact(value, 5).model_copy(update=ends)
 
     ours = {"hierarchy": at(-0.8), "D1": at(0.3), "D2": at(0.5), "D3": at(0.7), "Q (D3)": at(1.9)}
     claims = {
@@ -471,16 +455,47 @@ def test_claims_are_compared_under_their_own_definition():
         "Q": 1.9, "hierarchy": -0.9, "H_A_history": [1.0], "note": "x", "tau_frozen": True,
     }  # fmt: skip
     match = {"mu": at(1.0, 0)}
-    for layout, verdict in (("v5.12 to v5.12.4 plain", "agrees"), ("v5.11 dual", "differs")):
+    for layout, *verdict in (
+        ("v5.12 to v5.12.4 plain", "agrees", "D2 of B"), ("v5.11 dual", "differs", "D1 of B")
+    ):  # fmt: skip
         rows = metrics.compare(claims, {"A": {}, "B": ours}, match, layout)
         found = {row.name: (row.verdict, row.definition) for row in rows}
-        assert found["distance_corr_B"] == (
-            verdict,
-            "D2 of B" if verdict == "agrees" else "D1 of B",
-        )
-    assert (
-        found["hierarchy_B"] == ("agrees", "hierarchy of B") and found["hierarchy"][0] == "differs"
-    )
+        assert found["distance_corr_B"] == tuple(verdict)
+    assert found["hierarchy_B"] == ("agrees", "hierarchy of B")
+    assert found["hierarchy"][0] == "differs"
     assert found["Q"] == ("agrees", "Q (D3) of B") and found["coverage"][1] == "exact match from mu"
-    assert found["loss"][0] == "cannot be recomputed" and len(found) == 6
+    assert found["loss"][0] == "cannot be recomputed" and len(found) == 7
     assert json.dumps([row.model_dump() for row in rows])
+
+
+def test_what_floors_reach_decides_nothing():
+    def found(value):
+        row = metrics.exact(value, 5)
+        cheap = {"one radius a level": -1.0, "the first trit alone, no ties": -0.8}
+        return metrics.Lineage.model_construct(
+            measured={"B": {"hierarchy of mu": row, "hierarchy": row, "radius": row}},
+            cheap={name: {"hierarchy": value} for name, value in cheap.items()},
+            untrained={"hierarchy": (-0.4, 0.4)},
+        )  # fmt: skip
+
+    assert found(-0.81).decides("hierarchy", "B") and found(-0.81).decides("hierarchy of mu", "B")
+    assert not found(-0.79).decides("hierarchy", "B") and not found(0.9).decides("hierarchy", "B")
+    assert not found(0.9).decides("radius", "B")
+
+
+def test_the_page_names_every_claim_what_is_inherited_and_what_cannot_be_decoded():
+    base = DualVAE.fresh(1)
+    inherited = [k for k in base.state_dict() if k.startswith("decoder_A.")]
+    state = STATES["v5.12 to v5.12.4 plain"][0] | {k: base.state_dict()[k] for k in inherited}
+    p = Measurement.model_construct(seed=0, untrained_seed=1)
+    claims = {"Q": 9.0, "coverage": 0.5, "epoch": 3, "best_Q": 2.0, "loss": float("inf")}
+    found = metrics.lineage(network_of(state, "x"), claims, base, p)
+    assert found.inherited == inherited
+    assert [row.name for row in found.claims] == ["Q", "coverage", "best_Q"]
+    text = "".join(shown.to_html() for shown in page.section(found))
+    for words in ("encoder B has no decoder in this layout", "not recorded", "0.95", "best_Q",
+                  "differs", "cannot be recomputed", "steers training alone",
+                  inherited[0]):  # fmt: skip
+        assert words in text
+    [sentence] = page.section(None)
+    assert "our own layout" in sentence.data

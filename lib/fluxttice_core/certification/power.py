@@ -31,11 +31,9 @@ LESS = {  # defect → what the operations it strikes have left of their probabi
     "at half their probability": 0.5,
 }
 COUNTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+SAMPLED = reconstruction.DRAWS * M
 BINOMIAL = {
-    "min_exact_match_sampled": (
-        "operations lost from a posterior sample",
-        reconstruction.DRAWS * M,
-    ),
+    "min_exact_match_sampled": ("operations lost from a posterior sample", SAMPLED),
     "min_cell_connection": ("prior latents not joined to their code", connection.N),
 }
 
@@ -72,7 +70,7 @@ def table(p: Certify, trials: int = TRIALS, report: Callable[[str], None] = prin
     The sizes are COUNTS; the row of none says how often a perfect generator is refused.
     """
     jobs = [
-        Job(f"{count} operations {defect}", _refused, (count, left, p, trials))
+        Job(f"{count} operations {defect}", _refused, (count, defect, p, trials))
         for defect, left in LESS.items()
         for count in COUNTS
         if count or left == 0
@@ -80,11 +78,11 @@ def table(p: Certify, trials: int = TRIALS, report: Callable[[str], None] = prin
     return pd.DataFrame(parallel.each(jobs, report))
 
 
-def _refused(count: int, left: float, p: Certify, trials: int) -> dict[str, object]:
-    found = pd.DataFrame(verdicts(count, left, p, seed) for seed in range(trials)) != "PASS"
+def _refused(count: int, defect: str, p: Certify, trials: int) -> dict[str, object]:
+    found = pd.DataFrame(verdicts(count, LESS[defect], p, seed) for seed in range(trials)) != "PASS"
     return {
         "operations": count,
-        "defect": next(name for name, rest in LESS.items() if rest == left) if count else "none",
+        "defect": defect if count else "none",
         "trials": trials,
         **{gate: found[gate].mean() for gate in GENERATION},
         "any": found.any(axis=1).mean(),
@@ -118,9 +116,7 @@ def _binomial(bound: float, n: int, share: float) -> float:
 
 def write(p: Certify, report: Callable[[str], None] = print) -> pd.DataFrame:
     """`table` of these bounds, stored as reports/power.csv with the bounds beside it."""
-    found = table(p, report=report)
-    bounds = {gate: getattr(p, gate) for gate in (*GENERATION, "k")}
-    found = found.assign(**{f"bound {name}": value for name, value in bounds.items()})
+    found = table(p, report=report).assign(**_bounds(p))
     files.write_bytes(path(), found.to_csv(index=False).encode())
     return found
 
@@ -130,6 +126,10 @@ def stored(p: Certify) -> pd.DataFrame | None:
     if not path().is_file():
         return None
     found = pd.read_csv(path())
-    mine = {gate: getattr(p, gate) for gate in (*GENERATION, "k")}
-    told = found.reindex(columns=[f"bound {name}" for name in mine])  # NaN where it had none
+    mine = _bounds(p)
+    told = found.reindex(columns=list(mine))  # NaN where it had none
     return found if (told == list(mine.values())).all(axis=None) else None
+
+
+def _bounds(p: Certify) -> dict[str, float]:
+    return {f"bound {name}": getattr(p, name) for name in (*GENERATION, "k")}

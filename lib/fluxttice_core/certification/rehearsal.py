@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 from ..checkpoints import folder as checkpoints
-from ..metrics.controls import untrained
 from ..metrics.marginal import FEWEST
 from . import certificate, signing
 from .certificate import CERTIFICATE, Certificate
@@ -26,7 +25,7 @@ def attacks(loaded: checkpoints.Checkpoint, stated: Certificate) -> dict[str, st
         _copy(lab, "flipped", checkpoints.WEIGHTS, bytes(weights))
         edited = stated.model_copy(update={"verdict": "FAIL"}).to_json()
         _copy(lab, "edited", CERTIFICATE, edited)
-        _untrained(lab, stated)
+        _untrained(lab, loaded, stated)
         signing.keygen(lab / "other.pem")
         certificate.issue(lab / "other", loaded, stated, str(lab / "other.pem"))
         return {
@@ -43,9 +42,9 @@ def _copy(lab: Path, name: str, file: str, data: bytes) -> None:
     (lab / name / file).write_bytes(data)
 
 
-def _untrained(lab: Path, stated: Certificate) -> None:
+def _untrained(lab: Path, loaded: checkpoints.Checkpoint, stated: Certificate) -> None:
     """Fresh weights under the certificate of the others, every gate PASS, at few latents."""
-    network = untrained(stated.params["untrained_seed"])
+    network = loaded.model.untrained(stated.params["untrained_seed"])
     fresh = checkpoints.load(checkpoints.save(lab / "fresh", network, 0, {}))
     gates = [row.model_copy(update={"verdict": "PASS"}) for row in stated.gates]
     changes = {"verdict": "PASS", "gates": gates, "params": {**stated.params, "k": FEWEST}}

@@ -69,7 +69,9 @@ def public_key(private_key: str | Path) -> bytes:
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise InputError(f"{private_key} is not an unencrypted EC P-256 private key in PEM.")
-    return _pem(key.public_key())
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def fingerprint(public_pem: bytes) -> str:
@@ -138,9 +140,8 @@ def _listed(bundle: bytes, trusted: str) -> dict[str, str]:
         parts = files.parse_json(bundle)
         envelope = parts["dsseEnvelope"]
         [signature] = envelope["signatures"]
-        resources = files.parse_json(base64.b64decode(envelope["payload"]))["predicate"][
-            "resources"
-        ]
+        payload = files.parse_json(base64.b64decode(envelope["payload"]))
+        resources = payload["predicate"]["resources"]
         listed = {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
         spelled = _spelled(envelope["payload"], signature["sig"], trusted.strip().lower())
         if len(listed) == len(resources) and spelled == bundle:
@@ -166,12 +167,6 @@ def _spelled(payload: str, signature: str, hint: str) -> bytes:
         },
     }
     return json.dumps(bundle, separators=(",", ":")).encode()
-
-
-def _pem(key: ec.EllipticCurvePublicKey) -> bytes:
-    return key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
 
 
 def _outside(path: str | Path) -> Path:

@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import files
 from ..errors import InputError
-from ..files import existing as find
-from ..files import new_folder, parse_json, read_file
 from ..model.lineage import network_of
 from ..model.network import Network
 from ..model.operations import split_record
@@ -59,13 +56,13 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
         InputError: nothing there, not a checkpoint, another network, values that are not
             finite, or weights whose sha256 is not the manifest's or not `expected_sha256`.
     """
-    place = find(path)
+    place = files.existing(path)
     weights = place / WEIGHTS if place.is_dir() else place
     if place.is_dir() and not (weights.is_file() or weights.is_symlink()):
         raise InputError(
             f"{path} is a folder without a {WEIGHTS}: give a checkpoint's folder or file."
         )
-    data = read_file(weights, links=not place.is_dir())
+    data = files.read_file(weights, links=not place.is_dir())
     digest = files.sha256(data)
     if expected_sha256 and expected_sha256.strip().lower() != digest:
         raise InputError(
@@ -88,7 +85,7 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
         raise InputError(
             f"{path} has no {MANIFEST} beside it: weights without one are of unknown origin."
         )
-    return from_bytes(data, read_file(beside), str(path), files.shown(place))
+    return from_bytes(data, files.read_file(beside), str(path), files.shown(place))
 
 
 def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkpoint:
@@ -103,7 +100,7 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
     """
     state, digest = state_of(weights, name), files.sha256(weights)
     try:
-        record = parse_json(manifest)
+        record = files.parse_json(manifest)
         claimed, epoch = record["weights"]["sha256"], record.get("epoch")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
@@ -123,7 +120,7 @@ def state_of(data: bytes, name: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file; a header that names one twice is refused."""
     try:
         length = int.from_bytes(data[:8], "little")
-        parse_json(data[8 : 8 + min(length, len(data))])
+        files.parse_json(data[8 : 8 + min(length, len(data))])
         return safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -143,8 +140,12 @@ def save(folder: Path, model: Network, epoch: int | None, facts: dict[str, Any])
     Raises:
         InputError: `folder` exists or cannot be made.
     """
-    with new_folder(folder) as draft:
-        for name, data in packed(model, epoch, facts).items():
+    return _write(folder, packed(model, epoch, facts))
+
+
+def _write(folder: Path, contents: dict[str, bytes]) -> Path:
+    with files.new_folder(folder) as draft:
+        for name, data in contents.items():
             files.write_bytes(draft / name, data)
     return folder
 
@@ -165,12 +166,6 @@ def packed(model: Network, epoch: int | None, facts: dict[str, Any]) -> dict[str
     return {WEIGHTS: data, MANIFEST: (text + "\n").encode()}
 
 
-def inherited(model: Network, other: Network) -> list[str]:
-    """Names of the tensors of `model` that are bit for bit those of `other`, in order."""
-    theirs = other.tensors
-    return [k for k, v in model.tensors.items() if k in theirs and torch.equal(v, theirs[k])]
-
-
 def import_original(path: str | Path, folder: Path) -> Path:
     """Write the original's `.pt` at `path` as a checkpoint of ours: a new `folder`.
 
@@ -182,10 +177,7 @@ def import_original(path: str | Path, folder: Path) -> Path:
     loaded = load(path)
     if "imported" not in loaded.manifest or loaded.contents:
         raise InputError(f"{path} is a checkpoint of ours already: there is nothing to import.")
-    with new_folder(folder) as draft:
-        for name, data in contents(loaded).items():
-            files.write_bytes(draft / name, data)
-    return folder
+    return _write(folder, contents(loaded))
 
 
 def contents(loaded: Checkpoint) -> dict[str, bytes]:

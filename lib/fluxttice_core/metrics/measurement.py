@@ -13,7 +13,7 @@ from .. import files, parallel
 from ..model.network import HOW, VAES, Measurable
 from ..model.operations import split
 from ..parallel import Job
-from ..params import Count, Whole
+from ..params import Count, Text, Whole
 from . import codes, coverage, marginal, reconstruction
 from .adversaries import optimum
 from .controls import CONTROLS, OPTIMUM
@@ -25,10 +25,16 @@ MODEL, UNTRAINED = "model", "untrained"
 
 
 class Benchmark(Measurement):
-    """What 2_benchmark takes. `ns` are numbers of draws."""
+    """What 2_benchmark takes. `ns` are numbers of draws.
+
+    Of a file of the original's: `inherited_from`, a checkpoint whose tensors it may hold;
+    `claims`, a YAML file of name: number, for what is claimed of it elsewhere.
+    """
 
     ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
     trials: Annotated[Whole, Field(ge=5, le=10_000, description=HOURS)]
+    inherited_from: Text
+    claims: Text
 
 
 class Details(Record):
@@ -187,9 +193,9 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     the same, else measured now. `make controls` stores them anew."""
     key, code = _key(p), files.code_hash("model", "metrics")
     if beside_path().is_file():
-        stored = Beside.model_validate_json(beside_path().read_bytes())
-        if (stored.code, stored.key) == (code, key):
-            return stored
+        stored = files.parse_json(beside_path().read_bytes())
+        if (stored["code"], stored["key"]) == (code, key):
+            return Beside.model_validate(stored)
         report("reports/controls.json is of other code or parameters: measuring the controls now")
     networks = [(OPTIMUM, p.untrained_seed)]
     for name, control in CONTROLS.items():

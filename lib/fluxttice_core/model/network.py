@@ -10,12 +10,11 @@ from itertools import pairwise
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol, Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..model.operations import C, T, check_operations
+from ..model.operations import C, T, check_operations, rows
 from ..model.streams import generator
 
 D = 16
@@ -158,12 +157,9 @@ class Network(nn.Module):
         """What maps the latents of `vae` into the ball, where the layout has it: `Projection`."""
         return None
 
-    def last_layers(self) -> list[nn.Linear]:
-        """The layer of each decoder that makes the logits."""
-        return [
-            [m for m in self.decoder(v).modules() if isinstance(m, nn.Linear)][-1]
-            for v in self.vaes
-        ]
+    def last_layer(self, vae: str) -> nn.Linear:
+        """The layer of a decoder that makes the logits."""
+        return [m for m in self.decoder(vae).modules() if isinstance(m, nn.Linear)][-1]
 
     def untrained(self, seed: int) -> Self:
         """A copy with PyTorch's default initialisation from `seed` in every layer."""
@@ -199,15 +195,7 @@ class Network(nn.Module):
 
         `how` is one of HOW (see `read_out`); "categorical" needs `rng`.
         """
-        try:
-            latents = z if isinstance(z, Tensor) else torch.tensor(np.array(z))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"z must be an array of numbers of shape (n, {D}): {error}.") from None
-        if latents.is_complex() or latents.layout != torch.strided:
-            raise InputError("z must hold real numbers, as a dense array.")
-        latents = latents.to(self.device, torch.float32)
-        if latents.ndim != 2 or latents.shape[1] != D:
-            raise InputError(f"z has shape {tuple(latents.shape)}, but must be (n, {D}).")
+        latents = rows(z, "z", D).to(self.device, torch.float32)
         if not latents.isfinite().all():
             raise InputError("z holds a value that is not finite: a latent is a real vector.")
         return read_out(self.decoder(vae)(latents), how, rng) - 1
@@ -215,10 +203,9 @@ class Network(nn.Module):
     def sharpened(self, tau: float) -> Self:
         """A copy whose logits are `tau` times these: its last decoder layers carry the factor."""
         copied = copy.deepcopy(self)
-        with torch.no_grad():
-            for layer in copied.last_layers():
-                layer.weight.mul_(tau)
-                layer.bias.mul_(tau)
+        for vae in self.vaes:
+            for parameter in copied.last_layer(vae).parameters():
+                parameter.data.mul_(tau)
         return copied
 
     def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:

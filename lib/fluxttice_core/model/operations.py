@@ -5,7 +5,6 @@ Entry t of a table is the output for the inputs (a, b) with t = 3·(a + 1) + (b 
 """
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -36,19 +35,25 @@ def index_of(ops: Tensor) -> Tensor:
     return ((ops.long() + 1) * powers).sum(-1)
 
 
+def rows(values: object, name: str, width: int) -> Tensor:
+    """`values` as a tensor (n, width), or an InputError that says what is wrong with `name`."""
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.tensor(np.array(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} must be an array of numbers of shape (n, {width}): {error}."
+        ) from None
+    if tensor.is_complex() or tensor.layout != torch.strided:
+        raise InputError(f"{name} must hold real numbers, as a dense array.")
+    if tensor.ndim != 2 or tensor.shape[1] != width:
+        raise InputError(f"{name} has shape {tuple(tensor.shape)}, but must be (n, {width}).")
+    return tensor
+
+
 def check_operations(ops: object) -> Tensor:
     """`ops` as a float32 tensor (n, T), or an InputError that says what is wrong with it."""
-    try:
-        tensor = ops if isinstance(ops, Tensor) else torch.tensor(np.array(ops))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"ops must be an array of numbers of shape (n, {T}): {error}.") from None
-    if tensor.ndim != 2 or tensor.shape[1] != T:
-        raise InputError(
-            f"ops has shape {tuple(tensor.shape)}, but must be (n, {T}): one truth table a row."
-        )
-    # Compared as float64, which holds what an unsigned or small type would wrap.
-    plain = tensor.layout == torch.strided and not tensor.is_complex()
-    values = tensor.double() if plain else torch.full((1,), math.nan)
+    tensor = rows(ops, "ops", T)
+    values = tensor.double()  # which holds what an unsigned or small type would wrap
     if not ((values == -1) | (values == 0) | (values == 1)).all():
         raise InputError("ops holds a value outside {-1, 0, 1}: a truth table has no others.")
     return tensor.float()

@@ -50,13 +50,12 @@ def answers(frame: pd.DataFrame, questions: dict[str, tuple[str, str]]) -> list[
                 table = frame[frame.vae == vae].pivot(index="seed", columns="recipe", values=name)
                 if set(names) <= set(table.columns):
                     whole, without = (table[n] for n in names)
-                    points = (factor * (whole - without)).dropna()
+                    points = (factor * (whole - without)).dropna().to_numpy()
                     if len(points):
                         pairs.append((question, vae, name, points))
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(pairs))
     found = []
-    for question, vae, name, points in pairs:
-        x = points.to_numpy()
+    for question, vae, name, x in pairs:
         low, high = student_t(x, confidence) if len(x) > 1 else (-np.inf, np.inf)
         found.append(Answer(question, vae, name, len(x), float(x.mean()), low, high))
     return found

@@ -62,16 +62,16 @@ def run() -> None:
     print(f"{len(jobs)} of {len(wanted)} trainings to do", flush=True)
     failed = []
     for count, (place, rows) in enumerate(finished(jobs), 1):
+        name, said = jobs[place].name, "done"
         if isinstance(rows, str):
-            failed.append(f"{jobs[place].name} ({rows})")
+            said = "failed"
+            failed.append(f"{name} ({rows})")
         else:
             _store(pd.concat([read(), pd.DataFrame(rows)]), wanted)
-        said = "failed" if isinstance(rows, str) else "done"
-        print(f"{jobs[place].name}: {said}, {len(jobs) - count} left", flush=True)
+        print(f"{name}: {said}, {len(jobs) - count} left", flush=True)
     if failed:
-        raise InputError(
-            f"{len(failed)} trainings failed, the others are stored: {'; '.join(failed)}."
-        )
+        each = "; ".join(failed)
+        raise InputError(f"{len(failed)} trainings failed, the others are stored: {each}.")
     if not path("learning_curve").is_file():
         print("the learning curve", flush=True)
         curve = pd.DataFrame(learning_curve.measure(SEED))
@@ -129,10 +129,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
         for name in METRICS:
             about, found = metric(name), group[name]
-            less = name in ("rate", "active_units")
-            mean, worst = (
-                number(x, about.unit) for x in (found.mean(), found.max() if less else found.min())
-            )
-            line[about.title] = mean if mean == worst else f"{mean}, worst {worst}"
+            worst = found.max() if name in ("rate", "active_units") else found.min()
+            mean, least = number(found.mean(), about.unit), number(worst, about.unit)
+            line[about.title] = mean if mean == least else f"{mean}, worst {least}"
         table.append(line)
     return pd.DataFrame(table)

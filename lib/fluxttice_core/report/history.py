@@ -2,15 +2,16 @@
 
 import csv
 import fcntl
-import io
 import os
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from pydantic import Field
 
 from .. import files
 from ..errors import InputError
+from ..metrics.lineage import Lineage
 from ..metrics.measurement import MODEL, Results
 from ..metrics.results import Record
 
@@ -33,6 +34,7 @@ class Document(Record):
     checkpoint: dict[str, str | int | None]
     params: dict[str, Any]
     results: Results
+    lineage: Lineage | None = None  # of a file of the original's
 
 
 def store(document: Document, path: Path) -> Document:
@@ -59,14 +61,10 @@ def append(document: Document, run: Path) -> Path:
     with opened as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         start = file.seek(0, os.SEEK_END)
-        header = ",".join(COLUMNS) + "\n"
         file.seek(0)
-        if start and file.readline() != header.encode():
+        if start and file.readline() != f"{','.join(COLUMNS)}\n".encode():
             raise InputError(f"{path} has other columns than this release's: move it away.")
-        text = io.StringIO("" if start else header)
-        text.seek(0, os.SEEK_END)
-        csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
-        data = text.getvalue().encode()
+        data = pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, header=not start).encode()
         try:
             if file.write(data) != len(data):
                 raise OSError(None, "the disk is full")

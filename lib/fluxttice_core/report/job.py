@@ -4,13 +4,11 @@ import contextlib
 import logging
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import nbformat
 import papermill
-from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -23,40 +21,29 @@ NOTEBOOKS = {"train": "1_train", "benchmark": "2_benchmark", "certify": "3_certi
 TEMPLATES = Path(__file__).parent / "template"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What `run` needs: a parameter file for each notebook, and perhaps a checkpoint.
+def run(
+    train: str, benchmark: str, certify: str, checkpoint: str = "", name: str = "report"
+) -> Path:
+    """Execute the notebooks into a new reports/<UTC date>/<HHMMSS>-<name>/; return that folder.
 
-    With a `checkpoint` nothing is trained: the other two notebooks measure and certify it.
-    """
-
-    train: str
-    benchmark: str
-    certify: str
-    checkpoint: str = ""
-    name: str = "report"
-
-
-def run(job: Job) -> Path:
-    """Execute the job into a new reports/<UTC date>/<HHMMSS>-<name>/ and return that folder.
-
-    All parameters are checked before anything starts.
+    Each has a parameter file, and all are checked before anything starts. With a `checkpoint`
+    nothing is trained: the other two notebooks measure and certify it.
 
     Raises:
         InputError: bad parameters, a missing checkpoint, an unwritable folder.
         StepFailed: a notebook stopped; what it left is in the folder.
     """
-    steps = ["benchmark", "certify"] if job.checkpoint else ["train", "benchmark", "certify"]
-    checked = {step: _checked(step, getattr(job, step), job.checkpoint) for step in steps}
-    given = files.existing(job.checkpoint).resolve() if job.checkpoint else None
-    folder = files.run_folder("", job.name)
-    checkpoint = given or folder / "checkpoint"
+    paths = {"benchmark": benchmark, "certify": certify}
+    paths = paths if checkpoint else {"train": train, **paths}
+    checked = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
+    given = files.existing(checkpoint).resolve() if checkpoint else None
+    folder = files.run_folder("", name)
     with contextlib.chdir(files.root()):  # so that records hold paths of the project alone
-        for step in steps:
-            overrides = {"run_dir": _local(folder)}
+        for step, p in checked.items():
+            values = {**p.model_dump(), "run_dir": _local(folder)}
             if step != "train":
-                overrides["checkpoint"] = _local(checkpoint)
-            execute(NOTEBOOKS[step], {**checked[step].model_dump(), **overrides}, _local(folder))
+                values["checkpoint"] = _local(given or folder / "checkpoint")
+            execute(NOTEBOOKS[step], values, _local(folder))
     return folder
 
 
@@ -79,7 +66,7 @@ def _checked(step: str, path: str, checkpoint: str) -> params.Params:
     return check(step, {"run_dir": "", **values}, path)
 
 
-class StepFailed(RuntimeError):
+class StepFailed(InputError):
     """A notebook stopped with an error; the message is one sentence."""
 
 
@@ -99,8 +86,7 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
         raise StepFailed(f"{notebook} was interrupted: it left no report.") from None
     draft.replace(target)
     export_html(target)
-    problem = problem or incomplete(target)
-    if problem:
+    if problem := problem or incomplete(target):
         raise StepFailed(problem)
 
 
@@ -112,17 +98,12 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: TextI
     would race for TCP ports (papermill issues 239 and 511).
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as sockets:
-
-        class OverSockets(AsyncKernelManager):
-            def __init__(self, *arguments: Any, **options: Any) -> None:
-                super().__init__(*arguments, **options)
-                self.transport, self.ip = "ipc", str(Path(sockets, "kernel"))
-
+    with tempfile.TemporaryDirectory() as folder:
+        sockets = {"transport": "ipc", "ip": str(Path(folder, "kernel"))}
         papermill.execute_notebook(
             f"notebooks/{notebook}.ipynb", str(target), parameters=parameters,
             kernel_name="python3", progress_bar=False, stdout_file=output,
-            kernel_manager_class=OverSockets,
+            config=Config({"KernelManager": sockets}),
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )  # fmt: skip
 
@@ -132,25 +113,25 @@ def incomplete(path: Path) -> str:
 
     Valid: every code cell has run, none shows an error, papermill raised no exception.
     """
-    notebook = nbformat.read(path, as_version=4)
-    for number, cell in enumerate(notebook.cells):
-        if cell.cell_type != "code":
-            continue
+    notebook, reasons = nbformat.read(path, as_version=4), []
+    code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    for number, cell in code:
         if cell.execution_count is None:
-            return f"{path.name} is not a finished run: cell {number} was not executed."
-        if any(output.output_type == "error" for output in cell.outputs):
-            return f"{path.name} is not a finished run: cell {number} shows an error."
-    failed = notebook.metadata.get("papermill", {}).get("exception")
-    return f"{path.name} is not a finished run: papermill noted an exception." if failed else ""
+            reasons.append(f"cell {number} was not executed")
+        elif any(output.output_type == "error" for output in cell.outputs):
+            reasons.append(f"cell {number} shows an error")
+    if notebook.metadata.get("papermill", {}).get("exception"):
+        reasons.append("papermill noted an exception")
+    return f"{path.name} is not a finished run: {reasons[0]}." if reasons else ""
 
 
 def export_html(path: Path) -> Path:
     """One self-contained HTML file beside the notebook: images inside, nothing from the network."""
-    config = Config()
-    config.HTMLExporter.embed_images = True
-    config.CoalesceStreamsPreprocessor.enabled = True
     exporter = HTMLExporter(
-        config=config, template_name="fluxttice", extra_template_basedirs=[str(TEMPLATES)]
+        config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
+        embed_images=True,
+        template_name="fluxttice",
+        extra_template_basedirs=[str(TEMPLATES)],
     )
     html, _ = exporter.from_notebook_node(
         nbformat.read(path, as_version=4), {"metadata": {"name": f"fluxttice: {path.stem}"}}

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from IPython.display import Image
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ from ..model.operations import M, T, all_operations
 
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"
-TRITS = ["#1f6fb4", "#dddddd", "#d1495b"]  # -1, 0, +1
+TRITS = ListedColormap([COLOUR["A"], "#dddddd", COLOUR["B"]])  # -1, 0, +1
 STYLE: dict[Any, float] = {  # Any: matplotlib's stubs list every name there is
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -37,11 +38,20 @@ def save(figure: Figure, path: Path) -> Image:
     return Image(filename=path)
 
 
-def _axes(columns: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A figure of its own, outside pyplot's global state."""
+def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure of its own, outside pyplot's global state, and its axes (rows, columns)."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6 * columns, height), layout="constrained")
-        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _axes(columns: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    figure, grid = _grid(1, columns, 4.6 * columns, height)
+    return figure, list(grid[0])
+
+
+def _line(axes: Axes, vae: str, x: Any, y: Any) -> None:
+    axes.plot(x, y, color=COLOUR[vae], marker="o", ms=3, label=f"VAE-{vae}")
 
 
 def training(rows: list[dict]) -> Figure:
@@ -54,10 +64,9 @@ def training(rows: list[dict]) -> Figure:
         (panels[1], "coverage", "Argmax coverage:\nwhat is missing of the ceiling"),
         (panels[2], "rate", "Rate, nats\n(least at 99.9 %: 15.96)"),
     ):
-        for vae, colour in COLOUR.items():
+        for vae in COLOUR:
             y = [row[f"{key}_{vae}"] for row in rows]
-            y = y if key == "rate" else [max(1 - value, 1e-5) for value in y]
-            axes.plot(epochs, y, color=colour, marker="o", ms=3, label=f"VAE-{vae}")
+            _line(axes, vae, epochs, y if key == "rate" else [max(1 - v, 1e-5) for v in y])
         axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: {selected}")
         axes.set(title=title, xlabel="epoch", yscale="linear" if key == "rate" else "log")
         axes.legend(fontsize=8)
@@ -92,11 +101,10 @@ def _coverage_curve(axes: Axes, results: Results) -> None:
     ours, noise = (
         {vae: row.details for vae, row in results.of(name).items()} for name in (MODEL, UNTRAINED)
     )
-    n = [point.n for point in ours["A"].curve]
-    axes.plot(
-        n, [p.ceiling / M for p in ours["A"].curve], "k:", label="ceiling (uniform generator)"
-    )
-    last = list(noise)[-1]
+    last = list(ours)[-1]
+    n = [point.n for point in ours[last].curve]
+    ceilings = [point.ceiling / M for point in ours[last].curve]
+    axes.plot(n, ceilings, "k:", label="ceiling (uniform generator)")
     lines = [
         *((ours[vae].curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae in ours),
         (noise[last].curve, "argmax", GREY, "-", f"untrained {last}, argmax"),
@@ -146,12 +154,11 @@ def reconstruction(results: Results) -> Figure:
     """Left: operations lost as posterior noise grows. Right: KL of each latent dimension."""
     figure, (curve, bars) = _axes(2)
     for vae, row in results.of(MODEL).items():
-        colour, label = COLOUR[vae], f"VAE-{vae}"
         points = row.drawings.robustness
-        x, y = [p.scale for p in points], [max(1 - p.exact_match, 0.5 / M) for p in points]
-        curve.plot(x, y, color=colour, marker="o", ms=3, label=label)
+        lost = [max(1 - p.exact_match, 0.5 / M) for p in points]
+        _line(curve, vae, [p.scale for p in points], lost)
         kl = sorted(row.details.kl_nats_by_dimension, reverse=True)
-        bars.plot(range(1, len(kl) + 1), kl, color=colour, marker="o", ms=3, label=label)
+        _line(bars, vae, range(1, len(kl) + 1), kl)
     curve.axvline(1, color="black", lw=0.8, ls=":", label="a posterior sample")
     curve.set(
         title="Operations lost, z = mu + s·sigma·eps", xlabel="s, scale of sigma", yscale="log",
@@ -167,21 +174,15 @@ def recipes(evidence: pd.DataFrame) -> Figure:
     """Every seed of every recipe, three metrics: a dot a seed and VAE."""
     figure, panels = _axes(3, 3.0)
     order = list(dict.fromkeys(evidence.recipe))
-    for axes, (name, title) in zip(
-        panels,
-        (
-            ("rate", "rate, nats (least at 99.9 %: 15.96)"),
-            ("exact_match_sampled", "exact match, posterior sample"),
-            ("mig", "MIG (by hand: 1)"),
-        ),
-        strict=True,
+    for axes, name, title in (
+        (panels[0], "rate", "rate, nats (least at 99.9 %: 15.96)"),
+        (panels[1], "exact_match_sampled", "exact match, posterior sample"),
+        (panels[2], "mig", "MIG (by hand: 1)"),
     ):
-        for vae, colour in COLOUR.items():
+        for vae, aside in (("A", -0.12), ("B", 0.12)):
             rows = evidence[evidence.vae == vae]
-            places = [
-                order.index(recipe) + (0.12 if vae == "B" else -0.12) for recipe in rows.recipe
-            ]
-            axes.scatter(rows[name], places, s=12, color=colour, label=f"VAE-{vae}")
+            places = [order.index(recipe) + aside for recipe in rows.recipe]
+            axes.scatter(rows[name], places, s=12, color=COLOUR[vae], label=f"VAE-{vae}")
         axes.set_yticks(range(len(order)), order if axes is panels[0] else [""] * len(order))
         axes.invert_yaxis()
         axes.set_title(title)
@@ -192,9 +193,8 @@ def recipes(evidence: pd.DataFrame) -> Figure:
 def learning_curve(curve: pd.DataFrame) -> Figure:
     """Exact match on test operations against the number of operations trained on."""
     figure, [axes] = _axes(1)
-    for vae, colour in COLOUR.items():
-        rows = curve[curve.vae == vae]
-        axes.plot(rows.operations, rows.trained, color=colour, marker="o", label=f"VAE-{vae}")
+    for vae, rows in curve.groupby("vae"):
+        _line(axes, vae, rows.operations, rows.trained)
     axes.plot(rows.operations, rows.read_out, color=GREY, marker="o", label="linear read-out")
     axes.set(xscale="log", xlabel="operations trained on", ylabel="exact match on test")
     axes.legend()
@@ -206,28 +206,21 @@ def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
     the order of the trits they tell most of. Where a latent owns a trit, one entry changes."""
     mu, ops = model.encode(all_operations(), vae), all_operations().float()
     spread = (mu - mu.mean(0)).T @ (ops - ops.mean(0))  # (D, T)
-    active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE]
+    active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE] or [0]
     active.sort(key=lambda j: int(spread[j].abs().argmax()))
     start = model.encode([[0] * T], vae)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(0.95 * len(active) + 0.6, 3.4), layout="constrained")
-        grid = figure.subplots(3, len(active), squeeze=False)
+    figure, grid = _grid(3, len(active), 0.95 * len(active) + 0.6, 3.4)
     for column, j in enumerate(active):
-        for row, move in enumerate((-step, 0.0, step)):
+        for axes, move in zip(grid[:, column], (-step, 0.0, step), strict=True):
             moved = start.clone()
             moved[0, j] += move
-            axes = grid[row][column]
-            table = model.decode(moved, vae)[0].view(3, 3).tolist()
-            axes.imshow(table, cmap=ListedColormap(TRITS), vmin=-1, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.set_xticks([0.5, 1.5], minor=True)
-            axes.set_yticks([0.5, 1.5], minor=True)
-            axes.grid(which="minor", color="white", lw=1.5, alpha=1)
-            axes.tick_params(which="both", length=0)
-            if row == 0:
-                axes.set_title(f"latent {j}", fontsize=8)
+            table = model.decode(moved, vae)[0].view(3, 3)
+            axes.pcolormesh(table, cmap=TRITS, vmin=-1, vmax=1, edgecolors="white", lw=1.5)
+            axes.set(xticks=[], yticks=[], aspect="equal")
+            axes.invert_yaxis()
             if column == 0:
                 axes.set_ylabel(f"{move:+.1f}" if move else "0")
+        grid[0, column].set_title(f"latent {j}", fontsize=8)
     figure.suptitle(
         f"VAE-{vae}: one latent moved, the truth table it decodes to (blue −1, grey 0, red +1)",
         fontsize=9,

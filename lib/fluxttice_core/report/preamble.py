@@ -21,11 +21,7 @@ class Evidence(Params):
     max_rate: NonNegative
 
 
-KINDS: dict[str, type[Params]] = {
-    "benchmark": Benchmark,
-    "certify": Certify,
-    "evidence": Evidence,
-}
+KINDS: dict[str, type[Params]] = {"benchmark": Benchmark, "certify": Certify, "evidence": Evidence}
 
 
 def check(step: str, values: dict[str, Any], where: str) -> Params:
@@ -64,6 +60,9 @@ def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
     recorded = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
     print(f"checkpoint {loaded.path}\nsha256     {loaded.sha256}\nepoch      {loaded.epoch}")
     print(f"split      {recorded}")
+    model = loaded.model
+    for vae in set(model.encoders) - set(model.vaes):
+        print(f"VAE-{vae}      encoder {vae} has no decoder in this layout: {model.layout}")
     return p, run, loaded
 
 
@@ -77,27 +76,19 @@ def _in_notebook() -> dict[str, Any]:
     from IPython import get_ipython
 
     shell = get_ipython()
-    own = _assigned(_last_cell(shell.user_ns["In"], "# parameters"))
-    given = _assigned(_last_cell(shell.user_ns["In"], "# Parameters"))
+    known, cells = shell.user_ns, shell.user_ns["In"]
+    own, given = _assigned(cells, "# parameters"), _assigned(cells, "# Parameters")
     if not own:  # nbval runs cells without a history, in a fresh kernel: whatever is there
-        own = [name for name, value in shell.user_ns.items() if _is_parameter(shell, name, value)]
+        literal = (str, int, float, list, dict, type(None))
+        mine = known.keys() - shell.user_ns_hidden.keys()
+        own = [name for name in known if name in mine and isinstance(known[name], literal)]
+        own = [name for name in own if not name.startswith("_")]
     names = given if "recipe" in given else [*own, *given]  # another recipe has other parameters
-    return {name: shell.user_ns[name] for name in dict.fromkeys(names)}
+    return {name: known[name] for name in dict.fromkeys(names)}
 
 
-def _is_parameter(shell: Any, name: str, value: Any) -> bool:
-    literal = isinstance(value, (str, int, float, list, dict, type(None)))
-    return literal and not name.startswith("_") and name not in shell.user_ns_hidden
-
-
-def _last_cell(history: list[str], first_words: str) -> str:
-    return next((source for source in reversed(history) if source.startswith(first_words)), "")
-
-
-def _assigned(source: str) -> list[str]:
-    """Names that a cell assigns at its top level."""
-    names = []
-    for node in ast.parse(source).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
+def _assigned(cells: list[str], first_words: str) -> list[str]:
+    """Names that the last cell which starts with `first_words` assigns."""
+    source = next((cell for cell in reversed(cells) if cell.startswith(first_words)), "")
+    names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return [node.id for node in names if isinstance(node.ctx, ast.Store)]

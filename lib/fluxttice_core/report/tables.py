@@ -1,5 +1,6 @@
 """Rows → tables and sentences as a reader sees them. Nothing here computes a metric."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -8,12 +9,12 @@ from pandas.io.formats.style import Styler
 from torch import Tensor
 
 from ..metrics import gates as judging
-from ..metrics.coverage import Drawn
 from ..metrics.gates import Judged, Refusal
 from ..metrics.marginal import LIMIT_NATS
 from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
 from ..metrics.observation import metric
 from ..metrics.results import Measured
+from ..model.network import VAES
 
 if TYPE_CHECKING:  # what signs is an extra of its own
     from ..certification.certificate import Certificate, KeptEpoch
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # what signs is an extra of its own
 GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
 ABSTAIN = "color: #b26a00; font-weight: bold"
-ENDS = ((0, min), (1, max))
 COLUMNS = {  # of the comparison: what they show together
     "untrained": ("untrained",),
     "random linear maps": ("random linear",),
@@ -55,7 +55,7 @@ def summary(results: Results) -> Markdown:
         cells = [f"**{with_interval(value, 'nats')}**" for value in ours]
         lines.append([label, *cells, f"{beside}: {limit}"])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return Markdown(f"### In one minute\n\n{table}")
+    return Markdown(f"### In one minute\n\n{table}\n\n{without(vaes)}")
 
 
 def why_not_categorical(results: Results) -> str:
@@ -87,38 +87,34 @@ def comparison(rows: list[Compared]) -> Styler:
             line[f"VAE-{row.vae} (95 %)"] = with_interval(row.ours, about.unit)
         for title, kinds in COLUMNS.items():
             hulls = [row.controls[kind] for row in both for kind in kinds if kind in row.controls]
-            low, high = (f((hull[i] for hull in hulls), default=None) for i, f in ENDS)
-            line[title] = "–" if low is None else ends(low, high, about.unit)
+            lows, highs = zip(*hulls, strict=True) if hulls else ((), ())
+            line[title] = ends(min(lows), max(highs), about.unit) if hulls else "–"
         line["by hand"] = number(both[0].best.value, about.unit)
         lines.append(line)
         grey.append(not good)
-    return left(pd.DataFrame(lines)).apply(lambda column: [GREY if g else "" for g in grey])
+    styled = left(lines, [row.vae for row in rows])
+    return styled.apply(lambda column: [GREY if g else "" for g in grey])
 
 
 def coverage(results: Results) -> Styler:
     """Sampled coverage by network and mode: mean count, its interval, share of the ceiling."""
-    lines = []
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for network in (MODEL, UNTRAINED):
         for vae, row in results.of(network).items():
-            found = row.drawings
-            for decode in dict.fromkeys(drawn.decode for drawn in found.coverage):
-                rows = [drawn for drawn in found.coverage if drawn.decode == decode]
-                name = vae if network == MODEL else f"{network} {vae}"
-                lines.append({"network": name, "decode": decode, **dict(map(_drawn, rows))})
-    return left(pd.DataFrame(lines))
-
-
-def _drawn(row: Drawn) -> tuple[str, str]:
-    u = row.unique
-    count = f"{u.value:,.0f} ({u.low:,.0f} … {u.high:,.0f})"
-    return f"N = {row.n:,}", f"{count} · {number(row.of_ceiling.value)}"
+            name = vae if network == MODEL else f"{network} {vae}"
+            for drawn in row.drawings.coverage:
+                u, key = drawn.unique, (name, drawn.decode)
+                line = lines.setdefault(key, {"network": name, "decode": drawn.decode})
+                count = f"{u.value:,.0f} ({u.low:,.0f} … {u.high:,.0f})"
+                line[f"N = {drawn.n:,}"] = f"{count} · {number(drawn.of_ceiling.value)}"
+    return left(lines.values(), results.of(MODEL))
 
 
 def hardest(results: Results, count: int = 5) -> Styler:
     """The operations that argmax decoding seems to reach least, P·M being 1 for a perfect
     generator: chosen by half of the latents, measured by the other half."""
     return left(
-        pd.DataFrame(
+        [
             {
                 "VAE": vae,
                 "operation": name,
@@ -127,50 +123,53 @@ def hardest(results: Results, count: int = 5) -> Styler:
             }
             for vae, found in results.of(MODEL).items()
             for name, row in list(found.details.hardest.items())[:count]
-        )
+        ],
+        results.of(MODEL),
     )
 
 
 def epochs(rows: list[dict], every: int) -> Styler:
     """The honest measures of every so many epochs, of the selected one and of the last."""
     shown = [key for key in rows[0] if key not in ("epoch", "score", "selected", "lr")]
-    frame = pd.DataFrame(
+    shares = ("val_exact", "coverage", "information")
+    return left(
         {
             "epoch": row["epoch"],
             "score": f"{row['score']:.4f}",
-            **{key.replace("_", " "): _epoch_number(key, row[key]) for key in shown},
+            **{
+                key.replace("_", " "): number(row[key]) if key.startswith(shares)
+                else f"{row[key]:.3f}"
+                for key in shown
+            },
             "selected": "selected" if row["selected"] else "",
         }
         for row in rows
         if row["epoch"] % every == 0 or row["selected"] or row is rows[-1]
-    )
-    return left(frame)
-
-
-def _epoch_number(key: str, value: float) -> str:
-    shares = ("val_exact", "coverage", "information")
-    return number(value) if key.startswith(shares) else f"{value:.3f}"
+    )  # fmt: skip
 
 
 def gates(rows: list[Judged]) -> Styler:
     """One gate a row: bound, value, interval, verdict."""
-    frame = pd.DataFrame(
-        {
-            "gate": row.title,
-            "VAE": row.vae,
-            "bound": ("≤ " if row.gate.startswith("max_") else "≥ ") + number(row.bound, row.unit),
-            "value": number(row.measured.value, row.unit),
-            "95 % interval": interval(row.measured, row.unit),
-            "verdict": row.verdict,
-        }
-        for row in rows
+    return _coloured(
+        [
+            {
+                "gate": row.title,
+                "VAE": row.vae,
+                "bound": ("≤ " if row.gate.startswith("max_") else "≥ ")
+                + number(row.bound, row.unit),
+                "value": number(row.measured.value, row.unit),
+                "95 % interval": interval(row.measured, row.unit),
+                "verdict": row.verdict,
+            }
+            for row in rows
+        ],
+        [row.vae for row in rows],
     )
-    return left(frame).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
 
 
 def refusals(rows: list[Refusal]) -> Styler:
     """Each control at the gates: its verdict, and the gates that it does not pass."""
-    frame = pd.DataFrame(
+    return _coloured(
         {
             "control": row.control,
             "latents": f"{row.k:,}",
@@ -181,7 +180,6 @@ def refusals(rows: list[Refusal]) -> Styler:
         }
         for row in rows
     )
-    return left(frame).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
 
 
 def by_epoch(kept: "list[KeptEpoch]") -> Styler:
@@ -194,31 +192,32 @@ def by_epoch(kept: "list[KeptEpoch]") -> Styler:
             worse = (max if gate.startswith("max_") else min)(row.measured.value for row in rows)
             line[rows[0].title] = number(worse, rows[0].unit)
         lines.append({**line, "verdict": judging.verdict(epoch.gates)})
-    return left(pd.DataFrame(lines)).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
+    return _coloured(lines)
 
 
-def measured(found: dict[str, dict[str, Measured]], unit: str = "share") -> Styler:
-    """Rows by VAE and name: value, interval, over how many cases, by which method."""
-    frame = pd.DataFrame(
-        {
-            "question": name.replace("_", " "),
-            "VAE": vae,
-            "value": number(row.value, unit),
-            "95 % interval": interval(row, unit),
-            "cases": f"{row.n:,}",
-            "method": row.method,
-        }
-        for vae, rows in found.items()
-        for name, row in rows.items()
+def measured(found: dict[str, dict[str, Measured]]) -> Styler:
+    """Shares by VAE and name: value, interval, over how many cases, by which method."""
+    return left(
+        [
+            {
+                "question": name.replace("_", " "),
+                "VAE": vae,
+                "value": number(row.value),
+                "95 % interval": interval(row),
+                "cases": f"{row.n:,}",
+                "method": row.method,
+            }
+            for vae, rows in found.items()
+            for name, row in rows.items()
+        ],
+        found,
     )
-    return left(frame)
 
 
 def distributions(p: Tensor, table: list[int]) -> Styler:
     """One operation's nine distributions, p (T, C): how likely each output is for each input."""
     frame = pd.DataFrame(p.tolist(), columns=["−1", "0", "+1"])
-    inputs = [f"({t // 3 - 1}, {t % 3 - 1})" for t in range(len(table))]
-    frame.insert(0, "inputs (a, b)", inputs)
+    frame.insert(0, "inputs (a, b)", [f"({t // 3 - 1}, {t % 3 - 1})" for t in range(len(table))])
     frame.insert(1, "output", table)
     return left(frame).format(precision=4)
 
@@ -270,5 +269,16 @@ def with_interval(row: Measured, unit: str = "share") -> str:
     return number(row.value, unit) + ("" if exact else f" ({interval(row, unit)})")
 
 
-def left(frame: pd.DataFrame) -> Styler:
-    return frame.style.hide(axis="index").set_properties(**{"text-align": "left"})
+def without(vaes: Iterable[str]) -> str:
+    """What stands where rows of B would, in a layout that has none."""
+    return "" if "B" in vaes else "VAE-B: encoder B has no decoder in this layout."
+
+
+def left(rows: pd.DataFrame | Iterable[dict], vaes: Iterable[str] = VAES) -> Styler:
+    """Rows as a table, aligned to the left; `vaes`: those it has rows of."""
+    styled = pd.DataFrame(rows).style.hide(axis="index").set_properties(**{"text-align": "left"})
+    return styled.set_caption(without(vaes)) if without(vaes) else styled
+
+
+def _coloured(rows: Iterable[dict], vaes: Iterable[str] = VAES) -> Styler:
+    return left(rows, vaes).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])

@@ -50,7 +50,7 @@ class TrainTurned(Train):
     prior_size: Annotated[
         Whole, Field(ge=2 * D, le=100_000, multiple_of=4, description="a step's memory grows by it")
     ]
-    lr: Annotated[Positive, Field(le=1, description="weights would leave float32")]
+    lr: Annotated[Real, Field(ge=1e-9, le=1, description="weights would leave float32")]
     beta: Weight
     start_scale: Scale
     ramp_end: Annotated[Positive, Field(le=1)]
@@ -258,7 +258,7 @@ def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, flo
 @torch.no_grad()
 def scale_logits(model: DualVAE, vae: str, scale: float) -> None:
     """One decoder's logits times `scale`, in place: by its last layer. No boundary moves."""
-    last = model.last_layers()[VAES.index(vae)]
+    last = model.last_layer(vae)
     last.weight.mul_(scale)
     last.bias.mul_(scale)
 
