@@ -571,5 +571,5 @@ def test_the_rehearsal_refuses_every_attack_for_its_own_reason_and_leaves_nothin
     assert said.keys() == reasons.keys()
     assert all(reasons[attack] in sentence for attack, sentence in said.items()), said
     failing = world.stated.model_copy(update={"verdict": "FAIL"})
-    monkeypatch.setattr(rehearsal, "_untrained", lambda lab, stated: None)
+    monkeypatch.setattr(rehearsal, "_untrained", lambda lab, loaded, stated: None)
     assert "its gates say PASS" in rehearsal.attacks(world.loaded, failing)["as it is"]

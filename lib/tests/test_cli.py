@@ -45,10 +45,10 @@ def test_what_is_not_installed_is_one_sentence():
 
 
 def test_a_module_of_our_own_that_is_missing_is_no_extra(monkeypatch):
-    def verify(options):
+    def lost(*arguments):
         raise ModuleNotFoundError(name="fluxttice_core.lost")
 
-    monkeypatch.setattr(cli, "_verify", verify)
+    monkeypatch.setattr("fluxttice_core.certification.verify.verify", lost)
     with pytest.raises(ModuleNotFoundError):
         cli.main(["verify", "x"])
 

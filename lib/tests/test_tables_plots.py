@@ -282,7 +282,7 @@ def test_the_evidence_shows_every_seed_of_every_recipe():
 
 def test_a_traversal_of_the_optimum_changes_one_entry_a_latent(perfect_model):
     figure = plots.traversal(perfect_model, "A")
-    tables_ = [axes.images[0].get_array().ravel() for axes in figure.axes]
+    tables_ = [axes.collections[0].get_array().ravel() for axes in figure.axes]
     assert len(tables_) == 27  # three moves of nine latents that own a trit each
     for latent in range(9):
         down, rest, up = (tables_[row * 9 + latent] for row in range(3))

@@ -1,7 +1,6 @@
 """The rule that selects, what it is judged by, and the parameters of all recipes."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from fluxttice_core import files, params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
+from fluxttice_core.metrics.rate import straight_cells
 from fluxttice_core.model.network import VAES, D, DualVAE
 from fluxttice_core.model.operations import all_operations, split, split_record
 from fluxttice_core.model.streams import generator
@@ -153,8 +153,7 @@ def test_honest_measures_of_a_perfect_and_of_an_untrained_model(perfect_model, u
         assert good["val_exact"] == 1 and bad["val_exact"] < 0.005
         assert (good["coverage"], good["argmax_entropy"]) == pytest.approx((1, 1), abs=0.01)
         assert bad["coverage"] < 0.5 and bad["val_exact_sampled"] < 0.005
-        # Nine posteriors of variance e^-8, their means the trits: KL = (e^-8 + 2/3 - 1 + 8)/2 each.
-        assert good["rate"] == pytest.approx(4.5 * (math.exp(-8) + 7 + 2 / 3), rel=1e-4)
+        assert good["rate"] == pytest.approx(straight_cells(0.9999).nats, rel=1e-4)
 
 
 @pytest.mark.parametrize("split_seed", [42, 7])

@@ -24,7 +24,7 @@ from .. import files
 from ..errors import InputError
 
 SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
-FINGERPRINT = "45c210708231c691d3fa538120cc99244841ddb550e336f6a317020c91cdf20a"
+FINGERPRINT = "9d3a36d99b4c28dbf7c4521374e213e34b3db878d581e3c73b77dee58a19f684"
 KEY_VARIABLE = "FLUXTTICE_SIGNING_KEY"
 DEFAULT_KEY = Path("~/.config/fluxttice/signing_key.pem")
 
