@@ -200,16 +200,16 @@ def test_a_point_of_the_learning_curve_trains_on_few_and_is_judged_on_test(
 # --- The parameters ---
 
 
+EXTREMES = [10**400, 5e-324, 1e-300, 1e300, -0.0, 1e10, 17]
+ODD = [None, True, False, [1], {}, "1:30", "1e-3", "017", "yes", "auto", "cuda"]
 ANYTHING = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([1]),
-    st.floats(0, 2), st.integers(1, 200_000), st.sampled_from(
-        [10**400, -0.0, 5e-324, 1e-300, 1e300, "1:30", "1e-3", "017", "yes", "auto", "cuda", {}]
-    ),
+    st.floats(), st.floats(0, 2), st.integers(), st.integers(1, 200_000), st.text(max_size=5),
+    st.sampled_from(EXTREMES), st.sampled_from(ODD),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
-@settings(max_examples=1_000, deadline=None, database=None)
+@settings(max_examples=1_000, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_parameters_are_refused_in_one_sentence_or_train(recipe, data):
     """Accepted ones stand as they were given, and have a finite loss where training begins."""
@@ -234,4 +234,4 @@ def test_any_parameters_are_refused_in_one_sentence_or_train(recipe, data):
         eps, prior = torch.randn(8, D, generator=rng), torch.randn(32, D, generator=rng)
         x = all_operations()[:8]
         found = turned.loss(model.encoder_A, model.decoder_A, x, eps, prior, p, 1.0)
-        assert found.isfinite() and turned.anneal(p.lr, 0.5) > 0
+        assert found.isfinite() and 1e-10 < turned.anneal(p.lr, 0.5) <= 0.5
