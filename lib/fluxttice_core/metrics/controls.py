@@ -10,7 +10,7 @@ from ..model.network import VAES, DualVAE, Measurable, linear
 from ..model.streams import generator
 from .reconstruction import posterior
 
-LOGIT_SCALE = 200.0  # as in params/train.yaml
+LOGIT_SCALE = 200.0  # at least that of params/train.yaml (tested)
 
 
 def untrained(seed: int) -> DualVAE:
