@@ -64,7 +64,7 @@ def reports(tmp_path, monkeypatch):
         ("train", "run_dir: elsewhere", "run_dir is set"),
         ("benchmark", "trials: 1", "trials should be greater"),
         ("benchmark", "checkpoint: mine", "checkpoint is set, but here it is the run's own"),
-        ("certify", "min_exact_match: high", "min_exact_match must be a number"),
+        ("certify", "min_exact_match: high", "min_exact_match should be a valid number"),
     ],
 )
 def test_bad_parameters_of_any_step_stop_the_job(tmp_path, capsys, reports, step, change, sentence):
