@@ -71,6 +71,8 @@ def test_of_two_first_writers_the_second_waits_and_writes_no_header(path, tmp_pa
         second.join(0.3)
         assert second.is_alive() and not path.read_bytes()
         first.write((",".join(COLUMNS) + "\n").encode())
+        first.flush()
+        fcntl.flock(first, fcntl.LOCK_UN)  # by hand: the fork holds the open file, too
     second.join()
     assert path.read_text("utf-8").count("created_utc") == 1 and len(history.history()) == 2
 
