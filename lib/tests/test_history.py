@@ -1,6 +1,7 @@
 """What a run leaves for others: one file of everything, and lines that only ever grow in number."""
 
 import errno
+import fcntl
 import io
 import multiprocessing
 
@@ -60,19 +61,20 @@ def test_the_history_keeps_every_earlier_line(path, tmp_path):
     assert lines[0]["information"] != lines[0]["information"]  # not measured: not a number
 
 
-def test_two_first_writers_write_one_header(path, tmp_path):
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_twenty, args=(tmp_path / str(i),)) for i in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert path.read_text("utf-8").count("created_utc") == 1 and len(history.history()) == 80
-
-
-def _twenty(run):
-    for _ in range(20):
-        history.append(document(), run)
+def test_of_two_first_writers_the_second_waits_and_writes_no_header(path, tmp_path):
+    path.parent.mkdir()
+    with path.open("ab") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        context = multiprocessing.get_context("fork")
+        second = context.Process(target=history.append, args=(document(), tmp_path))
+        second.start()
+        second.join(0.3)
+        assert second.is_alive() and not path.read_bytes()
+        first.write((",".join(COLUMNS) + "\n").encode())
+        first.flush()
+        fcntl.flock(first, fcntl.LOCK_UN)  # by hand: the fork holds the open file, too
+    second.join()
+    assert path.read_text("utf-8").count("created_utc") == 1 and len(history.history()) == 2
 
 
 @pytest.mark.parametrize("there", [0, 1])
