@@ -30,7 +30,7 @@ LESS = {  # defect → what the operations it strikes have left of their probabi
     "never generated": 0.0,
     "at half their probability": 0.5,
 }
-COUNTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+COUNTS = (0, 1, 2, 5, 20, 100, 200, 1_000)
 SAMPLED = reconstruction.DRAWS * M
 BINOMIAL = {
     "min_exact_match_sampled": ("operations lost from a posterior sample", SAMPLED),
