@@ -14,7 +14,9 @@ import torch
 from scipy import stats
 
 from fluxttice_core.metrics import marginal
+from fluxttice_core.metrics.adversaries import Functions
 from fluxttice_core.metrics.marginal import FEWEST, GROUPS, Marginal
+from fluxttice_core.model.network import D, Posterior
 from fluxttice_core.model.operations import C, M, T
 
 SEEDS = 20
@@ -204,3 +206,14 @@ PLANTED = {
     make.__name__: make()
     for make in (uniform, constant, missing, skewed, noisy, few, bijection, uneven)
 }
+
+
+def beyond(model):
+    """`model`, but all codes lie at 10 in the last latent, which its decoder ignores: outside of
+    where the prior has its mass."""
+
+    def encode(x):
+        q = model.encoder("A")(x)
+        return Posterior(q.mu + 10 * (torch.arange(D) == D - 1), q.logvar)
+
+    return Functions({"A": encode}, {"A": model.decoder("A")}, model.device)

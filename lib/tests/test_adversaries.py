@@ -1,9 +1,7 @@
-from pathlib import Path
-
 import pytest
 import torch
+from planted import beyond
 
-from fluxttice_core.checkpoints import folder
 from fluxttice_core.metrics import adversaries, rate
 from fluxttice_core.metrics.adversaries import linear_readout, memoriser, optimum, permuted
 from fluxttice_core.metrics.coverage import indices
@@ -13,7 +11,6 @@ from fluxttice_core.model.network import VAES, prior
 from fluxttice_core.model.operations import M, all_operations, split
 from fluxttice_core.model.streams import generator
 
-CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
 PARTS = split()
 
 
@@ -38,7 +35,7 @@ def test_the_optimum_has_the_least_rate_at_the_match_it_was_made_for(match, vae)
 
 
 def test_permuted_changes_what_is_generated_and_nothing_that_is_encoded():
-    model = folder.load(CERTIFIED).model
+    model = beyond(optimum())
     other = permuted(model, 3)
     z = prior(5_000, generator(1, "test"))
     inside = z.norm(dim=1) < rate.RADIUS

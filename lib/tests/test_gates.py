@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-import torch
+from planted import beyond
 
 from fluxttice_core import files, params
 from fluxttice_core.errors import InputError
@@ -11,7 +11,7 @@ from fluxttice_core.metrics.gates import BOUNDS, Certify, Judged, judge, of_vae,
 from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.metrics.observation import metric
 from fluxttice_core.metrics.results import Measured, exact
-from fluxttice_core.model.network import D, DualVAE, Posterior
+from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of, split
 
 GENERATED = [gate for gate in BOUNDS if "argmax" in gate or gate == "max_kl_uniform"]
@@ -87,17 +87,6 @@ def test_the_verdict_is_the_worst_of_the_gates(found, said):
 
 def inline(jobs, _said):
     return [job.function(*job.arguments) for job in jobs]
-
-
-def beyond(model):
-    """`model`, but all codes lie at 10 in the last latent, which its decoder ignores: outside of
-    where the prior has its mass."""
-
-    def encode(x):
-        q = model.encoder("A")(x)
-        return Posterior(q.mu + 10 * (torch.arange(D) == D - 1), q.logvar)
-
-    return Functions({"A": encode}, {"A": model.decoder("A")}, model.device)
 
 
 @pytest.fixture(scope="session")
