@@ -549,6 +549,10 @@ def test_a_key_that_cannot_sign_is_refused(world, tmp_path, kind):
         signing.public_key(path)
 
 
+def test_the_shipped_checkpoint_is_what_the_project_signed():
+    assert verify.refusal(ROOT / "checkpoints/certified", signing.FINGERPRINT) == ""
+
+
 def test_the_fingerprint_stands_on_the_page_of_the_certificate():
     assert signing.FINGERPRINT in (ROOT / "docs/certificate.md").read_text("utf-8")
 
