@@ -22,7 +22,7 @@ WORKERS = "FLUXTTICE_WORKERS"
 
 @cache
 def pool() -> ProcessPoolExecutor:
-    """This process's workers, as many as it may use cores (or as FLUXTTICE_WORKERS says).
+    """This process's workers, as many as the machine has cores (or as FLUXTTICE_WORKERS says).
 
     A server process imports torch once and forks them, so they start in milliseconds.
     """
