@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
+from multiprocessing import forkserver
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,12 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fluxttice_core.metrics.measurement"])
     return context
+
+
+def start() -> None:
+    """Let the server import torch while the caller goes on, so that the first jobs wait less."""
+    _context()
+    forkserver.ensure_running()
 
 
 def _begin() -> None:

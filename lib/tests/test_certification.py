@@ -157,7 +157,7 @@ def test_a_certificate_appears_whole_or_not_at_all(world, tmp_path, monkeypatch)
 
 def test_the_epochs_beside_a_checkpoint_are_measured(world, tmp_path, monkeypatch):
     monkeypatch.setattr(certificate.parallel, "each", lambda jobs, report: [j.name for j in jobs])
-    monkeypatch.setattr(gates, "of_vae", lambda model, vae, k, p, thrifty: world.rows[:1])
+    monkeypatch.setattr(gates, "of_vae", lambda model, vae, k, p, asked=(): world.rows[:1])
     path = checkpoints.save(tmp_path / "checkpoint", DualVAE.fresh(1), 12, {})
     assert certificate.by_epoch(str(path), world.p, str) == []
     for epoch in (10, 0):

@@ -170,9 +170,7 @@ def by_epoch(path: str, p: Certify, report: Callable[[str], None] = print) -> li
 
 def _epoch(folder: Path, p: Certify) -> KeptEpoch:
     kept = checkpoints.load(folder)
-    found = [
-        row for vae in kept.model.vaes for row in gates.of_vae(kept.model, vae, FEWEST, p, True)
-    ]
+    found = gates.thrifty(kept.model, p)
     return KeptEpoch(epoch=kept.epoch, sha256=kept.sha256, k=FEWEST, gates=found)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import bdtr, betaincinv
 
 from .. import files, parallel
 from ..metrics import connection, coverage, marginal, reconstruction
@@ -108,10 +108,10 @@ def detected(power: pd.DataFrame, p: Certify, share: float = CONFIDENCE) -> pd.D
 def _binomial(bound: float, n: int, share: float) -> float:
     """The least share of misses that a gate with `n` draws does not pass in `share` of cases."""
     misses = np.arange(0, int(n * (1 - bound)) + 2)
-    high = stats.beta.ppf((1 + CONFIDENCE) / 2, misses + 1, n - misses)  # Clopper-Pearson
+    high = betaincinv(misses + 1, n - misses, (1 + CONFIDENCE) / 2)  # Clopper-Pearson
     most = int(misses[high <= 1 - bound].max(initial=-1))  # the most misses that still pass
     grid = np.linspace(0, 5 * (1 - bound), 5_001)
-    return float(grid[np.argmax(stats.binom.cdf(most, n, grid) <= 1 - share)])
+    return float(grid[np.argmax(bdtr(most, n, grid) <= 1 - share)])
 
 
 def write(p: Certify, report: Callable[[str], None] = print) -> pd.DataFrame:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ..model.network import Posterior, prior, read_out
+from .marginal import SLICE
 from .results import Measured, share
 
 STEPS = [step / 10 for step in range(1, 11)]  # t = 0.1 … 1
 N = 20_000  # prior latents
-SLICE = 2_048  # of them at a time, which then stay in the cache
 
 
 @torch.no_grad()

@@ -15,11 +15,10 @@ from ..errors import InputError
 from ..model.network import HOW, prior, read_out
 from ..model.operations import C, M, T
 from ..model.streams import generator
-from .marginal import Decoder, Marginal, jackknife
+from .marginal import Decoder, Marginal, jackknife, logits_of
 from .results import Measured, Record, mean
 
 CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
-SLICE = 2_048  # of them at a time through the decoder, whose layers then stay in the cache
 EXPECTED = ("argmax", "categorical")  # decoding modes whose coverage the marginal gives
 
 
@@ -71,7 +70,7 @@ def distinct(
     seen = {mode: torch.zeros(M, dtype=torch.bool, device=rng.device) for mode in how}
     for n in sorted(set(ns)):
         for size in chunks(n - drawn):
-            logits = torch.cat([decoder(z) for z in prior(size, rng).split(SLICE)])
+            logits = logits_of(decoder, prior(size, rng))
             for mode in how:
                 seen[mode][indices(logits, mode, rng)] = True
         drawn = n

@@ -8,10 +8,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
 
 from ..model.operations import M, T
-from .intervals import CONFIDENCE
+from .intervals import jackknife_half
 from .marginal import TINY, Marginal
 from .results import Measured
 
@@ -51,7 +50,7 @@ def nll(m: Marginal) -> Measured:
 def kl_uniform_p(negative: Measured) -> Measured:
     """KL(uniform ‖ P) = NLL - ln M, nats, ≥ 0, of `nll`: infinite where an operation is never
     generated, and then None, as the NLL is."""
-    return _plus(negative, -LN_M)
+    return negative.mapped(lambda nats: nats - LN_M)
 
 
 def bits_per_trit(negative: Measured) -> Measured:
@@ -71,8 +70,7 @@ def effective_support(m: Marginal, how: str = "categorical") -> Measured:
         return (p * (-np.log(np.maximum(p, TINY)) + v / 2 + k3 / 3 - v2 / 4)).sum(-1)
 
     h = _cut(_over_groups(_groups(m, how), m.k, entropy), 0.0, LN_M)
-    ends = {key: math.exp(getattr(h, key)) / M for key in ("value", "low", "high")}
-    return h.model_copy(update=ends)
+    return h.mapped(lambda nats: math.exp(nats) / M)
 
 
 def inverse_simpson(m: Marginal, how: str = "categorical") -> Measured:
@@ -100,8 +98,7 @@ def _over_groups(groups: np.ndarray, k: int, statistic: Callable[..., np.ndarray
     sums = powers.sum(1)
     whole = float(statistic(*_moments(sums, g, k)))
     left_out = statistic(*_moments(sums[:, None] - powers, g - 1, k * (g - 1) / g))
-    spread = (g - 1) / g * np.square(left_out - left_out.mean()).sum()
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, g - 1) * math.sqrt(spread)) + ROUNDING
+    half = jackknife_half(left_out) + ROUNDING
     method = f"second order, {g} groups left out in turn"
     return Measured(value=whole, low=whole - half, high=whole + half, n=k, method=method)
 
@@ -119,12 +116,4 @@ def _moments(sums: np.ndarray, g: int, k: float) -> tuple[np.ndarray, ...]:
 
 
 def _cut(x: Measured, low: float, high: float) -> Measured:
-    ends = {key: min(high, max(low, getattr(x, key))) for key in ("value", "low", "high")}
-    return x.model_copy(update=ends)
-
-
-def _plus(x: Measured, constant: float) -> Measured:
-    if x.value is None:
-        return x
-    ends = {key: getattr(x, key) + constant for key in ("value", "low", "high")}
-    return x.model_copy(update=ends)
+    return x.mapped(lambda value: min(high, max(low, value)))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn.functional import threshold
 
@@ -21,13 +20,14 @@ from ..errors import InputError
 from ..model.network import prior
 from ..model.operations import C, M, T, describe
 from ..model.streams import generator
-from .intervals import CONFIDENCE
+from .intervals import jackknife_half
 from .results import Measured, mean
 
 Decoder = Callable[[Tensor], Tensor]  # latents (B, D) → logits (B, T, C)
 LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M operations
 GROUPS = 20
 CHUNK = 2_500  # latents at a time: bounds the memory, whatever K is
+SLICE = 2_048  # latents at a time through a decoder alone, whose layers then stay in the cache
 TINY = 1e-15
 # Fewest latents for a figure that is stored: unbiased coverage for N up to half of them, and what
 # the jackknife leaves of the information's bias stays inside its interval (tested).
@@ -91,6 +91,11 @@ def _group(decoder: Decoder, k: int, rng: torch.Generator) -> tuple[np.ndarray, 
         argmax += torch.bincount((classes * _powers(p.device)).sum(0).long(), minlength=M)
         entropy += h.double().sum()
     return probability.flatten().cpu().numpy(), argmax.cpu().numpy(), float(entropy)
+
+
+def logits_of(decoder: Decoder, z: Tensor) -> Tensor:
+    """Logits (B, T, C) of many latents z (B, D), decoded in slices."""
+    return torch.cat([decoder(part) for part in z.split(SLICE)])
 
 
 @torch.no_grad()
@@ -168,8 +173,7 @@ def jackknife(
         ]
     )
     value = GROUPS * whole - (GROUPS - 1) * left_out.mean()
-    spread = (GROUPS - 1) / GROUPS * np.square(left_out - left_out.mean()).sum()
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, GROUPS - 1) * math.sqrt(spread)
+    half = jackknife_half(left_out)
     low = (min(value, whole) if span else value) - half
     value, low, high = (float(min(limit, max(0, v))) for v in (value, low, value + half))
     return Measured(value=value, low=low, high=high, n=m.k, method=f"jackknife, {GROUPS} groups")
@@ -199,8 +203,7 @@ def argmax_entropy(m: Marginal) -> Measured:
 def kl_uniform(m: Marginal) -> Measured:
     """KL(P ‖ uniform) = ln M - H(P), nats, ≥ 0, of the categorical marginal."""
     h = jackknife(m, lambda t: shannon_nats(t.P), LIMIT_NATS)
-    ends = {"value": LIMIT_NATS - h.value, "low": LIMIT_NATS - h.high, "high": LIMIT_NATS - h.low}
-    return h.model_copy(update=ends)
+    return h.mapped(lambda nats: LIMIT_NATS - nats)
 
 
 def hardest(m: Marginal, count: int = 10) -> dict[str, Measured]:

@@ -9,19 +9,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from scipy import optimize, stats
-from scipy.special import ndtri
+from scipy.optimize import minimize_scalar
+from scipy.special import chdtri, ndtri
 from torch import Tensor
 
 from ..model.network import D, Posterior
 from ..model.operations import C, M, T
 from .codes import _log_mixture, kl_nats
+from .marginal import logits_of
 from .reconstruction import drawn
 from .results import Measured, exact, mean, share
 
 TERCILE = float(ndtri(2 / 3))  # 0.4307: a third of N(0, 1) lies above it
-RADIUS = float(stats.chi.ppf(0.999, D))  # 6.265: the norm of a prior latent is below it in 99.9 %
-SLICE = 2_048  # latents at a time through a decoder, whose layers then stay in the cache
+RADIUS = float(chdtri(D, 0.001)) ** 0.5  # 6.265: the norm of a prior latent is below it in 99.9 %
 
 
 def rate(q: Posterior) -> Measured:
@@ -40,17 +40,15 @@ def distortion(
     right = (right % C)[..., None]  # (M, T, 1)
 
     def nats() -> float:
-        parts = zip(drawn(q, 1.0, rng).split(SLICE), right.split(SLICE), strict=True)
-        said = [decoder(z).log_softmax(-1).gather(-1, x).sum((1, 2)) for z, x in parts]
-        return -float(torch.cat(said).double().mean())
+        said = logits_of(decoder, drawn(q, 1.0, rng)).log_softmax(-1).gather(-1, right)
+        return -float(said.sum((1, 2)).double().mean())
 
     return mean([nats() for _ in range(draws)], low=0.0)
 
 
 def elbo(r: Measured, d: Measured) -> Measured:
     """ELBO = -(R + D) ≤ -NLL, nats (Kingma & Welling 2014, eq. 3), of `rate` and `distortion`."""
-    ends = {"value": -(r.value + d.value), "low": -(r.high + d.high), "high": -(r.low + d.low)}
-    return d.model_copy(update=ends)
+    return d.mapped(lambda nats: -(r.value + nats))
 
 
 def posterior_gap(bound: Measured, negative: Measured) -> Measured:
@@ -114,7 +112,7 @@ def straight_cells(exact_match: float) -> Cells:
         return Cells(float(T / C * (middle + 2 * outer)), float(m), float(s), float(s0))
 
     ends = max(total - 4 / 3, 1e-9 * total), min(total * (1 - 1e-9), 2 / 3)  # no error above 2/3
-    best = optimize.minimize_scalar(
+    best = minimize_scalar(
         lambda e0: cells(e0).nats, bounds=ends, method="bounded", options={"xatol": 1e-9 * total}
     )
     return cells(best.x)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..model.network import Measurable, Posterior, read_out
 from ..model.operations import all_operations
 from ..model.streams import generator
+from .marginal import logits_of
 from .results import Record
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
@@ -24,7 +25,7 @@ def posterior(model: Measurable, vae: str) -> Posterior:
 @torch.no_grad()
 def right_trits(model: Measurable, vae: str, codes: Tensor) -> Tensor:
     """(M, T) bool: which trits argmax decoding of `codes` (M, D), one an operation, returns."""
-    classes = read_out(model.decoder(vae)(codes), "argmax")
+    classes = read_out(logits_of(model.decoder(vae), codes), "argmax")
     return classes - 1 == all_operations().to(model.device)
 
 

@@ -4,6 +4,7 @@ The JSON schemas come from these classes (`model_json_schema`), so a file cannot
 does not.
 """
 
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -41,12 +42,16 @@ class Measured(Record):
     n: int
     method: str
 
-    def of(self, limit: float) -> Self:
-        """The same as a share of `limit` > 0."""
+    def mapped(self, function: Callable[[float], float]) -> Self:
+        """A monotone function of it, and of both ends; None stays None."""
         if self.value is None:
             return self
-        scaled = {key: getattr(self, key) / limit for key in ("value", "low", "high")}
-        return self.model_copy(update=scaled)
+        value, *ends = (function(x) for x in (self.value, self.low, self.high))
+        return self.model_copy(update={"value": value, "low": min(ends), "high": max(ends)})
+
+    def of(self, limit: float) -> Self:
+        """The same as a share of `limit` > 0."""
+        return self.mapped(lambda x: x / limit)
 
 
 def exact(value: float, n: int, method: str = CENSUS) -> Measured:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .. import files, params
+from .. import files, parallel, params
 from ..checkpoints import folder as checkpoints
 from ..metrics.gates import Certify
 from ..metrics.measurement import Benchmark
@@ -40,6 +40,7 @@ def begin(step: str) -> tuple[Any, Path]:
     Raises:
         InputError: a bad parameter, or a folder that cannot be written.
     """
+    parallel.start()
     p = check(step, _in_notebook(), f"notebook {step}")
     torch.set_num_threads(1)  # as in the workers: see `parallel`
     run = files.run_folder(p.run_dir, step)
