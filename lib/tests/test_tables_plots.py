@@ -10,7 +10,7 @@ from fluxttice_core.certification.certificate import Certificate, KeptEpoch, Sig
 from fluxttice_core.metrics import coverage, reconstruction
 from fluxttice_core.metrics.gates import Judged, Refusal
 from fluxttice_core.metrics.measurement import Compared, Details, Drawings, Results, Row
-from fluxttice_core.metrics.results import Measured, exact
+from fluxttice_core.metrics.results import CENSUS, Measured, exact
 from fluxttice_core.model.operations import M
 from fluxttice_core.report import plots, tables
 
@@ -129,9 +129,9 @@ def test_what_was_refused_and_what_is_exact_say_so():
     assert tables.with_interval(exact(0.5, 9)) == "50.00%"
     assert tables.with_interval(between(0.5, 0.4, 0.6)) == "50.00% (40.00% … 60.00%)"
     assert tables.with_interval(REFUSED) == "refused" and tables.interval(REFUSED) == REFUSED.method
-    first, second = cells(tables.measured({"A": {"all_of_it": exact(0.75, M), "shift": REFUSED}}))
-    assert first.startswith("all of it | A | 75.00% | exact | 19,683")
-    assert second == f"shift | A | refused | {REFUSED.method} | 12 | {REFUSED.method}"
+    first, second = cells(tables.kinds({"A": {"all_of_it": exact(0.75, M), "shift": REFUSED}}))
+    assert first == f"all of it | 75.00% | 19,683 | {CENSUS}"
+    assert second == f"shift | refused | 12 | {REFUSED.method}"
 
 
 # --- Tables ---
@@ -222,12 +222,12 @@ def lines(axes):
 def test_the_headline_shows_the_model_beside_every_control(results, tmp_path):
     curve, bars = plots.headline(results).axes
     shown = lines(curve)
-    assert list(shown["VAE-A, argmax"].get_ydata()) == [1.0] * 7  # none beyond k
+    assert list(shown["VAE-A, argmax"].get_ydata()) == [0.0] * 7  # none beyond k
     assert list(shown["VAE-A, argmax"].get_xdata()) == [10**i for i in range(7)]
-    assert list(shown["untrained B, categorical"].get_ydata()) == [2 / M] * 8
+    assert list(shown["untrained B, categorical"].get_ydata()) == [1 - 2 / M] * 8
     assert "ceiling (uniform generator)" in shown
     [maps] = curve.collections
-    assert maps.get_offsets().tolist() == [[10, 0.6 * coverage.ceiling(10) / M]]
+    assert maps.get_offsets().tolist() == [[10, 1 - 0.6 * coverage.ceiling(10) / M]]
     widths = [bar.get_width() for bar in bars.patches]
     assert widths[:2] == pytest.approx([1 - 0.798, 1.0]) and len(widths) == 2 * (1 + len(KINDS))
     files = [tmp_path / "one.png", tmp_path / "two.png"]

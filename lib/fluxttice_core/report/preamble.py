@@ -45,7 +45,8 @@ def begin(step: str) -> tuple[Any, Path]:
     torch.set_num_threads(1)  # as in the workers: see `parallel`
     run = files.run_folder(p.run_dir, step)
     files.record_params(run, step, p.model_dump())
-    print(f"seed       {p.seed}\nrun folder {files.shown(run)}")
+    libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
+    print(f"seed       {p.seed}\nrun folder {files.shown(run)}\nlibraries  {libraries}")
     return p, run
 
 

@@ -195,20 +195,18 @@ def by_epoch(kept: "list[KeptEpoch]") -> Styler:
     return _coloured(lines)
 
 
-def measured(found: dict[str, dict[str, Measured]]) -> Styler:
-    """Shares by VAE and name: value, interval, over how many cases, by which method."""
+def kinds(found: dict[str, dict[str, Measured]]) -> Styler:
+    """`generalisation.kinds` by VAE: a row a kind, with how many cases and operations it counts."""
+    first = next(iter(found.values()))
     return left(
         [
             {
-                "question": name.replace("_", " "),
-                "VAE": vae,
-                "value": number(row.value),
-                "95 % interval": interval(row),
+                "exact match of": name.replace("_", " "),
+                **{f"VAE-{vae}": with_interval(rows[name]) for vae, rows in found.items()},
                 "cases": f"{row.n:,}",
-                "method": row.method,
+                "operations": row.method.rpartition("; ")[2].removesuffix(" operations"),
             }
-            for vae, rows in found.items()
-            for name, row in rows.items()
+            for name, row in first.items()
         ],
         found,
     )
