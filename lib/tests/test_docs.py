@@ -1,5 +1,6 @@
 """What the pages say exists: commands, targets, files; what exists is on the pages."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -7,6 +8,9 @@ import tomllib
 import pytest
 
 from fluxttice_core import cli, files
+from fluxttice_core.checkpoints import folder as checkpoints
+from fluxttice_core.metrics.measurement import Results
+from fluxttice_core.report import tables
 
 ROOT = files.root()
 PAGES = [
@@ -92,3 +96,14 @@ def test_git_keeps_of_reports_what_their_page_says():
     assert len({name.rpartition("/")[0] for name in names} - {""}) == 1, "one run is published"
     size = sum((ROOT / "reports" / name).stat().st_size for name in names)
     assert size < 3_000_000, f"published reports are {size:,} bytes"
+
+
+def test_the_readme_shows_the_published_run_and_its_numbers():
+    text = (ROOT / "README.md").read_text("utf-8")
+    [run] = {*re.findall(r"reports/\d{4}-\d\d-\d\d/[\w-]+", text)}
+    document = json.loads((ROOT / run / "coverage_vs_entropy.json").read_bytes())
+    assert (
+        document["checkpoint"]["sha256"] == checkpoints.load(ROOT / "checkpoints/certified").sha256
+    )
+    table = tables.summary(Results.model_validate(document["results"])).data.split("\n\n")[1]
+    assert table in text

@@ -10,7 +10,7 @@ from fluxttice_core import files, params
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import measurement
 from fluxttice_core.metrics.adversaries import optimum
-from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM
+from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM, READOUT
 from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.metrics.measurement import (
     MODEL,
@@ -49,7 +49,7 @@ def planted_beside(code, **key):
     found = dict.fromkeys(names(NS), exact(0.0, 1))
     rows = [
         Row(network=name, seed=1_000, vae=vae, k=FEWEST, values=found)
-        for name in (OPTIMUM, *CONTROLS)
+        for name in (OPTIMUM, READOUT, *CONTROLS)
         for vae in VAES
     ]
     key = {"seed": 5, "split_seed": 42, "untrained_seed": 1_000, "ns": NS, "trials": 5, **key}
@@ -78,7 +78,7 @@ def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(who
         drawn = [(x.decode, x.n) for x in found.drawings.coverage]
         assert drawn == [(how, n) for how in HOW for n in NS]
         assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
-    assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 5
+    assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 6
     assert len(results.comparison) == 2 * len(names(NS))
     assert len(steps) == 5
     assert Results.model_validate_json(results.to_json()) == results
@@ -183,10 +183,10 @@ def test_stored_controls_are_those_of_this_code_and_these_parameters(monkeypatch
         assert found == stored and not said and not jobs
         return
     assert "measuring the controls now" in said[0] and found.rows == []
-    networks = [(OPTIMUM, 1_000)]
+    networks = [(OPTIMUM, 1_000), (READOUT, 1_000)]
     networks += [(name, 1_000 + i) for name, kind in CONTROLS.items() for i in range(kind.seeds)]
     assert {job.arguments[:3] for job in jobs} == {(*one, vae) for one in networks for vae in VAES}
-    assert len(jobs) == 2 * 13 and found.key == planted_beside("").key
+    assert len(jobs) == 2 * 14 and found.key == planted_beside("").key
 
 
 # --- The comparison, on planted rows ---
@@ -215,8 +215,9 @@ def test_stored_controls_are_those_of_this_code_and_these_parameters(monkeypatch
 def test_a_metric_discriminates_where_the_whole_interval_is_better(name, ours, theirs, better):
     others = [row("untrained", "A", x, seed=i, name=name) for i, x in enumerate(theirs)]
     others += [row(OPTIMUM, "A", (8, 8), name=name), row("uniform", "B", (9, 9), name=name)]
+    others += [row(READOUT, "A", (7, 7), name=name)]  # it knows something: no control
     [found] = compare([row(MODEL, "A", ours, name=name)], others)
-    assert found.discriminates is better and found.best.value == 8
+    assert found.discriminates is better and (found.best.value, found.readout.value) == (8, 7)
     there = [x for x in theirs if x]
     hull = (min(low for low, _ in there), max(high for _, high in there)) if there else None
     assert found.controls == ({"untrained": hull} if there else {})
@@ -224,7 +225,7 @@ def test_a_metric_discriminates_where_the_whole_interval_is_better(name, ours, t
 
 def test_every_control_must_be_beaten_and_each_vae_by_its_own():
     ours = [row(MODEL, vae, (4, 6)) for vae in VAES]
-    others = [row(OPTIMUM, vae, (8, 8)) for vae in VAES]
+    others = [row(name, vae, (8, 8)) for name in (OPTIMUM, READOUT) for vae in VAES]
     others += [row(name, vae, (1, 3)) for name in CONTROLS for vae in VAES]
     assert [x.discriminates for x in compare(ours, others)] == [True, True]
     others[-1] = row("uniform", "B", (5, 5))

@@ -15,8 +15,8 @@ from ..model.operations import split
 from ..parallel import Job
 from ..params import Count, Text, Whole
 from . import codes, coverage, marginal, reconstruction
-from .adversaries import optimum
-from .controls import CONTROLS, OPTIMUM
+from .adversaries import linear_readout, optimum
+from .controls import CONTROLS, OPTIMUM, READOUT
 from .marginal import FEWEST
 from .observation import HOURS, Measurement, Observed, metric, names, observe, values
 from .results import Measured, Record
@@ -89,7 +89,8 @@ class Compared(Record):
 
     It discriminates where the whole interval is better than every control's of CONTROLS that has
     one (and one has); where it does not, noise can win the number, and it decides nothing.
-    `best`: what the optimum written by hand has.
+    `best`: what the optimum written by hand has; `readout`: what a random linear encoder with a
+    read-out fitted to ten operations has.
     """
 
     metric: str
@@ -97,28 +98,26 @@ class Compared(Record):
     ours: Measured
     controls: dict[str, tuple[float, float]]
     best: Measured
+    readout: Measured
     discriminates: bool
 
 
 def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
-    """Every metric of every VAE in `ours` beside the controls' and the optimum's in `others`."""
+    """Every metric of every VAE in `ours` beside those in `others`."""
     table = []
     for name in ours[0].values:
         for row in ours:
-            beside = [other for other in others if other.vae == row.vae]
-            best = next(other.values[name] for other in beside if other.network == OPTIMUM)
+            beside = [(o.network, o.values[name]) for o in others if o.vae == row.vae]
             hulls: dict[str, tuple[float, float]] = {}
-            for other in beside:
-                theirs = other.values[name]
-                if other.network == OPTIMUM or theirs.value is None:
-                    continue
-                low, high = hulls.get(other.network, (theirs.low, theirs.high))
-                hulls[other.network] = min(low, theirs.low), max(high, theirs.high)
+            for network, theirs in beside:
+                if network in CONTROLS and theirs.value is not None:
+                    low, high = hulls.get(network, (theirs.low, theirs.high))
+                    hulls[network] = min(low, theirs.low), max(high, theirs.high)
             good = _better(row.values[name], list(hulls.values()), metric(name).better)
             table.append(
                 Compared(
-                    metric=name, vae=row.vae, ours=row.values[name], controls=hulls, best=best,
-                    discriminates=good,
+                    metric=name, vae=row.vae, ours=row.values[name], controls=hulls,
+                    best=dict(beside)[OPTIMUM], readout=dict(beside)[READOUT], discriminates=good,
                 )
             )  # fmt: skip
     return table
@@ -133,7 +132,7 @@ def _better(mine: Measured, hulls: list[tuple[float, float]], direction: int) ->
 
 
 class Results(Record):
-    """All of a benchmark: the model's rows first, then the optimum's and the controls'."""
+    """All of a benchmark: the model's rows first, then those of what stands beside it."""
 
     rows: list[Row]
     controls_measured: str
@@ -197,7 +196,7 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
         if (stored["code"], stored["key"]) == (code, key):
             return Beside.model_validate(stored)
         report("reports/controls.json is of other code or parameters: measuring the controls now")
-    networks = [(OPTIMUM, p.untrained_seed)]
+    networks = [(OPTIMUM, p.untrained_seed), (READOUT, p.untrained_seed)]
     for name, control in CONTROLS.items():
         networks += [(name, p.untrained_seed + number) for number in range(control.seeds)]
     jobs = [
@@ -215,8 +214,9 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
 
 
 def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
-    """The optimum, or a control, at FEWEST latents: its intervals are wider than a model's."""
-    network = optimum() if name == OPTIMUM else CONTROLS[name].make(seed)
+    """What stands beside a model, at FEWEST latents: its intervals are wider than a model's."""
+    known = {OPTIMUM: lambda _seed: optimum(), READOUT: linear_readout}
+    network = known[name](seed) if name in known else CONTROLS[name].make(seed)
     shown = (name, seed) == (UNTRAINED, p.untrained_seed)
     row = _row(name, seed, network, vae, FEWEST, p, shown)
     return row.model_copy(update={"drawings": drawings(network, vae, p)}) if shown else row
