@@ -74,6 +74,6 @@ CONTROLS = {
     "collapsed": Control(collapsed, 1),
     "uniform": Control(uniform, 1),
 }
-# What knows something stands beside it too, and is no control: the best there can be, and how little
-# knowledge exact match takes.
+# What knows something stands beside it too, and is no control: the best there can be, and how
+# little knowledge exact match takes.
 OPTIMUM, READOUT = "by hand", "ten operations"
