@@ -17,8 +17,6 @@ import sys
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fluxttice_core import cli, files, params
 from fluxttice_core.certification import certificate, rehearsal, signing, verify
@@ -34,7 +32,7 @@ from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import split_record
 
 ROOT = files.root()
-FLIPS = 300  # in each file
+FLIPS = {signing.PUBLIC_KEY: 300, signing.SIGNATURE: 300}  # in what has spellings; else 60
 
 
 class World:
@@ -124,23 +122,22 @@ def test_a_certificate_states_what_it_rests_on_and_signs_the_files_as_they_were_
     assert world.trusted == files.sha256(world.original[signing.PUBLIC_KEY])
 
 
-def test_the_recipe_hash_depends_on_every_parameter_and_not_on_their_order(world, tmp_path):
-    hashes = []
-    for config in ({"recipe": "r", "a": 1}, {"a": 1, "recipe": "r"}, {"recipe": "r"}):
-        folder = checkpoints.save(
-            tmp_path / str(len(hashes)), DualVAE.fresh(1), 0, {"config": config}
-        )
-        found = certificate.state(checkpoints.load(folder), world.p, world.rows, [])
-        assert found.recipe["name"] == "r" and found.split["trained_on"] == "not recorded"
-        hashes.append(found.recipe["sha256"])
-    assert hashes[0] == hashes[1] != hashes[2]
+def test_the_recipe_hash_depends_on_every_parameter_and_the_split_must_be_ours(world, tmp_path):
+    """Their order changes nothing."""
 
+    def state(name, **facts):
+        folder = checkpoints.save(tmp_path / name, DualVAE.fresh(1), 0, facts)
+        return certificate.state(checkpoints.load(folder), world.p, world.rows, [])
 
-def test_weights_trained_on_another_split_are_not_certified(world, tmp_path):
-    facts = {"split": split_record(43)}
-    loaded = checkpoints.load(checkpoints.save(tmp_path / "s", DualVAE.fresh(1), 0, facts))
+    configs = {"recipe": "r", "a": 1}, {"a": 1, "recipe": "r"}, {"recipe": "r"}
+    found = [state(str(i), config=config) for i, config in enumerate(configs)]
+    assert {(one.recipe["name"], one.split["trained_on"]) for one in found} == {
+        ("r", "not recorded")
+    }
+    one, same, other = (x.recipe["sha256"] for x in found)
+    assert one == same != other
     with pytest.raises(InputError, match="another split"):
-        certificate.state(loaded, world.p, world.rows, [])
+        state("s", split=split_record(43))
 
 
 def test_a_certificate_appears_whole_or_not_at_all(world, tmp_path, monkeypatch):
@@ -227,6 +224,7 @@ def test_equal_here_and_within_the_interval_elsewhere(world, value, ends, verdic
     again = measured(row, verdict, value=value, low=ends[0], high=ends[1])
     expected = elsewhere if elsewhere == "equal" or not same else "DIFFERS"
     assert verify.agreement(row, again, same) == expected
+    assert len(verify.table([verify.Checked(row, again, expected)]).splitlines()) == 2
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -260,11 +258,6 @@ def test_a_genuine_certificate_that_does_not_pass_is_no_pass(world, verdict):
     assert found.problem == f"the certificate is genuine and says {verdict}"
     with pytest.raises(InputError, match=f"says PASS, but its gates say {verdict}"):
         world.check(world.issue(f"a lie, {verdict}", gates=rows))
-
-
-def test_the_table_shows_what_was_refused(world):
-    row = verify.Checked(measured(world.rows[0], value=None, low=None, high=None))
-    assert "–" in verify.table([row]) and len(verify.table([row]).splitlines()) == 2
 
 
 # --- What a signed file must be ---
@@ -311,7 +304,7 @@ def parts(changed):
 def flipped_bits(world):
     """One bit anywhere in any file."""
     for name, data in world.original.items():
-        for bit in random.Random(name).sample(range(8 * len(data)), FLIPS):
+        for bit in random.Random(name).sample(range(8 * len(data)), FLIPS.get(name, 60)):
             changed = bytearray(data)
             changed[bit // 8] ^= 1 << bit % 8
             yield {name: bytes(changed)}
@@ -322,6 +315,15 @@ def cut_or_continued(world):
         cuts = [0, 1, len(data) - 1, *random.Random(name).sample(range(len(data)), 25)]
         yield from ({name: data[:cut]} for cut in cuts)
         yield from ({name: data + tail} for tail in (b"\0", b" ", b"\n", b"{}", data))
+
+
+def spliced(world):
+    """Up to 40 bytes anywhere replaced by others, in number and kind."""
+    rng = random.Random(1)
+    for name, data in [*world.original.items()] * 40:
+        at, cut, new = rng.randrange(len(data)), rng.randrange(40), rng.randbytes(rng.randrange(40))
+        if (changed := data[:at] + new + data[at + cut :]) != data:
+            yield {name: changed}
 
 
 def swapped(world):
@@ -389,23 +391,15 @@ def spelled_another_way(world):
 @pytest.mark.parametrize(
     "attack, least",
     [
-        (flipped_bits, 1_500), (cut_or_continued, 160), (swapped, 40), (of_another_certified, 14),
-        (replayed, 2), (edited, 80), (of_another_key, 7), (spelled_another_way, 15),
+        (flipped_bits, 780), (cut_or_continued, 160), (spliced, 190), (swapped, 40),
+        (of_another_certified, 14), (replayed, 2), (edited, 80), (of_another_key, 7),
+        (spelled_another_way, 15),
     ],
 )  # fmt: skip
 def test_a_changed_folder_is_refused(world, attack, least):
     before = world.tried
     assert [list(changed) for changed in attack(world) if not world.refuses(changed)] == []
     assert world.tried - before >= least
-
-
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
-@given(st.sampled_from(verify.FILES), st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40))
-def test_any_splice_that_changes_a_file_is_refused(world, name, where, cut, inserted):
-    data = world.original[name]
-    at = int(where * len(data))
-    changed = data[:at] + inserted + data[at + cut :]
-    assert changed == data or world.refuses({name: changed})
 
 
 ADDED = (".gitignore", ".gitattributes", ".hidden", "extra.txt", "model.safetensors.bak", "x.pt",
@@ -420,24 +414,20 @@ def test_an_added_file_or_folder_is_refused(world, signed, name):
     assert world.refuses(folder=signed)
 
 
+MOVED = {
+    "missing": lambda path: path.unlink(),
+    "renamed": lambda path: path.rename(path.with_name(f"x{path.name}")),
+    "moved": lambda path: path.rename(path.parent.with_name("moved")),
+    "linked": lambda path: path.symlink_to(path.rename(path.with_name("real")).name),
+    "linked outside": lambda path: path.symlink_to(path.rename(path.parent.with_name("moved"))),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
 @pytest.mark.parametrize("name", verify.FILES)
-@pytest.mark.parametrize("attack", ["missing", "renamed", "moved", "inside", "outside", "folder"])
+@pytest.mark.parametrize("attack", MOVED)
 def test_a_missing_renamed_moved_or_linked_file_is_refused(world, signed, name, attack):
-    path = signed / name
-    if attack == "renamed":
-        path.rename(signed / f"x{name}")
-    elif attack == "moved":
-        (signed / "sub").mkdir()
-        path.rename(signed / "sub" / name)
-    elif attack == "inside":
-        path.rename(signed / "real")
-        path.symlink_to("real")
-    else:
-        path.unlink()
-        if attack == "outside":
-            path.symlink_to(world.folder / name)  # the very bytes that were signed
-        elif attack == "folder":
-            path.mkdir()
+    MOVED[attack](signed / name)
     assert world.refuses(folder=signed)
 
 
@@ -527,33 +517,21 @@ def test_a_private_key_has_no_place_in_the_repository():
     assert not (ROOT / "checkpoints" / "key.pem").exists()
 
 
-def private(key):
+def test_a_key_that_cannot_sign_is_refused(world, tmp_path):
     form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, *form)
+    others = ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)
+    others = [key.private_bytes(serialization.Encoding.PEM, *form) for key in others]
+    bad = [tmp_path / "missing", tmp_path]
+    for data in (b"not a key", b"", world.original[signing.PUBLIC_KEY], *others):
+        bad.append(tmp_path / f"{len(bad)}.pem")
+        bad[-1].write_bytes(data)
+    for path in bad:
+        with pytest.raises(InputError):
+            signing.public_key(path)
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "empty", "folder", "public", "p384", "rsa"])
-def test_a_key_that_cannot_sign_is_refused(world, tmp_path, kind):
-    path = tmp_path / "bad.pem"
-    data = {
-        "text": lambda: b"not a key", "empty": bytes,
-        "public": lambda: world.original[signing.PUBLIC_KEY],
-        "p384": lambda: private(ec.generate_private_key(ec.SECP384R1())),
-        "rsa": lambda: private(rsa.generate_private_key(65537, 2048)),
-    }  # fmt: skip
-    if kind == "folder":
-        path.mkdir()
-    elif kind in data:
-        path.write_bytes(data[kind]())
-    with pytest.raises(InputError):
-        signing.public_key(path)
-
-
-def test_the_shipped_checkpoint_is_what_the_project_signed():
+def test_the_shipped_checkpoint_is_what_the_project_signed_and_a_page_names_the_key():
     assert verify.refusal(ROOT / "checkpoints/certified", signing.FINGERPRINT) == ""
-
-
-def test_the_fingerprint_stands_on_the_page_of_the_certificate():
     assert signing.FINGERPRINT in (ROOT / "docs/certificate.md").read_text("utf-8")
 
 
