@@ -1,14 +1,17 @@
 """Fixtures that several test files share."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fluxttice_core import params
 from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.metrics import reconstruction
 from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.gates import Certify
 from fluxttice_core.model.network import DualVAE
+from fluxttice_core.training import loop
 
 pytest.register_assert_rewrite("planted")
 
@@ -50,3 +53,11 @@ def saved(tmp_path, untrained) -> Path:
 def recipe() -> dict:
     """The v5.5 recipe's parameters, as its YAML file has them."""
     return params.read_yaml(ROOT / "params" / "train_v5_5.yaml")
+
+
+@pytest.fixture
+def thrifty(monkeypatch):
+    """What training is judged by comes from few draws."""
+    few = partial(reconstruction.sampled_hits, draws=2)
+    monkeypatch.setattr(reconstruction, "sampled_hits", few)
+    monkeypatch.setattr(loop, "LATENTS", 2_000)

@@ -158,10 +158,9 @@ def test_honest_measures_of_a_perfect_and_of_an_untrained_model(perfect_model, u
 
 @pytest.mark.parametrize("split_seed", [42, 7])
 def test_it_measures_one_vae_alone_and_exact_match_of_validation(
-    perfect_model, split_seed, monkeypatch
+    perfect_model, split_seed, thrifty
 ):
     """Encoder A loses trit 0, so it is right exactly where that trit is 0. B is no number."""
-    monkeypatch.setattr(loop, "LATENTS", 4_000)
     perfect_model.encoder_A.fc_mu.weight.data[0] = 0
     for module in (perfect_model.encoder_B, perfect_model.decoder_B):
         for value in module.parameters():
