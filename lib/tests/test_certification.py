@@ -32,7 +32,7 @@ from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import split_record
 
 ROOT = files.root()
-FLIPS = {signing.PUBLIC_KEY: 300, signing.SIGNATURE: 300}  # in what has spellings; else 60
+TRIES = {signing.PUBLIC_KEY: 150, signing.SIGNATURE: 150}  # in what has spellings; else 30
 
 
 class World:
@@ -301,29 +301,18 @@ def parts(changed):
             yield {name: changed[name] for name in names}
 
 
-def flipped_bits(world):
-    """One bit anywhere in any file."""
+def altered(world):
+    """One bit; up to 40 bytes replaced by others, in number and kind; a tail; a cut."""
     for name, data in world.original.items():
-        for bit in random.Random(name).sample(range(8 * len(data)), FLIPS.get(name, 60)):
-            changed = bytearray(data)
-            changed[bit // 8] ^= 1 << bit % 8
-            yield {name: bytes(changed)}
-
-
-def cut_or_continued(world):
-    for name, data in world.original.items():
-        cuts = [0, 1, len(data) - 1, *random.Random(name).sample(range(len(data)), 25)]
-        yield from ({name: data[:cut]} for cut in cuts)
+        rng = random.Random(name)
+        for _ in range(TRIES.get(name, 30)):
+            at, gone = rng.randrange(len(data)), rng.randrange(40)
+            bit = bytes([data[at] ^ 1 << rng.randrange(8)])
+            yield {name: data[:at] + bit + data[at + 1 :]}
+            changed = data[:at] + rng.randbytes(rng.randrange(40)) + data[at + gone :]
+            yield {name: changed if changed != data else b""}
         yield from ({name: data + tail} for tail in (b"\0", b" ", b"\n", b"{}", data))
-
-
-def spliced(world):
-    """Up to 40 bytes anywhere replaced by others, in number and kind."""
-    rng = random.Random(1)
-    for name, data in [*world.original.items()] * 40:
-        at, cut, new = rng.randrange(len(data)), rng.randrange(40), rng.randbytes(rng.randrange(40))
-        if (changed := data[:at] + new + data[at + cut :]) != data:
-            yield {name: changed}
+        yield from ({name: data[:cut]} for cut in (0, 1, len(data) - 1))
 
 
 def swapped(world):
@@ -345,13 +334,6 @@ def replayed(world):
     lower = [row.model_copy(update={"bound": 0.0}) for row in world.rows]
     old = contents(world.issue("old", gates=lower))
     yield from ({name: old[name]} for name in (CERTIFICATE, signing.SIGNATURE))
-
-
-def edited(world):
-    stated = json.loads(world.original[CERTIFICATE])
-    for key, value in itertools.product(stated, (None, "PASS", 1, [], {})):
-        if stated[key] != value:
-            yield {CERTIFICATE: json.dumps({**stated, key: value}, indent=2).encode() + b"\n"}
 
 
 def of_another_key(world):
@@ -391,9 +373,8 @@ def spelled_another_way(world):
 @pytest.mark.parametrize(
     "attack, least",
     [
-        (flipped_bits, 780), (cut_or_continued, 160), (spliced, 190), (swapped, 40),
-        (of_another_certified, 14), (replayed, 2), (edited, 80), (of_another_key, 7),
-        (spelled_another_way, 15),
+        (altered, 800), (swapped, 40), (of_another_certified, 14), (replayed, 2),
+        (of_another_key, 7), (spelled_another_way, 15),
     ],
 )  # fmt: skip
 def test_a_changed_folder_is_refused(world, attack, least):

@@ -134,7 +134,10 @@ def both(name, vae):
         latents.append(z.double().numpy())
         return model.decoder(vae)(z)
 
-    fast = marginal.marginal(watched, K, seed=3, stream=vae)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(marginal, "CHUNK", 3)  # which cuts the groups
+        fast = marginal.marginal(watched, K, seed=3, stream=vae)
+    assert max(map(len, latents)) == 3
     given, entropy, tables = [], [], []
     for z in np.concatenate(latents):
         logits = decode(state, vae, z)

@@ -9,9 +9,7 @@ from scipy import stats
 
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import coverage
-from fluxttice_core.metrics import marginal as module
 from fluxttice_core.metrics.marginal import (
-    GROUPS,
     information,
     kl_uniform,
     marginal,
@@ -74,21 +72,6 @@ def test_the_marginal_is_the_product_of_the_trits_in_their_order():
     assert m.entropy.sum() / m.k == pytest.approx(stats.entropy(p, axis=1).sum(), rel=1e-5)
     for estimate in (information(m), kl_uniform(m), coverage.expected(m, 500, "categorical")):
         assert estimate.high - estimate.low < 1e-6 * max(1, estimate.high)  # the groups agree
-
-
-@pytest.mark.parametrize("chunk", [1, 2, 10**6])
-def test_sums_are_those_of_every_latent_and_group(monkeypatch, chunk):
-    """The latents the decoder was given, taken one by one, at most a chunk at a time."""
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    seen = []
-    m = marginal(lambda z: seen.append(z) or rough(z), 60, seed=3)
-    assert max(map(len, seen)) <= chunk
-    groups = torch.cat(seen).view(GROUPS, 3, D)
-    for group, sums, counts in zip(groups, m.probability, m.argmax, strict=True):
-        q = rough(group).double().softmax(-1).numpy()
-        np.testing.assert_allclose(sums, sum(product(one) for one in q), rtol=1e-4)
-        assert counts.sum() == 3
-    assert m.P.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_seed_and_stream_decide_and_nothing_else_does():
