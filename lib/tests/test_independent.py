@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from planted import ends
 from scipy import stats
 
 from fluxttice_core import all_operations, load
@@ -164,10 +165,6 @@ def jackknife(function):
     return [mean, mean - half, mean + half]
 
 
-def flat(x):
-    return [x.value, x.low, x.high]
-
-
 def cut(values, top):
     return [min(max(value, 0), top) for value in values]
 
@@ -192,9 +189,9 @@ def test_the_exact_marginal(name, vae):
 def test_information(name, vae):
     fast, slow = both(name, vae)
     truth = cut(jackknife(slow.information), 9 * math.log(3))
-    assert flat(marginal.information(fast)) == pytest.approx(truth, rel=1e-3, abs=2e-5)
+    assert ends(marginal.information(fast)) == pytest.approx(truth, rel=1e-3, abs=2e-5)
     truth = cut(jackknife(slow.argmax_entropy), 9 * math.log(3))
-    assert flat(marginal.argmax_entropy(fast)) == pytest.approx(truth, rel=1e-5)
+    assert ends(marginal.argmax_entropy(fast)) == pytest.approx(truth, rel=1e-5)
     assert (marginal.information(fast).value > 1) == (name == "certified")
 
 
@@ -209,10 +206,10 @@ def test_expected_coverage_from_the_exact_marginal(name, vae, n):
     value, low, high = jackknife(slow.expected(n))
     low -= max(0, value - slow.expected(n)(everyone))  # it reaches as far from the plug-in
     truth = cut([value, low, high], ceiling)
-    assert flat(coverage.expected(fast, n, "categorical")) == pytest.approx(truth, rel=3e-3)
+    assert ends(coverage.expected(fast, n, "categorical")) == pytest.approx(truth, rel=3e-3)
     if n < 190:
         truth = cut(jackknife(slow.rarefied(n)), ceiling)
-        assert flat(coverage.expected(fast, n, "argmax")) == pytest.approx(truth, rel=1e-5)
+        assert ends(coverage.expected(fast, n, "argmax")) == pytest.approx(truth, rel=1e-5)
 
 
 # --- Exact match ---
