@@ -209,16 +209,13 @@ def measured(row, verdict=None, **changes):
 @pytest.mark.parametrize(
     "value, ends, verdict, elsewhere",
     [
-        (0.9, (0.8, 0.95), "PASS", "equal"),
-        (0.9 + 1e-15, (0.8, 0.95), "PASS", "in interval"),
+        (0.9, (0.8, 0.95), "PASS", "equal"), (0.9 + 1e-15, (0.8, 0.95), "PASS", "in interval"),
         (0.9, (0.8, 0.95 + 1e-15), "PASS", "in interval"),
-        (0.81, (0.7, 0.9), "PASS", "in interval"),
-        (0.81, (0.7, 0.9), "ABSTAIN", "DIFFERS"),
-        (0.79, (0.7, 0.9), "PASS", "DIFFERS"),
-        (0.96, (0.9, 0.99), "PASS", "DIFFERS"),
+        (0.81, (0.7, 0.9), "PASS", "in interval"), (0.81, (0.7, 0.9), "ABSTAIN", "DIFFERS"),
+        (0.79, (0.7, 0.9), "PASS", "DIFFERS"), (0.96, (0.9, 0.99), "PASS", "DIFFERS"),
         (None, (None, None), "PASS", "DIFFERS"),
     ],
-)
+)  # fmt: skip
 def test_equal_here_and_within_the_interval_elsewhere(world, value, ends, verdict, elsewhere, same):
     row = measured(world.rows[0], value=0.9, low=0.8, high=0.95)
     again = measured(row, verdict, value=value, low=ends[0], high=ends[1])

@@ -7,14 +7,7 @@ from planted import PLANTED, SEEDS, UNIFORM, assert_honest, ends, sharp
 from planted import distinct as truth
 
 from fluxttice_core.errors import InputError
-from fluxttice_core.metrics.coverage import (
-    CHUNK,
-    coverage,
-    distinct,
-    expected,
-    rarefied,
-    reach,
-)
+from fluxttice_core.metrics.coverage import CHUNK, coverage, distinct, expected, rarefied, reach
 from fluxttice_core.model.network import HOW, VAES, prior, read_out
 from fluxttice_core.model.operations import M
 from fluxttice_core.model.streams import generator

@@ -96,7 +96,8 @@ def test_the_light_core_runs_what_the_readme_shows(elsewhere):
     assert block
     for verb in ("load", "encode", "decode", "sample", "coverage_report"):
         assert f"{verb}(" in block[1]
-    said = elsewhere.run("python", "-c", LIGHT + block[1] + REFUSED).splitlines()
+    words = block[1].replace("coverage_report(", "coverage_report([1_000], ")
+    said = elsewhere.run("python", "-c", LIGHT + words + REFUSED).splitlines()
     assert "verify" in elsewhere.run("fluxttice", "--help")
     assert said == [
         f"fluxttice: {missing} is not installed: pip install 'fluxttice[{extra}]'."
