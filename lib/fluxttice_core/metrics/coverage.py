@@ -20,7 +20,6 @@ from .results import Measured, Record, mean
 
 CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
 SLICE = 2_048  # of them at a time through the decoder, whose layers then stay in the cache
-EXPECTED = ("argmax", "categorical")  # decoding modes whose coverage the marginal gives
 
 
 def ceiling(n: object) -> np.ndarray:

@@ -17,8 +17,6 @@ from .marginal import FEWEST
 from .observation import Measurement, metric, observe
 from .results import Measured, Record
 
-NS = [50_000, 195_000]
-
 
 class Certify(Measurement):
     """What 3_certify takes: bounds are parameters too. Each asks a question of its own; the first
