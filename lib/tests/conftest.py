@@ -1,15 +1,35 @@
 """Fixtures that several test files share."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fluxttice_core import params
 from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.metrics import reconstruction
 from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.gates import Certify
 from fluxttice_core.model.network import DualVAE
+from fluxttice_core.training import loop
 
 pytest.register_assert_rewrite("planted")
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def certified() -> DualVAE:
+    """The shipped model, which no test may change."""
+    return checkpoint.load(ROOT / "checkpoints" / "certified").model
+
+
+@pytest.fixture(scope="session")
+def strict() -> Certify:
+    """The strict bounds of certification, as their YAML file has them."""
+    stated = params.read_yaml(ROOT / "params" / "certify.yaml")
+    return params.check(Certify, {**stated, "checkpoint": "x", "run_dir": ""}, "test")
 
 
 @pytest.fixture
@@ -32,4 +52,12 @@ def saved(tmp_path, untrained) -> Path:
 @pytest.fixture(scope="session")
 def recipe() -> dict:
     """The v5.5 recipe's parameters, as its YAML file has them."""
-    return params.read_yaml(Path(__file__).parents[2] / "params" / "train_v5_5.yaml")
+    return params.read_yaml(ROOT / "params" / "train_v5_5.yaml")
+
+
+@pytest.fixture
+def thrifty(monkeypatch):
+    """What training is judged by comes from few draws."""
+    few = partial(reconstruction.sampled_hits, draws=2)
+    monkeypatch.setattr(reconstruction, "sampled_hits", few)
+    monkeypatch.setattr(loop, "LATENTS", 2_000)

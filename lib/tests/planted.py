@@ -32,6 +32,11 @@ def ends(x):
     return [x.value, x.low, x.high]
 
 
+def held(estimates, truth):
+    """Do the intervals of SEEDS seeds hold the truth, but for two of them at most?"""
+    return sum(not x.low - 1e-9 <= truth <= x.high + 1e-9 for x in estimates) <= 2
+
+
 def ceiling(n):
     return M * (1 - (1 - 1 / M) ** n)
 

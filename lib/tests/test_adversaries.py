@@ -20,9 +20,9 @@ def hits(model, vae, scale=0.0, seed=1):
 
 
 @pytest.mark.parametrize("vae", VAES)
-@pytest.mark.parametrize("match", [0.99, 0.9999])
-def test_the_optimum_has_the_least_rate_at_the_match_it_was_made_for(match, vae):
-    model = optimum(match)
+def test_the_optimum_has_the_least_rate_at_the_match_it_was_made_for(vae):
+    """At 99 %; that of 99.99 % is measured whole elsewhere."""
+    model, match = optimum(0.99), 0.99
     assert hits(model, vae).all()
     samples = torch.cat([hits(model, vae, 1.0, seed) for seed in range(5)]).double()
     assert abs(float(samples.mean()) - match) < 4 * (match * (1 - match) / len(samples)) ** 0.5

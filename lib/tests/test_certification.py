@@ -17,8 +17,6 @@ import sys
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fluxttice_core import cli, files, params
 from fluxttice_core.certification import certificate, rehearsal, signing, verify
@@ -34,7 +32,7 @@ from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import split_record
 
 ROOT = files.root()
-FLIPS = 300  # in each file
+TRIES = {signing.PUBLIC_KEY: 150, signing.SIGNATURE: 150}  # in what has spellings; else 30
 
 
 class World:
@@ -124,23 +122,22 @@ def test_a_certificate_states_what_it_rests_on_and_signs_the_files_as_they_were_
     assert world.trusted == files.sha256(world.original[signing.PUBLIC_KEY])
 
 
-def test_the_recipe_hash_depends_on_every_parameter_and_not_on_their_order(world, tmp_path):
-    hashes = []
-    for config in ({"recipe": "r", "a": 1}, {"a": 1, "recipe": "r"}, {"recipe": "r"}):
-        folder = checkpoints.save(
-            tmp_path / str(len(hashes)), DualVAE.fresh(1), 0, {"config": config}
-        )
-        found = certificate.state(checkpoints.load(folder), world.p, world.rows, [])
-        assert found.recipe["name"] == "r" and found.split["trained_on"] == "not recorded"
-        hashes.append(found.recipe["sha256"])
-    assert hashes[0] == hashes[1] != hashes[2]
+def test_the_recipe_hash_depends_on_every_parameter_and_the_split_must_be_ours(world, tmp_path):
+    """Their order changes nothing."""
 
+    def state(name, **facts):
+        folder = checkpoints.save(tmp_path / name, DualVAE.fresh(1), 0, facts)
+        return certificate.state(checkpoints.load(folder), world.p, world.rows, [])
 
-def test_weights_trained_on_another_split_are_not_certified(world, tmp_path):
-    facts = {"split": split_record(43)}
-    loaded = checkpoints.load(checkpoints.save(tmp_path / "s", DualVAE.fresh(1), 0, facts))
+    configs = {"recipe": "r", "a": 1}, {"a": 1, "recipe": "r"}, {"recipe": "r"}
+    found = [state(str(i), config=config) for i, config in enumerate(configs)]
+    assert {(one.recipe["name"], one.split["trained_on"]) for one in found} == {
+        ("r", "not recorded")
+    }
+    one, same, other = (x.recipe["sha256"] for x in found)
+    assert one == same != other
     with pytest.raises(InputError, match="another split"):
-        certificate.state(loaded, world.p, world.rows, [])
+        state("s", split=split_record(43))
 
 
 def test_a_certificate_appears_whole_or_not_at_all(world, tmp_path, monkeypatch):
@@ -212,21 +209,19 @@ def measured(row, verdict=None, **changes):
 @pytest.mark.parametrize(
     "value, ends, verdict, elsewhere",
     [
-        (0.9, (0.8, 0.95), "PASS", "equal"),
-        (0.9 + 1e-15, (0.8, 0.95), "PASS", "in interval"),
+        (0.9, (0.8, 0.95), "PASS", "equal"), (0.9 + 1e-15, (0.8, 0.95), "PASS", "in interval"),
         (0.9, (0.8, 0.95 + 1e-15), "PASS", "in interval"),
-        (0.81, (0.7, 0.9), "PASS", "in interval"),
-        (0.81, (0.7, 0.9), "ABSTAIN", "DIFFERS"),
-        (0.79, (0.7, 0.9), "PASS", "DIFFERS"),
-        (0.96, (0.9, 0.99), "PASS", "DIFFERS"),
+        (0.81, (0.7, 0.9), "PASS", "in interval"), (0.81, (0.7, 0.9), "ABSTAIN", "DIFFERS"),
+        (0.79, (0.7, 0.9), "PASS", "DIFFERS"), (0.96, (0.9, 0.99), "PASS", "DIFFERS"),
         (None, (None, None), "PASS", "DIFFERS"),
     ],
-)
+)  # fmt: skip
 def test_equal_here_and_within_the_interval_elsewhere(world, value, ends, verdict, elsewhere, same):
     row = measured(world.rows[0], value=0.9, low=0.8, high=0.95)
     again = measured(row, verdict, value=value, low=ends[0], high=ends[1])
     expected = elsewhere if elsewhere == "equal" or not same else "DIFFERS"
     assert verify.agreement(row, again, same) == expected
+    assert len(verify.table([verify.Checked(row, again, expected)]).splitlines()) == 2
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -260,11 +255,6 @@ def test_a_genuine_certificate_that_does_not_pass_is_no_pass(world, verdict):
     assert found.problem == f"the certificate is genuine and says {verdict}"
     with pytest.raises(InputError, match=f"says PASS, but its gates say {verdict}"):
         world.check(world.issue(f"a lie, {verdict}", gates=rows))
-
-
-def test_the_table_shows_what_was_refused(world):
-    row = verify.Checked(measured(world.rows[0], value=None, low=None, high=None))
-    assert "–" in verify.table([row]) and len(verify.table([row]).splitlines()) == 2
 
 
 # --- What a signed file must be ---
@@ -308,20 +298,18 @@ def parts(changed):
             yield {name: changed[name] for name in names}
 
 
-def flipped_bits(world):
-    """One bit anywhere in any file."""
+def altered(world):
+    """One bit; up to 40 bytes replaced by others, in number and kind; a tail; a cut."""
     for name, data in world.original.items():
-        for bit in random.Random(name).sample(range(8 * len(data)), FLIPS):
-            changed = bytearray(data)
-            changed[bit // 8] ^= 1 << bit % 8
-            yield {name: bytes(changed)}
-
-
-def cut_or_continued(world):
-    for name, data in world.original.items():
-        cuts = [0, 1, len(data) - 1, *random.Random(name).sample(range(len(data)), 25)]
-        yield from ({name: data[:cut]} for cut in cuts)
+        rng = random.Random(name)
+        for _ in range(TRIES.get(name, 30)):
+            at, gone = rng.randrange(len(data)), rng.randrange(40)
+            bit = bytes([data[at] ^ 1 << rng.randrange(8)])
+            yield {name: data[:at] + bit + data[at + 1 :]}
+            changed = data[:at] + rng.randbytes(rng.randrange(40)) + data[at + gone :]
+            yield {name: changed if changed != data else b""}
         yield from ({name: data + tail} for tail in (b"\0", b" ", b"\n", b"{}", data))
+        yield from ({name: data[:cut]} for cut in (0, 1, len(data) - 1))
 
 
 def swapped(world):
@@ -343,13 +331,6 @@ def replayed(world):
     lower = [row.model_copy(update={"bound": 0.0}) for row in world.rows]
     old = contents(world.issue("old", gates=lower))
     yield from ({name: old[name]} for name in (CERTIFICATE, signing.SIGNATURE))
-
-
-def edited(world):
-    stated = json.loads(world.original[CERTIFICATE])
-    for key, value in itertools.product(stated, (None, "PASS", 1, [], {})):
-        if stated[key] != value:
-            yield {CERTIFICATE: json.dumps({**stated, key: value}, indent=2).encode() + b"\n"}
 
 
 def of_another_key(world):
@@ -389,23 +370,14 @@ def spelled_another_way(world):
 @pytest.mark.parametrize(
     "attack, least",
     [
-        (flipped_bits, 1_500), (cut_or_continued, 160), (swapped, 40), (of_another_certified, 14),
-        (replayed, 2), (edited, 80), (of_another_key, 7), (spelled_another_way, 15),
+        (altered, 800), (swapped, 40), (of_another_certified, 14), (replayed, 2),
+        (of_another_key, 7), (spelled_another_way, 15),
     ],
 )  # fmt: skip
 def test_a_changed_folder_is_refused(world, attack, least):
     before = world.tried
     assert [list(changed) for changed in attack(world) if not world.refuses(changed)] == []
     assert world.tried - before >= least
-
-
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
-@given(st.sampled_from(verify.FILES), st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40))
-def test_any_splice_that_changes_a_file_is_refused(world, name, where, cut, inserted):
-    data = world.original[name]
-    at = int(where * len(data))
-    changed = data[:at] + inserted + data[at + cut :]
-    assert changed == data or world.refuses({name: changed})
 
 
 ADDED = (".gitignore", ".gitattributes", ".hidden", "extra.txt", "model.safetensors.bak", "x.pt",
@@ -420,24 +392,20 @@ def test_an_added_file_or_folder_is_refused(world, signed, name):
     assert world.refuses(folder=signed)
 
 
+MOVED = {
+    "missing": lambda path: path.unlink(),
+    "renamed": lambda path: path.rename(path.with_name(f"x{path.name}")),
+    "moved": lambda path: path.rename(path.parent.with_name("moved")),
+    "linked": lambda path: path.symlink_to(path.rename(path.with_name("real")).name),
+    "linked outside": lambda path: path.symlink_to(path.rename(path.parent.with_name("moved"))),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
 @pytest.mark.parametrize("name", verify.FILES)
-@pytest.mark.parametrize("attack", ["missing", "renamed", "moved", "inside", "outside", "folder"])
+@pytest.mark.parametrize("attack", MOVED)
 def test_a_missing_renamed_moved_or_linked_file_is_refused(world, signed, name, attack):
-    path = signed / name
-    if attack == "renamed":
-        path.rename(signed / f"x{name}")
-    elif attack == "moved":
-        (signed / "sub").mkdir()
-        path.rename(signed / "sub" / name)
-    elif attack == "inside":
-        path.rename(signed / "real")
-        path.symlink_to("real")
-    else:
-        path.unlink()
-        if attack == "outside":
-            path.symlink_to(world.folder / name)  # the very bytes that were signed
-        elif attack == "folder":
-            path.mkdir()
+    MOVED[attack](signed / name)
     assert world.refuses(folder=signed)
 
 
@@ -446,11 +414,11 @@ def test_a_missing_renamed_moved_or_linked_file_is_refused(world, signed, name, 
     [
         ({WEIGHTS: b"changed"}, f"{WEIGHTS} is not the file that was signed."),
         ({MANIFEST: None}, f"{MANIFEST} was signed and is missing."),
-        ({"c.txt": b""}, "c.txt is not signed."),
-        ({".gitignore": b""}, ".gitignore is not signed."),  # the standard tool skips git's files
-        ({".gitattributes": b""}, ".gitattributes is not signed."),
+        *[({name: b""}, f"{name} is not signed.") for name in (
+            "c.txt", ".gitignore", ".gitattributes",  # the standard tool skips git's files
+        )],
     ],
-)
+)  # fmt: skip
 def test_a_signature_names_the_file_that_differs(world, changes, words):
     signing.check_signature(world.original, f" {world.trusted.upper()}\n")
     changed = {name: data for name, data in (world.original | changes).items() if data is not None}
@@ -527,33 +495,21 @@ def test_a_private_key_has_no_place_in_the_repository():
     assert not (ROOT / "checkpoints" / "key.pem").exists()
 
 
-def private(key):
+def test_a_key_that_cannot_sign_is_refused(world, tmp_path):
     form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, *form)
+    others = ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)
+    others = [key.private_bytes(serialization.Encoding.PEM, *form) for key in others]
+    bad = [tmp_path / "missing", tmp_path]
+    for data in (b"not a key", b"", world.original[signing.PUBLIC_KEY], *others):
+        bad.append(tmp_path / f"{len(bad)}.pem")
+        bad[-1].write_bytes(data)
+    for path in bad:
+        with pytest.raises(InputError):
+            signing.public_key(path)
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "empty", "folder", "public", "p384", "rsa"])
-def test_a_key_that_cannot_sign_is_refused(world, tmp_path, kind):
-    path = tmp_path / "bad.pem"
-    data = {
-        "text": lambda: b"not a key", "empty": bytes,
-        "public": lambda: world.original[signing.PUBLIC_KEY],
-        "p384": lambda: private(ec.generate_private_key(ec.SECP384R1())),
-        "rsa": lambda: private(rsa.generate_private_key(65537, 2048)),
-    }  # fmt: skip
-    if kind == "folder":
-        path.mkdir()
-    elif kind in data:
-        path.write_bytes(data[kind]())
-    with pytest.raises(InputError):
-        signing.public_key(path)
-
-
-def test_the_shipped_checkpoint_is_what_the_project_signed():
+def test_the_shipped_checkpoint_is_what_the_project_signed_and_a_page_names_the_key():
     assert verify.refusal(ROOT / "checkpoints/certified", signing.FINGERPRINT) == ""
-
-
-def test_the_fingerprint_stands_on_the_page_of_the_certificate():
     assert signing.FINGERPRINT in (ROOT / "docs/certificate.md").read_text("utf-8")
 
 

@@ -36,33 +36,23 @@ def targets() -> set[str]:
     return set(phony[1].split())
 
 
-def helped(arguments: list[str], capsys: pytest.CaptureFixture) -> list[tuple[str, str]]:
-    """`(name, help)` of each line that `fluxttice … --help` gives to a command or an argument."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main([*arguments, "--help"])
-    assert stop.value.code == 0
-    text = re.sub(r"\n {12,}", "  ", capsys.readouterr().out)  # help that begins a line of its own
-    return re.findall(
-        r"^ {2,4}(-h, --help|--[a-z-]+(?: [A-Z_]+)?|[a-z_]+)\b(?: {2,}(.*))?$", text, re.M
-    )
-
-
 def test_every_make_target_has_help_and_a_place_on_a_page():
     made = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
     assert set(re.findall(r"^make ([a-z]+) +\S", made.stdout, re.MULTILINE)) == targets()
     assert named(r"\bmake ([a-z]+)\b") == targets()
 
 
-def test_every_command_has_help_and_a_place_on_a_page(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    commands = [(name, text) for name, text in helped([], capsys) if not name.startswith("-")]
-    assert len(commands) > 3
-    names = {name for name, _ in commands}
+def test_every_command_and_option_has_help_and_a_place_on_a_page():
+    """And says its default."""
+    [commands] = [action for action in cli._parser()._actions if action.choices]
+    names = {action.dest for action in commands._choices_actions if action.help}
+    assert names == set(commands.choices) and len(names) > 3
     assert named(r"fluxttice ([a-z]+)\b") <= names <= named(r"\b(?:fluxttice|make) ([a-z]+)\b")
-    for name, text in commands:
-        assert text, f"{name} has no help"
-        silent = [argument for argument, text in helped([name], capsys) if not text]
-        assert not silent, f"fluxttice {name}: no help for {silent}"
+    for name, command in commands.choices.items():
+        for action in command._actions:
+            assert action.help, f"fluxttice {name}: no help for {action.dest}"
+            if action.option_strings and action.dest != "help":
+                assert "default: " in action.help, f"fluxttice {name}: --{action.dest}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -15,11 +15,6 @@ def reports(tmp_path, monkeypatch):
     return tmp_path / "reports"
 
 
-def test_sha256_is_over_the_bytes():
-    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert files.sha256(b"") == empty and files.sha256(b"a\r\n") != files.sha256(b"a\n")
-
-
 def test_the_hash_of_the_code_sees_syntax_and_no_words(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "__file__", str(tmp_path / "files.py"))
     (tmp_path / "model").mkdir()

@@ -9,9 +9,7 @@ from scipy import stats
 
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import coverage
-from fluxttice_core.metrics import marginal as module
 from fluxttice_core.metrics.marginal import (
-    GROUPS,
     information,
     kl_uniform,
     marginal,
@@ -34,17 +32,6 @@ def rough(z):
     return 2 * (3 * z.double() @ weight).sin().view(-1, T, C).float()
 
 
-class Watched:
-    """A decoder that keeps the latents it was given."""
-
-    def __init__(self, decoder=rough):
-        self.decoder, self.seen = decoder, []
-
-    def __call__(self, z):
-        self.seen.append(z)
-        return self.decoder(z)
-
-
 def test_trit_distributions_are_torchs():
     """Also of all 27 orders and ties of three values: the first of equals, as in decoding."""
     ties = torch.tensor(list(itertools.product([0.0, 1.0, 2.0], repeat=C)))
@@ -64,13 +51,10 @@ def test_trit_distributions_are_torchs():
 @pytest.mark.parametrize(
     "logits, p",
     [
-        ([0, 300, -300], [0, 1, 0]),
-        ([500, 800, 200], [0, 1, 0]),
-        ([-500, -200, -800], [0, 1, 0]),
-        ([0, -math.inf, 0], [0.5, 0, 0.5]),
-        ([7, 7, 7], [1 / 3] * 3),
+        ([0, 300, -300], [0, 1, 0]), ([500, 800, 200], [0, 1, 0]), ([-500, -200, -800], [0, 1, 0]),
+        ([0, -math.inf, 0], [0.5, 0, 0.5]), ([7, 7, 7], [1 / 3] * 3),
     ],
-)
+)  # fmt: skip
 def test_extreme_logits_neither_overflow_nor_have_entropy(logits, p):
     found, entropy, _ = trit_distributions(torch.tensor([logits]).float().expand(2, T, C))
     assert found[:, :, 0].tolist() == [pytest.approx(p, rel=1e-6, abs=1e-20)] * T
@@ -90,21 +74,6 @@ def test_the_marginal_is_the_product_of_the_trits_in_their_order():
         assert estimate.high - estimate.low < 1e-6 * max(1, estimate.high)  # the groups agree
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 10**6])
-def test_sums_are_those_of_every_latent_and_group(monkeypatch, chunk):
-    """The latents the decoder was given, taken one by one, at most a chunk at a time."""
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    decoder = Watched()
-    m = marginal(decoder, 60, seed=3)
-    assert max(len(z) for z in decoder.seen) <= chunk
-    groups = torch.cat(decoder.seen).view(GROUPS, 3, D)
-    for group, sums, counts in zip(groups, m.probability, m.argmax, strict=True):
-        q = rough(group).double().softmax(-1).numpy()
-        np.testing.assert_allclose(sums, sum(product(one) for one in q), rtol=1e-4)
-        assert counts.sum() == 3
-    assert m.P.sum() == pytest.approx(1, abs=1e-5)
-
-
 def test_seed_and_stream_decide_and_nothing_else_does():
     first, state = marginal(rough, 200, seed=1, stream="A"), torch.get_rng_state()
     again = marginal(rough, 200, seed=1, stream="A")
@@ -115,7 +84,7 @@ def test_seed_and_stream_decide_and_nothing_else_does():
         assert not np.array_equal(other.probability, first.probability)
 
 
-@pytest.mark.parametrize("k", [-20, 0, 1, 19, 21, 30, 1_001])
+@pytest.mark.parametrize("k", [-20, 0, 1, 30])
 def test_groups_must_be_of_one_size(k):
     with pytest.raises(InputError, match=f"k is {k}, but must be a positive multiple of 20"):
         marginal(rough, k, seed=1)

@@ -32,13 +32,7 @@ def test_names_shapes_and_types_are_those_of_v5_5(untrained):
     assert list(state)[:2] == ["grad_norm_A_ema", "grad_norm_B_ema"]  # buffers come first
     assert {value.dtype for value in state.values()} == {torch.float32}
     assert (len(list(untrained.parameters())), len(list(untrained.buffers()))) == (48, 2)
-
-
-@pytest.mark.parametrize(
-    "part, count", [("_A", 50_203), ("_B", 117_499), ("state_net", 1_068), ("", 168_770)]
-)
-def test_parameter_counts(untrained, part, count):
-    assert sum(v.numel() for k, v in untrained.named_parameters() if part in k) == count
+    assert sum(value.numel() for value in untrained.parameters()) == 168_770
 
 
 def layer(state, name, x):
@@ -46,38 +40,21 @@ def layer(state, name, x):
 
 
 def test_the_forward_passes_are_those_of_v5_5(untrained):
-    """Recomputed from the bare weights: where the ReLUs, the skips, the norm and the Tanh are."""
+    """Recomputed from the bare weights: where the ReLUs, the norm and the Tanh are. The means and
+    both decoders are written out row by row elsewhere."""
     w = untrained.state_dict()
-    rng = generator(0, "inputs")
-    x, z, s = (torch.randn(*shape, generator=rng) for shape in ((5, T), (5, D), (9,)))
+    x, s = (torch.randn(*shape, generator=generator(0, "inputs")) for shape in ((5, T), (9,)))
     for vae in VAES:
         h = x
         for i in (0, 2, 4):
             h = layer(w, f"encoder_{vae}.encoder.{i}", h).relu()
-        mu, logvar = untrained.encoder(vae)(x)
-        torch.testing.assert_close(mu, layer(w, f"encoder_{vae}.fc_mu", h))
-        torch.testing.assert_close(logvar, layer(w, f"encoder_{vae}.fc_logvar", h))
-    h = layer(w, "decoder_A.decoder.0", z).relu()
-    h = layer(w, "decoder_A.decoder.4", layer(w, "decoder_A.decoder.2", h).relu())
-    torch.testing.assert_close(untrained.decoder_A(z), h.view(5, T, C))
-    h = layer(w, "decoder_B.fc_in", z).relu()
-    for i in (1, 2):
-        block = f"decoder_B.residual{i}.block"
-        h = h + layer(w, f"{block}.2", layer(w, f"{block}.0", h).relu())
-        h = h.relu() if i == 1 else h
-    torch.testing.assert_close(
-        untrained.decoder_B(z), layer(w, "decoder_B.fc_out", h).view(5, T, C)
-    )
+        logvar = layer(w, f"encoder_{vae}.fc_logvar", h)
+        torch.testing.assert_close(untrained.encoder(vae)(x).logvar, logvar)
     h = layer(w, "state_net.encoder.0", s)
     h = (h - h.mean()) / (h.var(unbiased=False) + 1e-5).sqrt()
     h = layer(w, "state_net.encoder.3", h.tanh())
     h = layer(w, "state_net.decoder.2", layer(w, "state_net.decoder.0", h).relu()).tanh()
     torch.testing.assert_close(untrained.state_net(s), h)
-
-
-def test_argmax_is_the_first_of_the_largest():
-    logits = torch.cat([ALL_TIES, MANY]).expand(-1, T, C)
-    assert torch.equal(read_out(logits, "argmax"), logits.argmax(-1))
 
 
 def test_a_sharpened_copy_has_that_many_times_the_logits():
@@ -98,15 +75,6 @@ def test_categorical_draws_with_the_probabilities_of_torchs_categorical():
     counts = torch.stack([(classes == c).sum(0) for c in range(C)], -1)
     assert classes.dtype == torch.int64
     assert ((counts - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt()).all()
-
-
-def test_categorical_draws_trits_independently():
-    """Chi-squared over the 9 pairs of two trits' classes: mean 8, standard deviation 4."""
-    n = 90_000
-    classes = read_out(torch.zeros(n, T, C), "categorical", generator(2, "test"))
-    for other in range(1, T):
-        counts = torch.bincount(3 * classes[:, 0] + classes[:, other], minlength=9)
-        assert ((counts - n / 9) ** 2 / (n / 9)).sum() < 8 + 5 * 4
 
 
 def test_categorical_never_draws_below_float32s_resolution():
@@ -137,15 +105,13 @@ def test_expectation_is_the_rounded_mean_value_and_not_argmax():
     assert (read_out(logits, "expectation") == 1).all() and (read_out(logits, "argmax") == 0).all()
 
 
-@pytest.mark.parametrize("vae", VAES)
 @pytest.mark.parametrize("how", HOW)
-def test_the_same_seed_gives_the_same_sample(perfect_model, vae, how):
+def test_the_same_seed_gives_the_same_sample(perfect_model, how):
     one, same, other = (
-        perfect_model.sample(200, vae, how, rng=generator(seed, "s")) for seed in (1, 1, 2)
+        perfect_model.sample(200, "A", how, rng=generator(seed, "s")) for seed in (1, 1, 2)
     )
     assert one.dtype == torch.int64 and one.shape == (200, T) and one.abs().max() <= 1
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 def test_a_vae_samples_through_its_own_decoder(untrained):
@@ -169,31 +135,13 @@ def test_the_verbs_leave_mode_gradients_and_global_stream_as_they_were(untrained
     assert all(v.requires_grad and v.grad is None for v in untrained.parameters())
 
 
-def test_fresh_depends_on_its_seed_alone_and_leaves_the_global_stream():
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    one = DualVAE.fresh(5).state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    same, other = DualVAE.fresh(5).state_dict(), DualVAE.fresh(6).state_dict()
-    assert all(torch.equal(one[k], same[k]) for k in one)
-    assert not torch.equal(one["encoder_A.fc_mu.weight"], other["encoder_A.fc_mu.weight"])
-
-
-def test_prior_is_standard_normal():
-    z = prior(20_000, generator(1, "z"))
-    assert z.shape == (20_000, D) and z.dtype == torch.float32
-    assert (z.mean(0).abs() < 5 / 20_000**0.5).all()
-    assert ((z.var(0) - 1).abs() < 5 * (2 / 20_000) ** 0.5).all()
-
-
 @pytest.mark.parametrize(
     "call, words",
     [
         (lambda m: m.encode(torch.zeros(1, 9), "C"), "vae is 'C'"),
         (lambda m: m.encode(torch.zeros(1, 8), "A"), "shape (1, 8)"),
-        (lambda m: m.decode(torch.zeros(1, D), None), "vae is None"),
         (lambda m: m.decode(torch.zeros(D), "A"), "shape (16,)"),
+        (lambda m: m.decode(torch.zeros(1, D), None), "vae is None"),
         (lambda m: m.decode(torch.zeros(1, 15), "A"), "shape (1, 15)"),
         (lambda m: m.decode(torch.full((1, D), torch.nan), "A"), "not finite"),
         (lambda m: m.decode([[1e39] * D], "A"), "not finite"),

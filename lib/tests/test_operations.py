@@ -47,35 +47,23 @@ def test_split_is_the_one_random_split_makes_from_its_seed_alone(seed):
     assert split_record(seed)["sha256"] != split_record(seed + 1)["sha256"]
 
 
-READ_ONLY = np.array([[-1, 0, 1] * 3])  # as pandas hands them out; a warning would fail this test
-READ_ONLY.flags.writeable = False
-
-
-@pytest.mark.parametrize(
-    "ops",
-    [
-        [[-1.0, 0.0, 1.0] * 3],
-        np.array([[-1, 0, 1] * 3], dtype=np.int8),
-        torch.tensor([[-1, 0, 1] * 3], dtype=torch.float64),
-        READ_ONLY,
-    ],
-    ids=["list", "int8 array", "float64 tensor", "read-only array"],
-)
-def test_check_operations_takes_any_array_of_tables(ops):
-    checked = check_operations(ops)
-    assert checked.dtype == torch.float32 and checked.tolist() == [[-1, 0, 1] * 3]
+def test_check_operations_takes_any_array_of_tables():
+    """Also one that may not be written, as pandas hands them out: a warning would fail this."""
+    tables = [[-1.0, 0.0, 1.0] * 3]
+    read_only = np.array(tables)
+    read_only.flags.writeable = False
+    for ops in (tables, read_only, np.int8(tables), torch.tensor(tables, dtype=torch.float64)):
+        checked = check_operations(ops)
+        assert checked.dtype == torch.float32 and checked.tolist() == tables
 
 
 @pytest.mark.parametrize(
     "ops, words",
     [
-        (torch.zeros(9), "shape (9,)"),
-        (torch.zeros(2, 8), "shape (2, 8)"),
-        (torch.zeros(1, 2, 9), "shape (1, 2, 9)"),
+        *[(torch.zeros(*shape), f"shape {shape}") for shape in ((9,), (2, 8), (1, 2, 9))],
         *[(torch.full((1, 9), bad), "outside") for bad in (2, 0.5, torch.nan, torch.inf)],
         (torch.full((1, 9), 255, dtype=torch.uint8), "outside"),
-        (torch.zeros(1, 9, dtype=torch.complex64), "dense array"),
-        (torch.zeros(1, 9).to_sparse(), "dense array"),
+        *[(x, "dense array") for x in (torch.zeros(1, 9).to_sparse(), torch.zeros(1, 9) * 1j)],
         *[(bad, "array of numbers") for bad in ("AND", None, [["-"] * 9], [[1] * 9, [1] * 8])],
         (np.array([["x"] * 9], dtype=object), "array of numbers"),
     ],
@@ -105,11 +93,7 @@ def test_check_operations_says_what_is_wrong(ops, words):
 def test_tables_written_by_hand_get_their_name(table, name):
     """Entry 3·(a + 1) + (b + 1) is the output for the inputs (a, b)."""
     assert describe(int(index_of(torch.tensor(table)))) == name
-
-
-def test_no_name_hides_another():
-    """Two functions with one table would make it one less."""
-    assert len(names()) == len(set(names().values())) == 23
+    assert len(names()) == len(set(names().values())) == 23  # none hides another
 
 
 @pytest.mark.parametrize("flips", range(T + 1))
@@ -121,13 +105,10 @@ def test_noisy_changes_exactly_that_many_trits_by_its_seed_alone(flips):
     assert (not flips) or not torch.equal(changed, noisy(ops, flips, 6))
 
 
-@pytest.mark.parametrize("flips", [-1, 10])
-def test_noisy_refuses_what_a_table_has_not(flips):
-    with pytest.raises(InputError, match=f"flips is {flips}, but"):
-        noisy(all_operations()[:1], flips, 1)
-
-
-def test_noisy_chooses_places_and_values_evenly():
+def test_noisy_chooses_places_and_values_evenly_and_refuses_what_a_table_has_not():
+    for flips in (-1, 10):
+        with pytest.raises(InputError, match=f"flips is {flips}, but"):
+            noisy(all_operations()[:1], flips, 1)
     changed = noisy(torch.zeros(30_000, T, dtype=torch.int64), 3, seed=1)
     for value in (-1, 1):  # a trit goes to either other value with probability 1/3 · 1/2
         share = (changed == value).double().mean(0)

@@ -5,16 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from planted import (
-    LN3,
-    PLANTED,
-    SEEDS,
-    UNIFORM,
-    assert_honest,
-    ceiling,
-    distinct,
-    sharp,
-)
+from planted import LN3, PLANTED, SEEDS, UNIFORM, assert_honest, ceiling, distinct, sharp
 from scipy import stats
 
 from fluxttice_core.metrics import coverage, marginal

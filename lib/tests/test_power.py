@@ -5,19 +5,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fluxttice_core import files, params
 from fluxttice_core.certification import power
 from fluxttice_core.certification.power import GENERATION, LESS, detected, planted, verdicts
-from fluxttice_core.metrics.gates import Certify, judge
+from fluxttice_core.metrics.gates import judge
 from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.results import exact
 from fluxttice_core.model.operations import M
-
-
-@pytest.fixture(scope="module")
-def strict():
-    stated = params.read_yaml(files.root() / "params" / "certify.yaml")
-    return params.check(Certify, {**stated, "checkpoint": "x", "run_dir": ""}, "test")
 
 
 def test_planted_counts_are_of_what_they_say():

@@ -67,44 +67,38 @@ def test_the_score_is_that_of_the_worse_vae(a, b):
     assert score(dict(zip(names, [*a, *b], strict=True))) == pytest.approx(0.5)
 
 
+STARTS = [0.5] + [0.1] * 5
+
+
 @pytest.mark.parametrize(
-    "scores, best",
+    "scores, changes, seen, best, kept",
     [
-        ([0.1, 0.5, 0.3], 1), ([0.1, 0.5, 0.5, 0.4], 2), ([0.0, 0.0], 1), ([0.9], 0),
-        ([0.1, 0.2, 0.3], 2), ([0.3, 0.1, 0.4, 0.4, 0.2], 3),
+        ([0.1, 0.5, 0.3], {}, 3, 1, [0]), ([0.1, 0.5, 0.5, 0.4], {}, 4, 2, [0]),
+        ([0.0, 0.0], {}, 2, 1, [0]), ([0.1, 0.2, 0.3], {}, 3, 2, [0]),
+        ([0.9], {}, 1, 0, [0]), ([0.3, 0.1, 0.4, 0.4, 0.2], {}, 5, 3, [0]),
+        ([0.5, 0.4, 0.6], {"patience": 1}, 2, 0, [0, 1]),
+        ([0.5, 0.4, 0.4, 0.9], {"patience": 2}, 3, 0, [0, 2]),
+        ([0.5, 0.4, 0.3], {"patience": 9}, 3, 0, [0]),
+        ([0.5, 0.5, 0.4, 0.4, 0.9], {"patience": 2}, 4, 1, [0, 3]),
+        ([0.1, 0.2, 0.1, 0.3, 0.1, 0.1, 0.9], {"patience": 2}, 6, 3, [0, 5]),
+        (itertools.chain([0.5], itertools.repeat(0.1)), {"patience": 3}, 4, 0, [0, 3]),
+        (STARTS, {"keep_every": 1}, 6, 0, [0, 1, 2, 3, 4, 5]),
+        (STARTS, {"keep_every": 2}, 6, 0, [0, 2, 4]),
+        (STARTS, {"keep_every": 4, "epochs": 6}, 6, 0, [0, 4, 5]),
+        (STARTS, {"keep_every": 4, "patience": 5}, 6, 0, [0, 4, 5]),
+        (STARTS, {"keep_every": 4, "epochs": 5}, 6, 0, [0, 4, 5]),  # 5 is the finished network
     ],
 )  # fmt: skip
-def test_the_last_of_the_best_epochs_is_selected_and_written(run, tmp_path, scores, best):
-    rows = run(scores)
-    assert [row["selected"] for row in rows] == [number == best for number in range(len(scores))]
-    assert [row["score"] for row in rows] == scores
+def test_the_last_of_the_best_is_selected_patience_ends_and_weights_are_kept(
+    run, tmp_path, scores, changes, seen, best, kept
+):
+    """What comes after the end is never drawn; the last epoch is kept, whatever made it the last.
+    Weights are of the epoch that is claimed."""
+    rows = run(scores, **changes)
+    assert [row["selected"] for row in rows] == [number == best for number in range(seen)]
+    if isinstance(scores, list):
+        assert [row["score"] for row in rows] == scores[:seen]
     assert marks(tmp_path / "checkpoint") == (best, best)
-
-
-@pytest.mark.parametrize(
-    "patience, scores, seen",
-    [
-        (1, [0.5, 0.4, 0.6], 2), (2, [0.5, 0.4, 0.4, 0.9], 3), (9, [0.5, 0.4, 0.3], 3),
-        (2, [0.5, 0.5, 0.4, 0.4, 0.9], 4), (2, [0.1, 0.2, 0.1, 0.3, 0.1, 0.1, 0.9], 6),
-        (3, itertools.chain([0.5], itertools.repeat(0.1)), 4),
-    ],
-)  # fmt: skip
-def test_patience_ends_training(run, patience, scores, seen):
-    """What comes after the end is never drawn."""
-    assert len(run(scores, patience=patience)) == seen
-
-
-@pytest.mark.parametrize(
-    "changes, kept",
-    [
-        ({"keep_every": 1}, [0, 1, 2, 3, 4, 5]), ({"keep_every": 2}, [0, 2, 4]),
-        ({"keep_every": 9}, [0]), ({"keep_every": 4, "epochs": 6}, [0, 4, 5]),
-        ({"keep_every": 4, "patience": 5}, [0, 4, 5]),  # the last one, whatever made it the last
-        ({"keep_every": 4, "epochs": 5}, [0, 4, 5]),  # number `epochs` is the finished network
-    ],
-)  # fmt: skip
-def test_every_so_many_epochs_and_the_last_the_weights_are_kept(run, tmp_path, changes, kept):
-    run([0.5] + [0.1] * 5, **changes)
     folders = sorted((tmp_path / "epochs").iterdir())
     assert [folder.name for folder in folders] == [f"epoch-{number:03d}" for number in kept]
     assert [marks(folder) for folder in folders] == [(number, number) for number in kept]
@@ -143,7 +137,10 @@ def test_without_an_epoch_nothing_is_written_and_nothing_is_written_over(run, tm
 # --- The measures ---
 
 
-def test_honest_measures_of_a_perfect_and_of_an_untrained_model(perfect_model, untrained):
+def test_honest_measures_of_a_perfect_and_of_an_untrained_model(
+    perfect_model, untrained, thrifty, monkeypatch
+):
+    monkeypatch.setattr(loop, "LATENTS", 40_000)
     p = parameters(coverage_n=5_000)
     for vae in VAES:
         good, bad = (
@@ -158,10 +155,9 @@ def test_honest_measures_of_a_perfect_and_of_an_untrained_model(perfect_model, u
 
 @pytest.mark.parametrize("split_seed", [42, 7])
 def test_it_measures_one_vae_alone_and_exact_match_of_validation(
-    perfect_model, split_seed, monkeypatch
+    perfect_model, split_seed, thrifty
 ):
     """Encoder A loses trit 0, so it is right exactly where that trit is 0. B is no number."""
-    monkeypatch.setattr(loop, "LATENTS", 4_000)
     perfect_model.encoder_A.fc_mu.weight.data[0] = 0
     for module in (perfect_model.encoder_B, perfect_model.decoder_B):
         for value in module.parameters():

@@ -15,7 +15,7 @@ from fluxttice_core.model.network import VAES, D, DualVAE, Posterior, linear, pr
 from fluxttice_core.model.operations import C, T, all_operations, split
 from fluxttice_core.model.streams import generator
 from fluxttice_core.parallel import together
-from fluxttice_core.training import loop, turned
+from fluxttice_core.training import turned
 from fluxttice_core.training.loop import TrainingError
 
 QUICK = {
@@ -216,9 +216,8 @@ def test_each_vae_is_trained_as_if_the_other_were_not_there(vae, other, monkeypa
     assert all(found[k].isnan().all() for k in found if f"coder_{other}" in k)
 
 
-def test_training_reads_no_operation_outside_its_split(monkeypatch):
+def test_training_reads_no_operation_outside_its_split(monkeypatch, thrifty):
     """The others are of no class; and a training operation that is replaced changes the weights."""
-    monkeypatch.setattr(loop, "LATENTS", 2_000)
     p = parameters(**{**QUICK, "batch_size": 4_000})
     *_, (weights, measures) = turned._measured("A", p)
     parts, data = split(p.split_seed), all_operations().clone()

@@ -148,10 +148,9 @@ def fit(**changes):
         torch.rand(100)  # whatever is drawn between two epochs
 
 
-def test_two_epochs_of_one_seed_read_no_operation_outside_the_split(monkeypatch):
+def test_two_epochs_of_one_seed_read_no_operation_outside_the_split(monkeypatch, thrifty):
     """Again with the other operations of no class, they are the same; StateNet gets no gradient
     and steers from the second epoch."""
-    monkeypatch.setattr(loop, "LATENTS", 2_000)
     (first, _, _), (second, state, epoch) = epochs = list(fit())
     start, parts, data = DualVAE.fresh(42).state_dict(), split(42), all_operations().clone()
     for name, parameter in epoch.model.named_parameters():

@@ -19,7 +19,6 @@ from .marginal import Decoder, Marginal, jackknife, logits_of
 from .results import Measured, Record, mean
 
 CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
-EXPECTED = ("argmax", "categorical")  # decoding modes whose coverage the marginal gives
 
 
 def ceiling(n: object) -> np.ndarray:

@@ -42,12 +42,6 @@ def dci_disentanglement(mu: Tensor) -> Measured:
     return exact(_concentration(_explained(mu)), M)
 
 
-@torch.no_grad()
-def dci_completeness(mu: Tensor) -> Measured:
-    """DCI's completeness: the same of R's columns, 0 … 1; 1: each trit lives in one latent."""
-    return exact(_concentration(_explained(mu).T), M)
-
-
 def _onehot(device: torch.device) -> Tensor:
     return one_hot(all_operations() + 1, C).flatten(1).double().to(device)  # (M, T·C)
 
