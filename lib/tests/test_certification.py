@@ -17,6 +17,7 @@ import sys
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from planted import in_process
 
 from fluxttice_core import cli, files, params
 from fluxttice_core.certification import certificate, rehearsal, signing, verify
@@ -167,7 +168,8 @@ def test_the_epochs_beside_a_checkpoint_are_measured(world, tmp_path, monkeypatc
 # --- Measuring again ---
 
 
-def test_a_true_certificate_is_measured_again_and_found_equal(world, capsys):
+def test_a_true_certificate_is_measured_again_and_found_equal(world, capsys, monkeypatch):
+    monkeypatch.setattr(gates.parallel, "each", in_process)
     public = str(world.folder / signing.PUBLIC_KEY)
     assert cli.main(["verify", str(world.folder), "--public-key", public]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -520,6 +522,7 @@ def test_the_rehearsal_refuses_every_attack_for_its_own_reason_and_leaves_nothin
     world, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(gates.parallel, "each", in_process)
     said = rehearsal.attacks(world.loaded, world.stated)
     assert said.pop("as it is") == "accepted" and os.listdir(tmp_path) == []
     reasons = {
