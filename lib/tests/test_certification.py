@@ -17,8 +17,9 @@ import sys
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from planted import in_process
 
-from fluxttice_core import cli, files, params
+from fluxttice_core import cli, files
 from fluxttice_core.certification import certificate, rehearsal, signing, verify
 from fluxttice_core.certification.certificate import CERTIFICATE
 from fluxttice_core.checkpoints import folder as checkpoints
@@ -26,7 +27,6 @@ from fluxttice_core.checkpoints.folder import MANIFEST, WEIGHTS
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import gates
 from fluxttice_core.metrics.adversaries import optimum
-from fluxttice_core.metrics.gates import Certify
 from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import split_record
@@ -38,15 +38,13 @@ TRIES = {signing.PUBLIC_KEY: 150, signing.SIGNATURE: 150}  # in what has spellin
 class World:
     """A certified checkpoint, its trusted key, and what was measured of it."""
 
-    def __init__(self, place):
+    def __init__(self, place, strict):
         self.place, self.tried = place, 0
         self.key, self.other_key = str(place / "key.pem"), str(place / "other.pem")
         self.trusted, _ = signing.keygen(self.key), signing.keygen(self.other_key)
-        values = params.read_yaml(ROOT / "params/certify.yaml")
         # At so few latents this interval is too wide for that bound.
-        values |= {"k": FEWEST, "run_dir": "", "checkpoint": "x", "seed": 1}
-        values["min_argmax_coverage_195000"] = 0.9999
-        self.p = params.check(Certify, values, "test")
+        few = {"k": FEWEST, "seed": 1, "min_argmax_coverage_195000": 0.9999}
+        self.p = strict.model_copy(update=few)
         facts = {"split": split_record(42), "config": {"recipe": "r"}, "selection": {"rule": "s"}}
         self.saved = checkpoints.save(place / "saved", optimum(), 7, facts)
         self.loaded = checkpoints.load(self.saved)
@@ -83,8 +81,8 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory, strict):
+    world = World(tmp_path_factory.mktemp("world"), strict)
     assert not world.refuses(), "the genuine folder must be accepted, or nothing below counts"
     yield world
     assert not world.refuses(), "the genuine folder must still be there"
@@ -167,7 +165,8 @@ def test_the_epochs_beside_a_checkpoint_are_measured(world, tmp_path, monkeypatc
 # --- Measuring again ---
 
 
-def test_a_true_certificate_is_measured_again_and_found_equal(world, capsys):
+def test_a_true_certificate_is_measured_again_and_found_equal(world, capsys, monkeypatch):
+    monkeypatch.setattr(gates.parallel, "each", in_process)
     public = str(world.folder / signing.PUBLIC_KEY)
     assert cli.main(["verify", str(world.folder), "--public-key", public]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -520,6 +519,7 @@ def test_the_rehearsal_refuses_every_attack_for_its_own_reason_and_leaves_nothin
     world, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(gates.parallel, "each", in_process)
     said = rehearsal.attacks(world.loaded, world.stated)
     assert said.pop("as it is") == "accepted" and os.listdir(tmp_path) == []
     reasons = {

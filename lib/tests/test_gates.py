@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from planted import beyond
+from planted import beyond, in_process
 
 from fluxttice_core import params
 from fluxttice_core.errors import InputError
@@ -13,7 +13,6 @@ from fluxttice_core.metrics.observation import metric
 from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of, split
-
 
 # --- One gate ---
 
@@ -69,16 +68,12 @@ def test_the_verdict_is_the_worst_of_the_gates(found, said):
 # --- Networks at the strict gates ---
 
 
-def inline(jobs, _said):
-    return [job.function(*job.arguments) for job in jobs]
-
-
 @pytest.fixture(scope="session")
 def refusals(strict):
     """Of every adversary, in this process, by name; and the permuted generator of a network whose
     codes lie beyond the prior. Of our architecture VAE-A alone: B takes five times as long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gates.parallel, "each", inline)
+        patch.setattr(gates.parallel, "each", in_process)
         patch.setattr(DualVAE, "vaes", ("A",))
         rows = gates.control_rows(optimum(), strict, print)
         far = permuted(beyond(optimum()), strict.untrained_seed)
@@ -140,7 +135,7 @@ def test_a_bound_beyond_what_there_is_fails_and_thrift_stops_there(strict):
 
 def test_one_vae_that_lacks_something_fails_alone(monkeypatch, strict):
     """VAE-B does not encode trit 6; the rows are those of A, then of B."""
-    monkeypatch.setattr(gates.parallel, "each", inline)
+    monkeypatch.setattr(gates.parallel, "each", in_process)
     monkeypatch.setattr(gates, "BOUNDS", CHEAP)
     model = optimum()
     model.encoder_B.fc_mu.weight.data[6] = 0

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from planted import in_process
 from scipy import stats
 
 from fluxttice_core.certification import power
@@ -56,8 +57,7 @@ def test_the_table_counts_refusals_and_is_read_back_for_its_own_bounds_only(
     strict, monkeypatch, tmp_path
 ):
     """Small: a perfect generator and two defects of a thousand, twice each, in this process."""
-    inline = lambda jobs, said: [job.function(*job.arguments) for job in jobs]  # noqa: E731
-    monkeypatch.setattr(power.parallel, "each", inline)
+    monkeypatch.setattr(power.parallel, "each", in_process)
     monkeypatch.setattr(power, "COUNTS", (0, 1_000))
     p = strict.model_copy(update={"min_argmax_entropy": 0.0})  # a bound that all meet
     found = power.table(p, trials=2, report=print)
