@@ -110,9 +110,8 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
         raise InputError(f"{name} has sha256 {digest}, but its manifest says {claimed}: refused.")
     if type(epoch) not in (int, type(None)):
         raise InputError(f"{name} has a manifest whose epoch is {epoch!r}, not a whole number.")
-    claims = record.get("claims")
-    config = claims.get("config") if isinstance(claims, dict) else None
     contents = {WEIGHTS: weights, MANIFEST: manifest}
+    config = record["claims"].get("config") if isinstance(record.get("claims"), dict) else None
     return Checkpoint(network_of(state, name, config), shown, digest, record, contents)
 
 

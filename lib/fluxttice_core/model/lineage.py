@@ -94,8 +94,10 @@ class Projection(nn.Module):
     @property
     def stated(self) -> dict[str, tuple[float, str]]:
         """max_radius and curvature c, each with where it comes from."""
-        c = {"curvature": (nn.functional.softplus(v).item(), k) for k, v in self.manifold.items()}
-        return self.recorded | c
+        if "isp_c" not in self.manifold:
+            return self.recorded
+        c = nn.functional.softplus(self.manifold["isp_c"]).item()
+        return {**self.recorded, "curvature": (c, "isp_c")}
 
     def forward(self, z: Tensor) -> Tensor:  # (B, D) → (B, D)
         direction = nn.functional.normalize(z + self.direction_net(z), dim=-1)

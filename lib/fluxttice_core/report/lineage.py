@@ -62,19 +62,18 @@ def is_(found: Lineage) -> Styler:
 
 def has(found: Lineage) -> Styler:
     """Each metric beside its ceilings and floors; greyed where a floor reaches it."""
-    lines, grey = {}, {}
+    lines, grey = [], []
     for name in [name for name in found.measured["A"] if "radius" not in name]:
         unit, key = "share" if "exact" in name else "number", name.removesuffix(" of mu")
-        lines[name], grey[name] = {"metric": name}, {}
+        line, dull = {"metric": name}, {}
         for vae, rows in found.measured.items():
             cell = with_interval(rows[name], unit) if name in rows else without(found.vaes)
-            lines[name][f"encoder {vae}"] = cell.removeprefix("VAE-B: ")
-            if name not in rows or not found.decides(name, vae):
-                grey[name][f"encoder {vae}"] = GREY
-        for what, at in found.beside.items():
-            lines[name][what] = ends(*at[key], unit) if key in at else "–"
-    styles = pd.DataFrame(grey, ).T
-    return left(lines.values()).apply(lambda _: styles, axis=None)
+            line[f"encoder {vae}"] = cell.removeprefix("VAE-B: ")
+            dull[f"encoder {vae}"] = "" if name in rows and found.decides(name, vae) else GREY
+        at = {what: ends(*row[key], unit) for what, row in found.beside.items() if key in row}
+        lines.append(line | dict.fromkeys(found.beside, "–") | at)
+        grey.append(dull)
+    return left(lines).apply(lambda _: pd.DataFrame(grey), axis=None)
 
 
 def claims(found: Lineage) -> Styler:
@@ -83,7 +82,7 @@ def claims(found: Lineage) -> Styler:
         {
             "claim": row.name,
             "stored": f"{row.stored:.4g}",
-            "measured, one draw (99.9 %)": with_interval(row.measured, "number"),
+            "measured (99.9 %)": with_interval(row.measured, "number") if row.measured else "–",
             "verdict": row.verdict,
             "as": row.definition,
         }
