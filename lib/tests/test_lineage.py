@@ -368,10 +368,10 @@ def test_swapped_tensors_of_one_shape_change_what_is_computed(name):
 
 CHEAP = {  # hierarchy and D3, by the lineage's README
     "all equal": (0, 0),
-    "ceiling: one radius a level": (-1.000, 0.999),
-    "ceiling: perfect order, no ties": (-0.83205, 0.912),
-    "the first trit alone, no ties": (-0.8009, 0.720),
-    "mean of the trits": (-0.308, 0.078),
+    "ceiling": (-1.000, 0.999),
+    "ceiling, no ties": (-0.83205, 0.912),
+    "first trit": (-0.8009, 0.720),
+    "mean trit": (-0.308, 0.078),
     "random": (0, 0),
 }
 P = Measurement.model_construct(seed=0, untrained_seed=1)
@@ -391,7 +391,7 @@ def test_valuation_is_how_often_three_divides_the_index():
 
 def test_cheap_points_reach_what_they_are_said_to():
     points = metrics.cheap_points(0)
-    maps = points.pop("random affine maps")
+    maps = points.pop("random maps")
     assert points.keys() == CHEAP.keys() and len(maps) == 5
     for name, (hierarchy, d3) in CHEAP.items():
         found = metrics.of_points(points[name][0], 1.0, generator(0, "pairs"))
@@ -498,7 +498,7 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     assert [row.verdict for row in found.claims] == ["differs", "cannot be recomputed", "differs"]
     text = "".join(shown.to_html() for shown in page.section(found))
     words = "encoder B has no decoder in this layout|none recorded|0.95|best_Q|differs|assumed|" + (
-        "cannot be recomputed|steers training alone|the tangent path|random affine maps"
+        "cannot be recomputed|steers training alone|the tangent path|random maps"
     )
     assert [
         word for word in (*words.split("|"), page.PRIOR, inherited[0]) if word not in text

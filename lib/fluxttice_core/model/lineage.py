@@ -152,7 +152,7 @@ class Original(Network):
         else:
             self.vaes = ("A",)
         if f"{SINGLE}.0.weight" in shapes:  # one for both
-            self.projection = Projection(shapes, "projection", config)
+            self.projection: nn.Module = Projection(shapes, "projection", config)
             self.projections = dict.fromkeys(self.encoders, self.projection)
         elif any(key.startswith("projection.") for key in shapes):
             made = {v: Projection(shapes, f"projection.proj_{v}", config) for v in self.encoders}

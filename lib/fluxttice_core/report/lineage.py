@@ -48,7 +48,7 @@ def section(found: Lineage | None) -> list[Markdown | Styler]:
 
 def is_(found: Lineage) -> Styler:
     """What the file is, by its tensors."""
-    lines = {"layout, by the tensors": found.layout, "split": "none recorded: all, perhaps"}
+    lines = {"layout, by the tensors": found.layout, "split": "none recorded: it may have seen all"}
     lines |= {"generation": PRIOR} if without(found.vaes) else {}
     for vae, stated in found.stated.items():
         for name, (value, source) in stated.items():
@@ -68,8 +68,9 @@ def has(found: Lineage) -> Styler:
         line, dull = {"metric": name}, {}
         for vae, rows in found.measured.items():
             cell = with_interval(rows[name], unit) if name in rows else without(found.vaes)
-            line[f"encoder {vae}"] = cell.removeprefix("VAE-B: ")
-            dull[f"encoder {vae}"] = "" if name in rows and found.decides(name, vae) else GREY
+            line[f"encoder {vae} (99.9 %)"] = cell.removeprefix("VAE-B: ")
+            decides = name in rows and found.decides(name, vae)
+            dull[f"encoder {vae} (99.9 %)"] = "" if decides else GREY
         at = {what: ends(*row[key], unit) for what, row in found.beside.items() if key in row}
         lines.append(line | dict.fromkeys(found.beside, "–") | at)
         grey.append(dull)
@@ -84,7 +85,7 @@ def claims(found: Lineage) -> Styler:
             "stored": f"{row.stored:.4g}",
             "measured (99.9 %)": with_interval(row.measured, "number") if row.measured else "–",
             "verdict": row.verdict,
-            "as": row.definition,
+            "as, or why not": row.definition,
         }
         for row in found.claims
     ]
