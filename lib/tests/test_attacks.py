@@ -227,32 +227,24 @@ class Forger(pickle.Pickler):
 
 
 def hostile_tensors():
-    declared = [
-        Forged((2**40,), (1,)), Forged((2**40,), (0,)), Forged((5,), (1,)), Forged((2, 2), (4, 1)),
-        Forged((4,), (1,), 1), Forged((1,), (1,), 4), Forged((1,), (1,), 2**62),
-        Forged((1,), (1,), -1), Forged((-1,), (1,)), Forged((4,), (-1,), 3),
-        Forged((-2, -2), (1, 1)),
-        Forged((2**32, 2**32), (0, 0)), Forged((2**63,), (1,)), Forged((2**200,), (1,)),
-        Forged((1,) * 9, (1,) * 9), Forged((1,) * 5_000, (0,) * 5_000), Forged((4,), ()),
-        Forged((), (1,)), Forged((4.0,), (1,)), Forged(("4",), (1,)), Forged((True,), (1,)),
-        Forged(4, 1), Forged(None, None), Forged((4,), (1,), None), Forged((1,), (2**62,), 2**62),
-        Forged((4,), (1,), 0, 2**40), Forged((4,), (1,), 0, -4), Forged((4,), (1,), 0, 0),
-        Forged((4,), (1,), 0, 5), Forged((4,), (1,), 0, 3), Forged((4,), (1,), 0, 4.0),
-        Forged((4,), (1,), 0, 2**70), Forged((4,), (1,), 0, "4"), Forged((4,), (1,), 0, None),
-        Forged((4,), (1,), 0, 4, torch.DoubleStorage), Forged((4,), (1,), 0, 4, torch.HalfStorage),
-        Forged((4,), (1,), 0, 4, torch.ComplexFloatStorage), Forged((4,), (1,), 0, 4, "text"),
-        Forged((4,), (1,), 0, 4, OrderedDict), Forged((4,), (1,), key="1"),
-        Forged((4,), (1,), key="../../../etc/passwd"), Forged((4,), (1,), key=None),
+    float32 = torch.FloatStorage
+    declared = [  # size, stride, offset, and of the storage its length, type and key
+        ((2**40,), (1,)), ((2**40,), (0,)), ((5,), (1,)), ((2, 2), (4, 1)), ((4,), (1,), 1),
+        ((1,), (1,), 4), ((1,), (1,), 2**62), ((1,), (1,), -1), ((-1,), (1,)), ((4,), (-1,), 3),
+        ((-2, -2), (1, 1)), ((2**32, 2**32), (0, 0)), ((2**63,), (1,)), ((2**200,), (1,)),
+        ((1,) * 9, (1,) * 9), ((1,) * 5_000, (0,) * 5_000), ((4,), ()), ((), (1,)),
+        ((4.0,), (1,)), (("4",), (1,)), ((True,), (1,)), (4, 1), (None, None), ((4,), (1,), None),
+        ((1,), (2**62,), 2**62),
+        *(((4,), (1,), 0, n) for n in (2**40, -4, 0, 5, 3, 4.0, 2**70, "4", None)),
+        *(((4,), (1,), 0, 4, kind) for kind in (torch.DoubleStorage, torch.HalfStorage,
+            torch.ComplexFloatStorage, "text", OrderedDict)),
+        *(((4,), (1,), 0, 4, float32, key) for key in ("1", "../../../etc/passwd", None)),
     ]  # fmt: skip
-    for number, tensor in enumerate(declared):
-        for where in ("model", "phase"):
-            content = {"model": {}, where: {"grad_norm_A_ema": tensor}}
-            buffer = io.BytesIO()
-            Forger(buffer, 2).dump(content)
-            yield (
-                f"tensor {number} in {where}",
-                zipped(buffer.getvalue(), records=[("data/0", bytes(16))]),
-            )
+    for (number, tensor), where in itertools.product(enumerate(declared), ("model", "phase")):
+        buffer = io.BytesIO()
+        Forger(buffer, 2).dump({"model": {}, where: {"grad_norm_A_ema": Forged(*tensor)}})
+        program = zipped(buffer.getvalue(), records=[("data/0", bytes(16))])
+        yield f"tensor {number} in {where}", program
 
 
 def hostile_archives(good):

@@ -3,7 +3,6 @@
 No file of the original is in this repository; names and shapes are those of the lineage's README.
 """
 
-import json
 import math
 
 import pytest
@@ -17,7 +16,7 @@ from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import lineage as metrics
 from fluxttice_core.metrics.observation import Measurement
-from fluxttice_core.model.lineage import LAYOUTS, Projection, network_of
+from fluxttice_core.model.lineage import LAYOUTS, network_of
 from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of
 from fluxttice_core.model.streams import generator
@@ -25,69 +24,47 @@ from fluxttice_core.report import lineage as page
 
 MU = all_operations().float()
 
-
-def linear(name, rows, columns, rng):
-    return {
-        f"{name}.weight": torch.randn(rows, columns, generator=rng) / columns**0.5,
-        f"{name}.bias": torch.randn(rows, generator=rng) / 9,
-    }
-
-
-def stack(prefix, numbers, widths, rng):
-    """Layers at `numbers`: a width makes a Linear from the last width, None a LayerNorm."""
-    made, last = {}, widths[0]
-    for number, width in zip(numbers, widths[1:], strict=True):
-        name = f"{prefix}.{number}"
-        if width is None:
-            made |= {f"{name}.weight": torch.rand(last, generator=rng) + 0.5}
-            made |= {f"{name}.bias": torch.randn(last, generator=rng) / 9}
-        else:
-            made |= linear(name, width, last, rng)
-            last = width
-    return made
+# Layers by their names and the shapes of their weights; a weight of one dimension is a LayerNorm's.
+HEADS = "fc_mu 16 64, fc_logvar 16 64"
+ENCODER = f"encoder.0 256 9, encoder.2 128 256, encoder.4 64 128, {HEADS}"
+NORMED = f"{HEADS}, encoder.0 256 9, encoder.1 256, encoder.4 128 256, encoder.5 128"
+NORMED = f"{NORMED}, encoder.8 64 128, encoder.9 64"
+DECODER_A = "decoder.0 32 16, decoder.2 64 32, decoder.4 27 64"
+NORMED_A = "decoder.0 32 16, decoder.1 32, decoder.4 64 32, decoder.5 64, decoder.8 27 64"
+BLOCKS = ", ".join(f"residual{i}.block.{j} 128 128" for i in (1, 2) for j in (0, 2))
+DECODER_B = f"fc_in 128 16, {BLOCKS}, fc_out 27 128"
+CONTROLLER = "net.0 32 8, net.1 32, net.3 32 32, net.5 6 32"
+STATE_NET = "encoder.0 {1} {0}, encoder.1 {1}, encoder.3 8 {1}, decoder.0 {1} 8, decoder.2 {2} {1}"
 
 
-def encoder(prefix, rng, improved=False):
-    plain, normed = (9, 256, 128, 64), (9, 256, None, 128, None, 64, None)
-    numbers = (0, 1, 4, 5, 8, 9) if improved else (0, 2, 4)
-    made = stack(f"{prefix}.encoder", numbers, normed if improved else plain, rng)
-    heads = [linear(f"{prefix}.fc_{head}", 16, 64, rng) for head in ("mu", "logvar")]
-    return made | heads[0] | heads[1]
+def projection(width=64, depth=1, dropout=0):
+    half, text = max(32, width // 2), ""
+    for i in range(depth):
+        d, r, deep = (3 + dropout) * i, (2 + dropout) * i, i > 0
+        text += (
+            f"direction_net.{d} {width} {width if deep else 16}, direction_net.{d + 1} {width}, "
+        )
+        text += f"radius_net.{r} {half} {half if deep else 16}, "
+    last = f"direction_net.{(3 + dropout) * depth} 16 {width}"
+    return f"{text}{last}, radius_net.{(2 + dropout) * depth} 1 {half}"
 
 
-def decoder_a(rng, improved=False):
-    plain, normed = (16, 32, 64, 27), (16, 32, None, 64, None, 27)
-    numbers = (0, 1, 4, 5, 8) if improved else (0, 2, 4)
-    return stack("decoder_A.decoder", numbers, normed if improved else plain, rng)
+def made(rng, **layers):
+    """The tensors of `layers`: what stands before their names ("__" for a dot), and they."""
+    state = {}
+    for prefix, text in layers.items():
+        for name, *shape in map(str.split, text.split(", ")):
+            shape, place = [*map(int, shape)], f"{prefix.replace('__', '.')}.{name}"
+            noise = torch.randn(shape, generator=rng) / shape[-1] ** 0.5
+            state[f"{place}.weight"] = noise if len(shape) > 1 else noise.abs() + 0.5
+            state[f"{place}.bias"] = torch.randn(shape[0], generator=rng) / 9
+    return state
 
 
-def decoder_b(rng):
-    blocks = [f"residual{i}.block.{j}" for i in (1, 2) for j in (0, 2)]
-    return stack("decoder_B", ("fc_in", *blocks, "fc_out"), (16, *[128] * 5, 27), rng)
-
-
-def state_net(rng, inputs, width=32, outputs=4):
-    made = stack("state_net.encoder", (0, 1, 3), (inputs, width, None, 8), rng)
-    return made | stack("state_net.decoder", (0, 2), (8, width, outputs), rng)
-
-
-def controller(rng):
-    return stack("controller.net", (0, 1, 3, 5), (8, 32, None, 32, 6), rng)
-
-
-def projection(prefix, rng, width=64, deep=False, dropout=False, curved=False):
-    half, depth, block = max(32, width // 2), 1 + deep, 3 + dropout
-    direction = [number for i in range(depth) for number in (block * i, block * i + 1)]
-    radius = [(block - 1) * i for i in range(depth + 1)]
-    hidden = (16, *[width, None] * depth, 16)
-    made = stack(f"{prefix}.direction_net", (*direction, block * depth), hidden, rng)
-    made |= stack(f"{prefix}.radius_net", radius, (16, *[half] * depth, 1), rng)
-    return made | ({f"{prefix}.manifold.isp_c": torch.tensor(0.54132)} if curved else {})
-
-
-def both(rng, **options):
-    a, b = (projection(f"projection.proj_{vae}", rng, **options) for vae in "AB")
-    return a | b
+def both(rng, text, curved=False):
+    state = made(rng, projection__proj_A=text, projection__proj_B=text)
+    names = [f"projection.proj_{vae}.manifold.isp_c" for vae in "AB" if curved]
+    return state | dict.fromkeys(names, torch.tensor(0.54132))
 
 
 def scalars(*names):
@@ -97,41 +74,42 @@ def scalars(*names):
 def layouts():
     """Name → (state dict, numbers in it by the lineage's README, or None where it has none)."""
     rng = generator(0, "layouts")
-    one = encoder("encoder_A", rng) | encoder("encoder_B", rng) | decoder_a(rng)
-    two = one | decoder_b(rng)
+    one = made(rng, encoder_A=ENCODER, encoder_B=ENCODER, decoder_A=DECODER_A)
+    better = made(rng, encoder_A=NORMED, encoder_B=NORMED, decoder_A=NORMED_A)
+    two = one | made(rng, decoder_B=DECODER_B)
     old = two | scalars("grad_norm_A_ema", "grad_norm_B_ema")
-    better = encoder("encoder_A", rng, True) | encoder("encoder_B", rng, True)
-    better |= decoder_a(rng, True)
-    v5_6 = old | state_net(rng, 12)
-    deep = {"deep": True, "dropout": True, "curved": True}
-    attention = {f"{kind}_attention.0.weight": torch.ones(n, 21) for kind, n in
-                 (("metric", 13), ("hyperbolic", 6), ("curriculum", 4))}  # fmt: skip
+    kinds = (9, 32, 4), (12, 32, 4), (14, 48, 4), (18, 64, 7), (21, 64, 4)
+    state_net = {kind[0]: made(rng, state_net=STATE_NET.format(*kind)) for kind in kinds}
+    steers = made(rng, controller=CONTROLLER)
     appetite = {
-        **{f"base.{name}": tensor for name, tensor in v5_6.items()},
+        **{f"base.{name}": tensor for name, tensor in (old | state_net[12]).items()},
         **scalars("appetite_metabolic"), "symbiosis.net.0.weight": torch.ones(3, 3),
         "curiosity.z_history": torch.zeros(50, 16), "ranking.valuations": torch.zeros(9).long(),
         "closure.identity_idx": torch.tensor(3),
     }  # fmt: skip
-    single = one | projection("projection", rng)
+    v5_7 = scalars("r_A_ema", "r_B_ema") | made(rng, state_net="metric_attention.0 8 14")
+    widths = {"metric": 13, "hyperbolic": 6, "curriculum": 4}
+    attention = made(rng, **{f"{kind}_attention": f"0 {n} 21" for kind, n in widths.items()})
+    v5_10 = scalars("prior_sigma", *(f"attention_head_scales.{i}" for i in range(3)))
+    single, dual = made(rng, projection=projection()), both(rng, projection())
+    plain = both(rng, projection(64, 2, 1), True) | steers
     return {
-        "v5.5": (old | state_net(rng, 9), 168_772),
-        "v5.6 to v5.9": (v5_6, 168_868),
-        "v5.7": (old | state_net(rng, 14, 48) | scalars("r_A_ema", "r_B_ema")
-                 | stack("state_net.metric_attention", (0,), (14, 8), rng), None),
-        "v5.10": (old | state_net(rng, 21, 64) | attention | scalars("prior_sigma", "loss_ema")
-                  | scalars(*(f"attention_head_scales.{i}" for i in range(3))), None),
-        "v5.10 before 2025-12-14": (old | state_net(rng, 18, 64, 7), None),
+        "v5.5": (old | state_net[9], 168_772),
+        "v5.6 to v5.9": (old | state_net[12], 168_868),
+        "v5.7": (old | state_net[14] | v5_7, None),
+        "v5.10": (old | state_net[21] | attention | v5_10, None),
+        "v5.10 before 2025-12-14": (old | state_net[18], None),
         "appetitive": (appetite, None),
-        "v5.11 single projection": (single, 98_828),
-        "v5.11 single projection, controller": (single | controller(rng), 100_434),
-        "v5.11 dual": (one | both(rng), 101_661),
-        "v5.11 dual, controller": (one | both(rng) | controller(rng), 103_267),
-        "v5.11.3 structural": (one | both(rng, width=128, deep=True, dropout=True), 149_149),
-        "v5.11.11 and later": (one | both(rng, curved=True, dropout=True), 101_663),
-        "v5.12 to v5.12.4 plain": (one | both(rng, **deep) | controller(rng), 113_957),
-        "v5.12.4 improved": (better | both(rng, **deep) | controller(rng), 115_941),
+        "v5.11 single projection": (one | single, 98_828),
+        "v5.11 single projection, controller": (one | single | steers, 100_434),
+        "v5.11 dual": (one | dual, 101_661),
+        "v5.11 dual, controller": (one | dual | steers, 103_267),
+        "v5.11.3 structural": (one | both(rng, projection(128, 2, 1)), 149_149),
+        "v5.11.11 and later": (one | both(rng, projection(64, 1, 1), True), 101_663),
+        "v5.12 to v5.12.4 plain": (one | plain, 113_957),
+        "v5.12.4 improved": (better | plain, 115_941),
         "encoders and decoders alone": (two, None),
-    }  # fmt: skip
+    }
 
 
 STATES = layouts()
@@ -144,14 +122,6 @@ def loaded(tmp_path, content):
     return checkpoint.load(tmp_path / "x.pt")
 
 
-def refusal(state):
-    with pytest.raises(InputError) as refused:
-        network_of(state, "x.pt")
-    sentence = str(refused.value)
-    assert "\n" not in sentence and sentence.endswith(".")
-    return sentence
-
-
 @torch.no_grad()
 def outputs(model):
     """All that encoding and decoding give, as one list of tensors."""
@@ -159,7 +129,7 @@ def outputs(model):
     for vae in model.encoders:
         q = model.encoder(vae)(MU[::997])
         found += [*q, *([model.decoder(vae)(q.mu)] if vae in model.vaes else [])]
-        found += [model.projection(vae)(q.mu)] if model.projection(vae) else []
+        found += [ball(q.mu) for ball in [model.projections.get(vae)] if ball]
     return found
 
 
@@ -176,9 +146,9 @@ def same(one, other):
 )
 def test_every_layout_is_read_and_kept(tmp_path, name, prefix, key):
     state, numbers = STATES[name]
-    config, claims = {"max_radius": 0.9}, {"hierarchy_A": -0.5}
-    content = {key: {f"{prefix}{k}": v for k, v in state.items()}, "epoch": 3, "optimizer": {}}
-    model = loaded(tmp_path, {**content, "config": config, "metrics": claims}).model
+    claims = {"epoch": 3, "metrics": {"hierarchy_A": -0.5}, "config": {"max_radius": 0.9}}
+    content = {key: {f"{prefix}{k}": v for k, v in state.items()}, "optimizer": {}, **claims}
+    model = loaded(tmp_path, content).model
     assert name.startswith(model.layout)
     assert numbers is None or sum(v.numel() for v in model.tensors.values()) == numbers
     assert cli.main(["import", str(tmp_path / "x.pt"), str(tmp_path / "ours")]) == 0
@@ -187,14 +157,15 @@ def test_every_layout_is_read_and_kept(tmp_path, name, prefix, key):
     bare = {k.removeprefix("base."): v for k, v in state.items()}
     assert ours.model.tensors.keys() == bare.keys()
     assert all(torch.equal(v, bare[k]) for k, v in ours.model.tensors.items())
-    network = ours.manifest["network"]
-    assert ours.manifest["claims"] == {"epoch": 3, "metrics": claims, "config": config}
-    assert (network["layout"], network["state"], ours.epoch) == (model.layout, key, 3)
-    read = set(bare) - set(network["tensors_left_out"])
+    imported = ours.manifest["imported"]
+    assert ours.manifest["claims"] == claims
+    assert (imported["layout"], imported["state"], ours.epoch) == (model.layout, key, 3)
+    assert imported["left_out"] == {"optimizer": "state of an optimiser", **ours.model.left_out}
+    read = set(bare) - set(imported["left_out"])
     assert all(k.startswith(NEEDED) for k in read) or name == "v5.5"
     assert ours.model.vaes == (("A", "B") if "decoder_B.fc_in.bias" in bare else ("A",))
-    if model.projection("B"):
-        assert network["projection"]["B"]["max_radius"] == model.projection("B").max_radius == 0.9
+    for ball in ours.model.projections.values():
+        assert ball.stated["max_radius"] == (0.9, "config.max_radius")
 
 
 def test_every_layout_of_the_table_but_one_has_a_file_here():
@@ -205,6 +176,19 @@ def test_every_layout_of_the_table_but_one_has_a_file_here():
 
 def test_a_raw_state_dict_is_read(tmp_path):
     assert loaded(tmp_path, STATES["v5.11 dual"][0]).model.layout == "v5.11 dual"
+
+
+def test_what_is_claimed_is_kept_as_data_and_other_tensors_are_named(tmp_path):
+    claims = {"H_A_history": [torch.tensor(1.5), math.nan], "raw": b"x", "pair": (1, -math.inf)}
+    deep = {"ema": {"shadow": [torch.ones(2)]}, "radii": torch.ones(10), "model": STATES["v5.5"][0]}
+    manifest = loaded(tmp_path, claims | deep).manifest
+    assert manifest["claims"] == {
+        "H_A_history": [1.5, "nan"],
+        "raw": "(bytes)",
+        "pair": [1, "-inf"],
+    }
+    reason = "tensors of no network that is measured"
+    assert manifest["imported"]["left_out"] == {"ema": reason, "radii": reason}
 
 
 def test_v5_5_by_either_class_computes_the_same():
@@ -253,7 +237,7 @@ def block(state, name, number, x):
 @pytest.mark.parametrize("recorded", [{"max_radius": 0.8}, {"model": {"max_radius": 0.8}}, None])
 def test_the_projection_is_that_of_the_readme(recorded):
     state = STATES["v5.12 to v5.12.4 plain"][0]
-    made = network_of(state, "x", recorded).projection("B")
+    made = network_of(state, "x", recorded).projections["B"]
     z, at = torch.randn(50, D, generator=generator(1, "z")), "projection.proj_B"
     d, r, limit = z, z, 0.8 if recorded else 0.95
     for number in (0, 4):
@@ -266,24 +250,19 @@ def test_the_projection_is_that_of_the_readme(recorded):
     assert torch.allclose(y, d / d.norm(dim=1, keepdim=True) * radius, atol=1e-5)
     r = y.norm(dim=1, keepdim=True)
     assert torch.allclose(made.tangent(y), y / r * r.atanh(), atol=1e-4)
-    assert math.isclose(made.curvature, 1, abs_tol=1e-4) and made.max_radius == limit
-    assert ("assumed" in made.stated["max_radius_from"]) is (recorded is None)
+    (radius, source), (c, at) = made.stated.values()
+    assert math.isclose(c, 1, abs_tol=1e-4) and at == "isp_c" and radius == limit
+    assert ("assumed" in source) is (recorded is None)
 
 
-def test_numbers_that_dropout_shifts_make_no_difference():
+@pytest.mark.parametrize("depth", [1, 2])
+def test_numbers_that_dropout_shifts_make_no_difference(depth):
     """Layers 0, 1, 3 without dropout are layers 0, 1, 4 with it: the same projection."""
-    for deep in (False, True):
-        plain, shifted = (
-            projection("p", generator(2, "p"), deep=deep, dropout=dropout)
-            for dropout in (False, True)
-        )
-        assert plain.keys() != shifted.keys()
-        z, nets = torch.randn(9, D, generator=generator(1, "z")), []
-        for state in (plain, shifted):
-            made = Projection(state, "p", None)
-            made.load_state_dict({k.removeprefix("p."): v for k, v in state.items()})
-            nets.append(made(z))
-        assert torch.equal(*nets)
+    alone = STATES["encoders and decoders alone"][0]
+    texts = (projection(64, depth, dropout) for dropout in (0, 1))
+    plain, shifted = (both(generator(2, "p"), text) for text in texts)
+    assert plain.keys() != shifted.keys()
+    assert same(*(outputs(network_of(alone | state, "x")) for state in (plain, shifted)))
 
 
 def test_improved_is_silu_norm_and_a_clamped_logvar():
@@ -299,25 +278,28 @@ def test_improved_is_silu_norm_and_a_clamped_logvar():
 
 # --- Attacks ---
 
-
-def test_a_file_without_a_network_is_refused_and_says_why(tmp_path):
-    soft = {
+DUAL = STATES["v5.11 dual"][0]
+NO_NETWORK = {
+    r"no network in it, only radii for the one in b\?\.pt": {
         "soft_proj_state_dict": {"radius_net.0.weight": torch.ones(2, 2)},
         "base_checkpoint": "b\n.pt",
-    }
-    with pytest.raises(InputError, match=r"no network in it, only radii for the one in b\?\.pt"):
-        loaded(tmp_path, soft)
-    only = projection("projection", generator(0, "x"))
-    with pytest.raises(InputError, match="no encoder or decoder is among its tensors"):
-        loaded(tmp_path, {"model_state": only})
-    state = STATES["v5.11 dual"][0]
-    with pytest.raises(InputError, match="must have one state dict, and has model, model_state"):
-        loaded(tmp_path, {"model": state, "model_state": state})
-    with pytest.raises(InputError, match="two of its tensors have the same name"):
-        loaded(tmp_path, {"model": state | {"module.encoder_A.fc_mu.bias": torch.ones(16)}})
-    shared = torch.ones(10**6)
-    with pytest.raises(InputError, match="come to more than the file holds"):
-        loaded(tmp_path, {"model": state | {f"controller.{i}": shared for i in range(3)}})
+    },
+    "no encoder or decoder in it": {"model_state": {"projection.a": torch.ones(1)}},
+    "must have one state dict, and has model, model_state": {"model": DUAL, "model_state": DUAL},
+    "two of its tensors have the same name": {
+        "model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}
+    },
+    "come to more than the file holds": {
+        "model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))
+    },
+    "claims has more than 16,777,216 characters": {"model": DUAL, "x": ["\0" * 10**6] * 3},
+}
+
+
+@pytest.mark.parametrize("sentence", NO_NETWORK)
+def test_a_file_without_a_network_is_refused_and_says_why(tmp_path, sentence):
+    with pytest.raises(InputError, match=sentence):
+        loaded(tmp_path, NO_NETWORK[sentence])
 
 
 def spread(tensor):
@@ -346,8 +328,11 @@ def test_one_edit_of_what_is_needed_is_refused_by_name(name, edit, data):
     state = {k.removeprefix("base."): v for k, v in STATES[name][0].items()}
     key = data.draw(st.sampled_from([k for k in state if k.startswith(NEEDED)]))
     EDITS[edit](state, key)
-    sentence = refusal(state)
-    assert key.rsplit(".", 2)[0] in sentence or "layers of projection" in sentence
+    with pytest.raises(InputError) as refused:
+        network_of(state, "x.pt")
+    sentence = str(refused.value)
+    assert "\n" not in sentence and sentence.endswith(".")
+    assert key.rsplit(".", 2)[0] in sentence
 
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
@@ -381,14 +366,20 @@ def test_swapped_tensors_of_one_shape_change_what_is_computed(name):
 
 # --- The lineage's metrics ---
 
-CEILINGS = {  # hierarchy and D3, by the lineage's README
+CHEAP = {  # hierarchy and D3, by the lineage's README
     "all equal": (0, 0),
-    "one radius a level": (-1.000, 0.999),
-    "perfect order, no ties": (-0.83205, 0.912),
-    "the first trit alone, no ties": (-0.8009, 0.720),
-    "mean of the trits": (-0.308, 0.078),
+    "ceiling": (-1.000, 0.999),
+    "ceiling, no ties": (-0.83205, 0.912),
+    "first trit": (-0.8009, 0.720),
+    "mean trit": (-0.308, 0.078),
     "random": (0, 0),
 }
+P = Measurement.model_construct(seed=0, untrained_seed=1)
+
+
+def exact(value, half=0.0):
+    ends = {"low": value - half, "high": value + half}
+    return metrics.exact(value, 5).model_copy(update=ends)
 
 
 def test_valuation_is_how_often_three_divides_the_index():
@@ -398,15 +389,19 @@ def test_valuation_is_how_often_three_divides_the_index():
     assert torch.equal(index_of(all_operations()), torch.arange(M))
 
 
-@pytest.mark.parametrize("name", CEILINGS)
-def test_cheap_radii_reach_what_they_are_said_to(name):
-    radii = metrics.cheap_radii()
-    assert radii.keys() == CEILINGS.keys()
-    found = metrics.of_points(radii[name][:, None], 1.0, generator(0, "pairs"))
-    hierarchy, d3 = CEILINGS[name]
-    assert found["hierarchy"] == pytest.approx(hierarchy, abs=0.02 if name == "random" else 0.004)
-    assert found["D3"] == pytest.approx(d3, abs=0.04)
-    assert found["Q (D3)"] == pytest.approx(found["D3"] + 1.5 * abs(found["hierarchy"]))
+def test_cheap_points_reach_what_they_are_said_to():
+    points = metrics.cheap_points(0)
+    maps = points.pop("random maps")
+    assert points.keys() == CHEAP.keys() and len(maps) == 5
+    for name, (hierarchy, d3) in CHEAP.items():
+        found = metrics.of_points(points[name][0], 1.0, generator(0, "pairs"))
+        near = 0.02 if name == "random" else 0.004
+        assert found["hierarchy"] == pytest.approx(hierarchy, abs=near)
+        assert found["D3"] == pytest.approx(d3, abs=0.04)
+        assert found["Q (D3)"] == pytest.approx(found["D3"] + 1.5 * abs(found["hierarchy"]))
+    found = [metrics.of_points(y, 1.0, generator(0, "pairs")) for y in maps]
+    assert all(-0.3 < row["hierarchy"] < 0.5 and "D1" in row for row in found)
+    assert torch.linalg.matrix_rank(maps[0]) == 10  # affine in the nine trits
 
 
 def test_planted_points_have_their_closed_forms():
@@ -436,66 +431,85 @@ def test_d1_is_pearson_of_the_poincare_distance():
     assert found["D1"] == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_exact_match_and_measures_of_a_perfect_model(perfect_model):
-    q = perfect_model.encoder("A")(MU)
-    assert metrics.exact_match(perfect_model, "A", q.mu)["mu"].value == 1
-    found = metrics.measure(perfect_model, "A", q, draws=3)
+def test_measures_of_a_perfect_model(perfect_model):
+    found = metrics.measure(perfect_model, "A", 3, 0)
     row = found["hierarchy"]
-    assert row.low < row.value < row.high and row.n == 3 and found["hierarchy of mu"].n == M
+    assert found["exact match from mu"].value == 1 and found["hierarchy of mu"].n == M
+    assert row.low < row.value < row.high and row.n == 3
 
 
-def test_claims_are_compared_under_their_own_definition():
-    def at(value, half=0.01):
-        ends = {"low": value - half, "high": value + half}
-        return metrics.exact(value, 5).model_copy(update=ends)
+CLAIMS = """
+v5.12 hierarchy_B -0.805 agrees: hierarchy of B
+v5.12 radial_corr_B -0.9 differs: hierarchy of B
+v5.12 distance_corr_B 0.5 agrees: D2 of B
+v5.11 distance_corr_B 0.5 differs: D1 of B
+v5.11 dist_corr_B 0.5 agrees: D2 of B
+v5.12 dist_corr 0.5 agrees: D2 of B
+v5.12 Q 1.9 agrees: Q (D3) of B
+v5.12 coverage 1.0 agrees: exact match from mu of A
+v5.6 coverage_A 1.0 cannot be recomputed: its data or draws are lost
+v5.6 H_A_history 1.0 cannot be recomputed: its data or draws are lost
+v5.12 best_Q 1.0 cannot be recomputed: the best so far: of other weights, perhaps
+"""
 
-    ours = {"hierarchy": at(-0.8), "D1": at(0.3), "D2": at(0.5), "D3": at(0.7), "Q (D3)": at(1.9)}
-    claims = {
-        "metrics": {"hierarchy_B": -0.805, "distance_corr_B": 0.5, "coverage": 1.0, "loss": 3.0},
-        "Q": 1.9, "hierarchy": -0.9, "H_A_history": [1.0], "note": "x", "tau_frozen": True,
-    }  # fmt: skip
-    match = {"mu": at(1.0, 0)}
-    for layout, *verdict in (
-        ("v5.12 to v5.12.4 plain", "agrees", "D2 of B"), ("v5.11 dual", "differs", "D1 of B")
-    ):  # fmt: skip
-        rows = metrics.compare(claims, {"A": {}, "B": ours}, match, layout)
-        found = {row.name: (row.verdict, row.definition) for row in rows}
-        assert found["distance_corr_B"] == tuple(verdict)
-    assert found["hierarchy_B"] == ("agrees", "hierarchy of B")
-    assert found["hierarchy"][0] == "differs"
-    assert found["Q"] == ("agrees", "Q (D3) of B") and found["coverage"][1] == "exact match from mu"
-    assert found["loss"][0] == "cannot be recomputed" and len(found) == 7
-    assert json.dumps([row.model_dump() for row in rows])
+
+@pytest.mark.parametrize("line", CLAIMS.strip().splitlines())
+def test_claims_are_compared_under_their_own_definition(line):
+    (layout, name, stored, *_), what = line.split(" "), line.split(" ", 3)[3]
+    values = {"hierarchy": -0.8, "D1": 0.3, "D2": 0.5, "D3": 0.7, "Q (D3)": 1.9}
+    ours = {name: exact(value, 0.01) for name, value in values.items()}
+    measured = {"A": {"exact match from mu": exact(1.0)}, "B": ours}
+    noise = {"epoch": 3, "lambda1": 0.5, "note": "x", "tau_frozen": True, "loss": math.inf}
+    claim = [9.0, float(stored)] if "history" in name else float(stored)
+    [row] = metrics.compare({"metrics": {name: claim}, **noise}, measured, layout)
+    assert (row.name, row.stored) == (name, float(stored))
+    assert f"{row.verdict}: {row.definition}" == what
+    assert (row.measured is None) is (row.verdict == "cannot be recomputed")
 
 
 def test_what_floors_reach_decides_nothing():
-    def found(value):
-        row = metrics.exact(value, 5)
-        cheap = {"one radius a level": -1.0, "the first trit alone, no ties": -0.8}
-        return metrics.Lineage.model_construct(
-            measured={"B": {"hierarchy of mu": row, "hierarchy": row, "radius": row}},
-            cheap={name: {"hierarchy": value} for name, value in cheap.items()},
-            untrained={"hierarchy": (-0.4, 0.4)},
-        )  # fmt: skip
+    def decides(value, name="hierarchy"):
+        beside = {"ceiling: one": -1.0, "one trit": -0.8, "untrained": 0.4}
+        found = metrics.Lineage.model_construct(
+            measured={"B": {name: exact(value)}},
+            beside={what: {"hierarchy": (at, at)} for what, at in beside.items()},
+        )
+        return found.decides(name, "B")
 
-    assert found(-0.81).decides("hierarchy", "B") and found(-0.81).decides("hierarchy of mu", "B")
-    assert not found(-0.79).decides("hierarchy", "B") and not found(0.9).decides("hierarchy", "B")
-    assert not found(0.9).decides("radius", "B")
+    assert decides(-0.81) and decides(-0.81, "hierarchy of mu")
+    assert not decides(-0.79) and not decides(0.9)
 
 
-def test_the_page_names_every_claim_what_is_inherited_and_what_cannot_be_decoded():
-    base = DualVAE.fresh(1)
-    inherited = [k for k in base.state_dict() if k.startswith("decoder_A.")]
-    state = STATES["v5.12 to v5.12.4 plain"][0] | {k: base.state_dict()[k] for k in inherited}
-    p = Measurement.model_construct(seed=0, untrained_seed=1)
-    claims = {"Q": 9.0, "coverage": 0.5, "epoch": 3, "best_Q": 2.0, "loss": float("inf")}
-    found = metrics.lineage(network_of(state, "x"), claims, base, p)
+# --- The section of the pages and of the certificate ---
+
+
+def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path):
+    """The whole way of a file: loaded, with a README's claims, beside the v5.5 file it began as."""
+    base = checkpoint.save(tmp_path / "v5_5", DualVAE.fresh(1), 0, {})
+    state = checkpoint.load(base).model.state_dict()
+    inherited = [k for k in state if k.startswith(("encoder_A.", "decoder_A."))]
+    state = STATES["v5.12 to v5.12.4 plain"][0] | {k: state[k] for k in inherited}
+    claims = {"Q": 9.0, "epoch": 3, "best_Q": 2.0, "loss": math.inf}
+    (given := tmp_path / "claims.yaml").write_text("coverage: 0.5")
+    file = loaded(tmp_path, {"model_state_dict": state, **claims})
+    found = page.of(file, P, str(given), str(base))
     assert found.inherited == inherited
-    assert [row.name for row in found.claims] == ["Q", "coverage", "best_Q"]
+    assert [row.name for row in found.claims] == ["Q", "best_Q", "coverage"]
+    assert [row.verdict for row in found.claims] == ["differs", "cannot be recomputed", "differs"]
     text = "".join(shown.to_html() for shown in page.section(found))
-    for words in ("encoder B has no decoder in this layout", "not recorded", "0.95", "best_Q",
-                  "differs", "cannot be recomputed", "steers training alone",
-                  inherited[0]):  # fmt: skip
-        assert words in text
+    words = "encoder B has no decoder in this layout|none recorded|0.95|best_Q|differs|assumed|" + (
+        "cannot be recomputed|steers training alone|the tangent path|random maps"
+    )
+    assert [
+        word for word in (*words.split("|"), page.PRIOR, inherited[0]) if word not in text
+    ] == []
+    given.write_text("coverage: all")
+    with pytest.raises(InputError, match="coverage is 'all', but a claim must be a number"):
+        page.of(file, P, str(given))
+    assert metrics.Lineage.model_validate_json(found.to_json(), strict=True) == found
+
+
+def test_a_checkpoint_of_ours_has_no_such_section(saved):
+    assert page.of(checkpoint.load(saved), P) is None
     [sentence] = page.section(None)
     assert "our own layout" in sentence.data

@@ -19,6 +19,7 @@ from ..checkpoints import folder as checkpoints
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..metrics import gates
 from ..metrics.gates import Certify, Judged, Refusal
+from ..metrics.lineage import Lineage
 from ..metrics.marginal import FEWEST
 from ..metrics.results import Record
 from ..parallel import Job
@@ -71,6 +72,7 @@ class Certificate(Record):
     recipe: dict[str, str | None] | None
     split: dict[str, Any]
     imported: dict[str, Any] | None
+    lineage: Lineage | None = None  # of a file of the original's
     gates: list[Judged] = Field(min_length=1)
     controls: list[Refusal]
     params: dict[str, Any]
@@ -83,7 +85,11 @@ class Certificate(Record):
 
 
 def state(
-    loaded: Checkpoint, p: Certify, rows: list[Judged], controls: list[Refusal]
+    loaded: Checkpoint,
+    p: Certify,
+    rows: list[Judged],
+    controls: list[Refusal],
+    lineage: Lineage | None = None,
 ) -> Certificate:
     """What a certificate states, apart from subject and signature, which `issue` adds.
 
@@ -92,12 +98,13 @@ def state(
         p: the parameters of the measurement.
         rows: `gates.gates` of it.
         controls: `gates.control_rows`.
+        lineage: `metrics.lineage.lineage` of a file of the original's; no gate reads it.
 
     Raises:
         InputError: the checkpoint records another split than the one of `p.split_seed`.
     """
     split = checkpoints.check_split(loaded, p.split_seed)
-    config, selection = (_section(loaded.manifest, name) for name in ("config", "selection"))
+    config, selection = loaded.section("config"), loaded.section("selection")
     return Certificate(
         created_utc=files.utc_now().isoformat(),
         verdict=gates.verdict(rows),
@@ -105,7 +112,8 @@ def state(
         selection_rule=selection.get("rule"),
         recipe={"name": config.get("recipe"), "sha256": _hash(config)} if config else None,
         split=split,
-        imported=loaded.manifest.get("imported"),
+        imported=loaded.section("imported") or None,
+        lineage=lineage,
         gates=rows,
         controls=controls,
         params={**p.model_dump(), "run_dir": "", "checkpoint": loaded.path},
@@ -189,11 +197,6 @@ def _cpu() -> str:
     pairs = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
     named = ", ".join(f"{k} {pairs[k]}" for k in wanted if k in pairs) or platform.processor()
     return f"{named}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _section(manifest: dict[str, Any], name: str) -> dict[str, Any]:
-    value = manifest.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def _hash(config: dict[str, Any]) -> str:

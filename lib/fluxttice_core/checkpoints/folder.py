@@ -43,6 +43,11 @@ class Checkpoint:
     def epoch(self) -> int | None:
         return self.manifest.get("epoch")
 
+    def section(self, name: str) -> dict[str, Any]:
+        """A part of the manifest, empty where it has none."""
+        found = self.manifest.get(name)
+        return found if isinstance(found, dict) else {}
+
     def record(self) -> dict[str, Any]:
         return {"path": self.path, "sha256": self.sha256, "epoch": self.epoch}
 
@@ -71,13 +76,8 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
     if weights.name != WEIGHTS and zipfile.is_zipfile(io.BytesIO(data)):
         state, manifest = read_original(data, str(path))
         model = network_of(state, str(path), manifest["claims"].get("config"))
-        made = {vae: model.projection(vae) for vae in model.encoders}
-        manifest["imported"]["format"] = f"{model.layout} .pt"
-        manifest["network"] |= {
-            "layout": model.layout,
-            "tensors_left_out": model.left_out,
-            "projection": {vae: p.stated for vae, p in made.items() if p},
-        }
+        manifest["imported"]["layout"] = model.layout
+        manifest["imported"]["left_out"] |= model.left_out
         return Checkpoint(model, files.shown(place), digest, manifest)
     beside = weights.parent / MANIFEST
     if not (beside.is_file() or beside.is_symlink()):
@@ -110,9 +110,8 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
         raise InputError(f"{name} has sha256 {digest}, but its manifest says {claimed}: refused.")
     if type(epoch) not in (int, type(None)):
         raise InputError(f"{name} has a manifest whose epoch is {epoch!r}, not a whole number.")
-    claims = record.get("claims")
-    config = claims.get("config") if isinstance(claims, dict) else None
     contents = {WEIGHTS: weights, MANIFEST: manifest}
+    config = record["claims"].get("config") if isinstance(record.get("claims"), dict) else None
     return Checkpoint(network_of(state, name, config), shown, digest, record, contents)
 
 

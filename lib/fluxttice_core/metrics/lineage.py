@@ -7,23 +7,100 @@ training target on all of the data, so none of them says anything about reconstr
 
 import re
 from functools import cache
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import rankdata
 from scipy.stats import t as student
 from torch import Tensor
 
-from ..model.network import Network, Posterior, read_out
-from ..model.operations import M, all_operations
+from ..model.network import D, Network
+from ..model.operations import M, T, all_operations
 from ..model.streams import generator
 from .observation import Measurement
-from .reconstruction import posterior
+from .reconstruction import drawn, posterior, right_trits
 from .results import Measured, Record, exact
 
-CEILINGS = ("one radius a level", "perfect order, no ties")
 OPERATIONS, PAIRS, TRIPLETS = 1_000, 2_000, 100_000  # drawn for D2 and D3; for D1; for triplets
+SETTINGS = re.compile(r"epoch|lambda\d|rho|phase|tau|grad_.*")  # numbers, but measures of nothing
+MEANT = {  # a claim's name, "_" where A or B follows: its metrics, the likeliest first
+    "coverage": ("exact match from mu", "exact match from the tangent path"),
+    "coverage_": (),  # of draws by another rule in each version
+    "radial_corr": ("hierarchy",),
+    "richness": ("richness", "richness, hyperbolic"),
+    "dist_corr": ("D3", "D2"),
+    "dist_corr_": ("D2",),
+    "distance_corr_": ("D2",),
+    "v5.11 distance_corr_": ("D1",),
+    "Q": ("Q (D3)", "Q (D2)"),
+    "Q_": ("Q (D2)",),
+    "r_v0": ("radius_v0",),
+    "r_v9": ("radius_v9",),
+}  # any other: the metric of that very name
+
+
+class Claim(Record):
+    """A number that a file stores of itself, and what became of it."""
+
+    name: str
+    stored: float
+    measured: Measured | None
+    verdict: Literal["agrees", "differs", "cannot be recomputed"]
+    definition: str
+
+
+class Lineage(Record):
+    """What a file of the original's is, and what it has by the lineage's own metrics.
+
+    left_out: tensor → why nothing measured needs it; stated: max_radius and curvature of each
+    projection, and where each comes from; inherited: tensors bit-equal to those of a given file.
+    measured: by encoder; beside: each metric's hull over `cheap_points`, and over both encoders of
+    five "untrained" networks of this layout.
+    """
+
+    layout: str
+    vaes: tuple[str, ...]
+    left_out: dict[str, str]
+    stated: dict[str, dict[str, tuple[float, str]]]
+    measured: dict[str, dict[str, Measured]]
+    beside: dict[str, dict[str, tuple[float, float]]]
+    claims: list[Claim]
+    inherited: list[str]
+
+    def decides(self, name: str, vae: str) -> bool:
+        """Is the whole interval beyond all that stands beside it, but the ceilings?"""
+        key, sign = ("hierarchy", -1) if name.startswith("hierarchy") else (name, 1)
+        floors = [at.get(key, ()) for what, at in self.beside.items() if "ceiling" not in what]
+        row = self.measured[vae][name]
+        return min(sign * row.low, sign * row.high) > max(sign * end for end in chain(*floors))
+
+
+def lineage(
+    model: Network, claims: dict[str, Any], base: Network | None, p: Measurement
+) -> Lineage:
+    """All of `Lineage`, of a network of the original's; `base`: what it may have inherited from."""
+    measured = {vae: measure(model, vae, 10, p.seed) for vae in model.encoders}
+    rng, theirs = generator(p.seed, "cheap points"), base.tensors if base else {}
+    beside = {k: [of_points(y, 1.0, rng) for y in ys] for k, ys in cheap_points(p.seed).items()}
+    beside["untrained"] = []
+    for fresh in map(model.untrained, range(p.untrained_seed, p.untrained_seed + 5)):
+        for vae in model.encoders:
+            found = {name: row.value for name, row in measure(fresh, vae, 2, p.seed).items()}
+            beside["untrained"] += [found, {"hierarchy": found.pop("hierarchy of mu")}]
+    tables = {what: pd.DataFrame(rows) for what, rows in beside.items()}
+    return Lineage(
+        layout=model.layout,
+        vaes=model.vaes,
+        left_out=model.left_out,
+        stated={vae: ball.stated for vae, ball in model.projections.items()},
+        measured=measured,
+        beside={k: {name: (t[name].min(), t[name].max()) for name in t} for k, t in tables.items()},
+        claims=compare(claims, measured, model.layout),
+        inherited=[k for k, v in model.tensors.items() if k in theirs and v.equal(theirs[k])],
+    )
 
 
 @cache
@@ -60,6 +137,7 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
     """
     v, y = valuation(), y.double().cpu()
     r = y.norm(dim=1)
+    levels = [v == level for level in range(10)]
     i, j, k = torch.randint(M, (3, TRIPLETS), generator=rng)
     nearer = (y[i] - y[j]).norm(dim=1) < (y[i] - y[k]).norm(dim=1)
     closer = v[(i - j).abs()] > v[(i - k).abs()]
@@ -70,112 +148,75 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
         "D2": correlation(torch.pdist(y[some]), apart),
         "D3": correlation(torch.pdist(r[some, None]), apart),
         "triplets": float((nearer == closer).double().mean()),
-        "radius": float(r.mean()),
-        "radius, deviation": float(r.std()),
-        "radius, range": float(r.max() - r.min()),
-        **{f"radius of v{level}": float(r[v == level].mean()) for level in (0, 9)},
+        "mean_radius": float(r.mean()),
+        "std_radius": float(r.std()),
+        "radius_range": float(r.max() - r.min()),
+        "radius_v0": float(r[levels[0]].mean()),
+        "radius_v9": float(r[levels[9]].mean()),
+        "richness": float(np.mean([r[level].var(correction=0) for level in levels])),
     }
-    radii = {"richness": r}
     if c and c**0.5 * float(r.max()) < 1:
-        radii["richness, hyperbolic"] = 2 / c**0.5 * (c**0.5 * r).atanh()
+        far = 2 / c**0.5 * (c**0.5 * r).atanh()
+        found["richness, hyperbolic"] = float(np.mean([far[x].var(correction=0) for x in levels]))
         i, j = i[:PAIRS], j[:PAIRS]
         room = (1 - c * r[i].square()) * (1 - c * r[j].square())
         distance = (1 + 2 * c * (y[i] - y[j]).square().sum(1) / room).acosh()
         found["D1"] = correlation(distance, 3 * (-v[(i - j).abs()] / 3).exp(), ranks=False)
-    for name, r in radii.items():
-        found[name] = float(np.mean([r[v == level].var(correction=0) for level in range(10)]))
     q = {f"Q ({d})": found[d] + 1.5 * abs(found["hierarchy"]) for d in found if d[0] == "D"}
     return found | q
 
 
 @torch.no_grad()
-def measure(
-    model: Network, vae: str, q: Posterior, draws: int = 10, seed: int = 0
-) -> dict[str, Measured]:
-    """`of_points` of posterior samples of all operations, and the hierarchy of mu.
+def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measured]:
+    """`of_points` of posterior samples of all operations, and the hierarchy of mu; and exact match
+    from both inputs that a decoder may mean, mu and its tangent path, where it has them.
 
     The interval is that of one draw more, which is what a file stores: mean ± t·s·√(1 + 1/draws),
     from 2 draws or more; at 99.9 %, so that of some thirty true claims none differs by chance.
     """
-    rng, projection = generator(seed, "lineage", vae), model.projection(vae)
-    rows = []
-    for _ in range(draws):
-        z = q.mu + (q.logvar / 2).exp() * torch.randn(q.mu.shape, generator=rng).to(q.mu.device)
-        y, c = (projection(z), projection.curvature) if projection else (z, None)
-        rows.append(of_points(y, c, rng))
-    wide = student.ppf(0.9995, draws - 1) * (1 + 1 / draws) ** 0.5
-    mu = projection(q.mu) if projection else q.mu
+    q, rng = posterior(model, vae), generator(seed, "lineage", vae)
+    ball = model.projections.get(vae)
+    mu = ball(q.mu) if ball else q.mu
     found = {"hierarchy of mu": exact(correlation(valuation(), mu.norm(dim=1).cpu()), M)}
-    for name in (name for name in rows[0] if all(name in row for row in rows)):
-        x = np.array([row[name] for row in rows])
-        ends = x.mean() + wide * x.std(ddof=1) * np.array([0, -1, 1])
+    for name, z in {"mu": q.mu, **({"the tangent path": ball.tangent(mu)} if ball else {})}.items():
+        if vae in model.vaes and z.isfinite().all():
+            share = right_trits(model, vae, z).all(1).double().mean()
+            found[f"exact match from {name}"] = exact(float(share), M)
+    c = ball.stated["curvature"][0] if ball else None
+    z = (drawn(q, 1.0, rng) for _ in range(draws))
+    table = pd.DataFrame(of_points(ball(x) if ball else x, c, rng) for x in z).dropna(axis=1)
+    wide = student.ppf(0.9995, draws - 1) * (1 + 1 / draws) ** 0.5
+    for name, x in table.items():
+        ends = x.mean() + wide * x.std() * np.array([0, -1, 1])
         numbers = dict(zip(("value", "low", "high"), ends.tolist(), strict=True))
         found[name] = Measured(**numbers, n=draws, method="99.9 %, Student t, of one draw more")
     return found
 
 
-@torch.no_grad()
-def exact_match(model: Network, vae: str, mu: Tensor) -> dict[str, Measured]:
-    """Share of all operations that argmax decoding returns, by each input of the decoder: "mu",
-    and "tangent", log₀(P(mu)), where there is a projection and it is finite."""
-    projection = model.projection(vae)
-    inputs = {"mu": mu} | ({"tangent": projection.tangent(projection(mu))} if projection else {})
-    found = {}
-    for name, z in inputs.items():
-        if z.isfinite().all():
-            right = read_out(model.decoder(vae)(z), "argmax").cpu() - 1 == all_operations()
-            found[name] = exact(float(right.all(1).double().mean()), M)
-    return found
+def cheap_points(seed: int) -> dict[str, list[Tensor]]:
+    """Points (M, d) of the unit ball that need no network: ceilings and floors of the metrics.
 
-
-def cheap_radii(seed: int = 0) -> dict[str, Tensor]:
-    """Radii (M,) in 0 … 1 that need no network: ceilings and floors of the metrics.
-
-    Their hierarchies: 0, -1, -0.83205, -0.80, -0.31 and about 0.
+    The ceilings have one radius a level, and their order without ties. Hierarchies: 0, -1,
+    -0.83205, -0.80, -0.31, about 0, and of five random affine maps of the trits -0.2 to 0.4.
     """
     rng, v, ops = generator(seed, "cheap radii"), valuation().double(), all_operations().double()
     noise = torch.rand(M, generator=rng, dtype=torch.float64)
-    return {
+    radii = {
         "all equal": torch.zeros(M, dtype=torch.float64),
-        "one radius a level": (9 - v) / 10,
-        "perfect order, no ties": (9 - v + noise / 1000) / 10,
-        "the first trit alone, no ties": ((ops[:, 0] > -1) + noise / 1000) / 2,
-        "mean of the trits": (ops.mean(1) + 1) / 2.1,
+        "ceiling": (9 - v) / 10,
+        "ceiling, no ties": (9 - v + noise / 1000) / 10,
+        "first trit": ((ops[:, 0] > -1) + noise / 1000) / 2,
+        "mean trit": (ops.mean(1) + 1) / 2.1,
         "random": noise,
     }
-
-
-class Claim(Record):
-    """A number that a file stores of itself, and what became of it."""
-
-    name: str
-    stored: float
-    measured: Measured | None
-    verdict: Literal["agrees", "differs", "cannot be recomputed"]
-    definition: str
-
-
-SETTINGS = re.compile(r"epoch|lambda\d|rho|phase|tau|grad_.*")  # numbers, but measures of nothing
-MEANT = {  # stored name: metric, by its likeliest definition first; A or B where the name has it
-    r"(?:radial_corr|hierarchy)(?:_([AB]))?": ["hierarchy"],
-    r"richness_([AB])": ["richness", "richness, hyperbolic"],
-    r"dist_corr_([AB])": ["D2"],
-    r"dist_corr": ["D3", "D2"],
-    r"Q_([AB])": ["Q (D2)"],
-    r"Q": ["Q (D3)", "Q (D2)"],
-    r"mean_radius_([AB])": ["radius"],
-    r"std_radius_([AB])": ["radius, deviation"],
-    r"radius_range_([AB])": ["radius, range"],
-    r"(?:radius|r)_v0(?:_([AB]))?": ["radius of v0"],
-    r"(?:radius|r)_v9(?:_([AB]))?": ["radius of v9"],
-}
+    affine = torch.randn(5, T + 1, D, generator=rng, dtype=torch.float64)
+    maps = torch.nn.functional.pad(ops, (0, 1), value=1) @ affine
+    random_maps = [0.95 * y / y.norm(dim=1).max() for y in maps]
+    return {what: [r[:, None]] for what, r in radii.items()} | {"random maps": random_maps}
 
 
 def compare(
-    claims: dict[str, Any],
-    measured: dict[str, dict[str, Measured]],
-    match: dict[str, Measured],
-    layout: str,
+    claims: dict[str, Any], measured: dict[str, dict[str, Measured]], layout: str
 ) -> list[Claim]:
     """Each number a file claims, or someone for it, beside ours under that name's own definition.
 
@@ -185,22 +226,19 @@ def compare(
     Args:
         claims: name → number; a part "metrics" counts as if it stood outside, and of a "_history"
             its last number counts.
-        measured: `measure` of each encoder; match: `exact_match` of decoder A.
+        measured: `measure` of each encoder.
     """
     inner, rows = claims.get("metrics"), []
-    distance = "D1" if layout.startswith("v5.11") else "D2"
     for name, stored in {**claims, **(inner if isinstance(inner, dict) else {})}.items():
         if name.endswith("_history") and isinstance(stored, list) and stored:
             stored = stored[-1]
-        number = type(stored) in (int, float) and abs(stored) < 1e300
-        if not number or SETTINGS.fullmatch(name):
+        if type(stored) not in (int, float) or abs(stored) >= 1e300 or SETTINGS.fullmatch(name):
             continue
-        ours = {f"exact match from {z}": m for z, m in match.items()} if name == "coverage" else {}
-        for pattern, metrics in {**MEANT, r"distance_corr_([AB])": [distance]}.items():
-            if hit := re.fullmatch(pattern, name):
-                vaes = (hit[1] if hit.lastindex else None) or "BA"
-                pairs = [(vae, metric) for metric in metrics for vae in vaes]
-                ours |= {f"{m} of {x}": measured[x][m] for x, m in pairs if m in measured[x]}
+        vae, base = (name[-1], name[:-2]) if name[-2:] in ("_A", "_B") else ("", name)
+        keys = (f"{layout[:5]} {base}_", f"{base}_", base) if vae else (base,)
+        metrics = next((MEANT[key] for key in keys if key in MEANT), (base,))
+        pairs = [(x, metric) for metric in metrics for x in vae or "BA"]
+        ours = {f"{m} of {x}": measured[x][m] for x, m in pairs if m in measured[x]}
         fits = [d for d, m in ours.items() if m.low - 1e-6 <= stored <= m.high + 1e-6]
         best = name.startswith("best_")
         why = "the best so far: of other weights, perhaps" if best else "its data or draws are lost"
@@ -209,65 +247,3 @@ def compare(
         found = {"measured": ours.get(definition), "verdict": verdict, "definition": definition}
         rows.append(Claim(name=name, stored=stored, **found))
     return rows
-
-
-class Lineage(Record):
-    """What a file of the original's is, and what it has by the lineage's own metrics.
-
-    left_out: tensor → why nothing measured needs it; stated: max_radius and curvature of each
-    projection, and where they come from; inherited: tensors bit-equal to those of a given file.
-    match: by VAE and decoder input; measured: by encoder. cheap: each metric of `cheap_radii`;
-    untrained: its hull over five networks of this layout, both encoders.
-    """
-
-    layout: str
-    vaes: tuple[str, ...]
-    left_out: dict[str, str]
-    stated: dict[str, dict[str, float | str]]
-    match: dict[str, dict[str, Measured]]
-    measured: dict[str, dict[str, Measured]]
-    cheap: dict[str, dict[str, float]]
-    untrained: dict[str, tuple[float, float]]
-    claims: list[Claim]
-    inherited: list[str]
-
-    def decides(self, name: str, vae: str) -> bool:
-        """Is the whole interval beyond untrained networks, and all cheap radii but the ceilings?"""
-        if name.startswith("radius"):
-            return False
-        key, sign = ("hierarchy", -1) if name.startswith("hierarchy") else (name, 1)
-        floors = [row[key] for radii, row in self.cheap.items() if radii not in CEILINGS]
-        row = self.measured[vae][name]
-        least = min(sign * end for end in (row.low, row.high) if end is not None)
-        return least > max(sign * floor for floor in (*floors, *self.untrained[key]))
-
-
-def lineage(
-    model: Network, claims: dict[str, Any], base: Network | None, p: Measurement
-) -> Lineage:
-    """All of `Lineage`, of a network of the original's; `base`: what it may have inherited from."""
-    q = {vae: posterior(model, vae) for vae in model.encoders}
-    projections = {vae: model.projection(vae) for vae in model.encoders}
-    match = {vae: exact_match(model, vae, q[vae].mu) for vae in model.vaes}
-    measured = {vae: measure(model, vae, q[vae], seed=p.seed) for vae in model.encoders}
-    noise: dict[str, list[float]] = {}
-    for seed in range(p.untrained_seed, p.untrained_seed + 5):
-        fresh = model.untrained(seed)
-        for vae in model.encoders:
-            for name, row in measure(fresh, vae, posterior(fresh, vae), 2, p.seed).items():
-                name = name.removesuffix(" of mu")
-                noise.setdefault(name, []).append(row.value or 0.0)
-    rng = generator(p.seed, "cheap points")
-    theirs = base.tensors if base else {}
-    return Lineage(
-        layout=model.layout,
-        vaes=model.vaes,
-        left_out=model.left_out,
-        stated={vae: made.stated for vae, made in projections.items() if made},
-        match=match,
-        measured=measured,
-        cheap={name: of_points(r[:, None], 1.0, rng) for name, r in cheap_radii(p.seed).items()},
-        untrained={name: (min(values), max(values)) for name, values in noise.items()},
-        claims=compare(claims, measured, match["A"], model.layout),
-        inherited=[k for k, v in model.tensors.items() if k in theirs and v.equal(theirs[k])],
-    )

@@ -4,6 +4,7 @@ A layout is a row of LAYOUTS. It says what a file is called, never what is compu
 decoders, norms, activations and projections are read from the tensors' names and shapes.
 """
 
+import math
 import re
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, printable
-from .network import D, DecoderA, DecoderB, DualVAE, Encoder, Network
+from .network import D, DecoderA, DecoderB, DualVAE, Encoder, Network, layers
 
 STATE_NET = "state_net.encoder.0.weight"
-DIRECTION = "projection.proj_A.direction_net"
+SINGLE, DUAL = "projection.direction_net", "projection.proj_A.direction_net"
 LAYOUTS = (  # name; the tensor, and its shape where that matters, of the first row that fits
     ("appetitive", "curiosity.z_history", None),
     ("v5.5", STATE_NET, (32, 9)),
@@ -23,20 +24,19 @@ LAYOUTS = (  # name; the tensor, and its shape where that matters, of the first 
     ("v5.10 before 2025-12-14", STATE_NET, (64, 18)),
     ("v5.10", STATE_NET, (64, 21)),
     ("v5.12.4 improved", "encoder_A.encoder.1.weight", (256,)),
-    ("v5.11.3 structural", f"{DIRECTION}.0.weight", (128, 16)),
-    ("v5.12 to v5.12.4 plain", f"{DIRECTION}.8.weight", (16, 64)),
-    ("v5.12 to v5.12.4 plain, without dropout", f"{DIRECTION}.6.weight", (16, 64)),
+    ("v5.11.3 structural", f"{DUAL}.0.weight", (128, 16)),
+    ("v5.12 to v5.12.4 plain", f"{DUAL}.8.weight", (16, 64)),
+    ("v5.12 to v5.12.4 plain, without dropout", f"{DUAL}.6.weight", (16, 64)),
     ("v5.11.11 and later", "projection.proj_A.manifold.isp_c", ()),
-    ("v5.11 dual", f"{DIRECTION}.0.weight", None),
-    ("v5.11 single projection", "projection.direction_net.0.weight", None),
+    ("v5.11 dual", f"{DUAL}.0.weight", None),
+    ("v5.11 single projection", f"{SINGLE}.0.weight", None),
 )
 ALONE = "encoders and decoders alone"
-TRAINING = "steers training alone"
-LEFT_OUT = (  # what a name begins with; why nothing that is measured needs the tensor
-    (("state_net.", "metric_attention", "hyperbolic_attention", "curriculum_attention"), TRAINING),
-    (("attention_head_scales.", "controller."), TRAINING),
-    (("appetite", "symbiosis.", "curiosity.", "ranking.", "closure."), f"an appetite: {TRAINING}"),
-)
+LEFT_OUT = {  # how a tensor's name begins; why nothing that is measured needs it
+    r"(state_net|attention_head_scales|controller)\.": "steers training alone",
+    r"(metric|hyperbolic|curriculum)_attention": "steers training alone",
+    r"appetite|(symbiosis|curiosity|ranking|closure)\.": "an appetite: steers training alone",
+}
 MAX_WIDTH = 1_024  # of a projection's layers
 
 
@@ -51,24 +51,27 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
         InputError: no network, or the first tensor that is missing, surplus, misshapen, not
             float32, not dense or not finite.
     """
-    layout = next((row for row, *tensor in LAYOUTS if _fits(state, *tensor)), ALONE)
-    try:
-        if not any(key.startswith(("encoder_", "decoder_")) for key in state):
-            raise Misfit("nothing to measure in it, no encoder or decoder is among its tensors")
-        model = DualVAE.fresh(0) if layout == "v5.5" else Original(state, layout, config)
-        _fill(model, state)
-    except Misfit as misfit:
-        which = "" if layout == ALONE else f" ({layout})"
-        raise InputError(f"{name} is no network of the lineage{which}: {misfit}.") from None
+    shapes = {key: tuple(getattr(tensor, "shape", "?")) for key, tensor in state.items()}
+    fits = (row for row, key, shape in LAYOUTS if key in shapes and shape in (None, shapes[key]))
+    layout = next(fits, ALONE)
+    which = "" if layout == ALONE else f" ({layout})"
+    sentence = f"{name} is no network of the lineage{which}: "
+    if not any(key.startswith(("encoder_", "decoder_")) for key in state):
+        raise InputError(f"{sentence}there is no encoder or decoder in it, nothing to measure.")
+    with torch.device("meta"):  # shapes alone: the numbers are the file's
+        model = DualVAE() if layout == "v5.5" else Original(shapes, layout, config)
+    wanted = model.state_dict()
+    for key in [*wanted, *state]:
+        if problem := _problem(state.get(key), wanted.get(key)):
+            raise InputError(f"{sentence}{printable(key)} {problem}.")
+        if key not in wanted:
+            model.left_out[key] = _reason(key, shapes[key])
+            if layout in ("v5.5", ALONE) or not model.left_out[key]:
+                raise InputError(f"{sentence}{printable(key)} is not part of it.")
+    own = {key: tensor.detach().clone() for key, tensor in state.items()}
+    model.load_state_dict({key: own[key] for key in wanted}, assign=True)
+    model.kept = {key: own[key] for key in model.left_out}
     return model.eval()
-
-
-class Misfit(ValueError):
-    """The tensor that does not fit, and why, as the end of a sentence."""
-
-
-def _fits(state: dict[str, Any], key: str, shape: tuple[int, ...] | None) -> bool:
-    return key in state and shape in (None, tuple(getattr(state[key], "shape", "?")))
 
 
 class Projection(nn.Module):
@@ -76,62 +79,52 @@ class Projection(nn.Module):
 
     D: Linear, LayerNorm, SiLU, …, Linear, (B, 16) → (B, 16). R: Linear, SiLU, …, Linear → (B, 1).
     The ball has curvature c > 0 and radius 1/√c; c = ln(1 + e^isp_c) where a file has that tensor.
-    `stated` says where max_radius and c come from. Source: lineage README, section 3.
+    Source: lineage README, section 3.
     """
 
-    def __init__(self, state: dict[str, Any], prefix: str, config: Any) -> None:
+    def __init__(self, shapes: dict[str, tuple], prefix: str, config: Any) -> None:
         super().__init__()
-        self.direction_net = _stack(state, f"{prefix}.direction_net", "(LN)+L", D)
-        self.radius_net = _stack(state, f"{prefix}.radius_net", "L+L", 1)
-        self.max_radius, radius_from = _recorded(config, "max_radius", 0.95)
-        self.curvature, curvature_from = _recorded(config, "curvature", 1.0)
-        if any(key.endswith(".manifold.isp_c") for key in state):  # of both, or of none
-            self.manifold, curvature_from = nn.Module(), f"{prefix}.manifold.isp_c"
-            self.manifold.isp_c = nn.Parameter(torch.zeros(()))
-            isp_c = state.get(curvature_from)  # what is wrong with it is told when it is filled in
-            if _difference(isp_c, self.manifold.isp_c) == "":
-                self.curvature = nn.functional.softplus(isp_c).item()
-        self.stated = {
-            "max_radius": self.max_radius, "max_radius_from": radius_from,
-            "curvature": self.curvature, "curvature_from": curvature_from,
-        }  # fmt: skip
+        self.direction_net = _stack(shapes, f"{prefix}.direction_net.", (), D)
+        self.radius_net = _stack(shapes, f"{prefix}.radius_net.", nn.LayerNorm, 1)
+        curved = any(key.endswith(".manifold.isp_c") for key in shapes)  # of both, or of none
+        self.manifold = nn.ParameterDict({"isp_c": torch.zeros(())} if curved else {})
+        assumed = {"max_radius": 0.95, "curvature": 1.0}
+        self.recorded = {key: _recorded(config, key, value) for key, value in assumed.items()}
+
+    @property
+    def stated(self) -> dict[str, tuple[float, str]]:
+        """max_radius and curvature c, each with where it comes from."""
+        if "isp_c" not in self.manifold:
+            return self.recorded
+        c = nn.functional.softplus(self.manifold["isp_c"]).item()
+        return {**self.recorded, "curvature": (c, "isp_c")}
 
     def forward(self, z: Tensor) -> Tensor:  # (B, D) → (B, D)
         direction = nn.functional.normalize(z + self.direction_net(z), dim=-1)
-        return direction * self.max_radius * self.radius_net(z).sigmoid()
+        return direction * self.stated["max_radius"][0] * self.radius_net(z).sigmoid()
 
-    def tangent(self, y: Tensor) -> Tensor:
-        """log₀(y) = artanh(√c·‖y‖) / (√c·‖y‖) · y, (B, D): decoder A's other input (V5.12.1 on).
-
-        Not finite outside the ball, where max_radius > 1/√c lets points lie.
-        """
-        scaled = (self.curvature**0.5 * y.norm(dim=-1, keepdim=True)).clamp(min=1e-15)
+    def tangent(self, y: Tensor) -> Tensor:  # (B, D) → (B, D)
+        """log₀(y) = artanh(√c·‖y‖) / (√c·‖y‖) · y, not finite outside the ball, where max_radius
+        above 1/√c lets points lie: decoder A's other input (V5.12.1 on)."""
+        c, _ = self.stated["curvature"]
+        scaled = (c**0.5 * y.norm(dim=-1, keepdim=True)).clamp(min=1e-15)
         return scaled.atanh() / scaled * y
 
 
-def _stack(state: dict[str, Any], prefix: str, kinds: str, out: int) -> nn.Sequential:
-    """The layers under `prefix`, by their order: dropout, without tensors, shifts their numbers.
+def _stack(shapes: dict[str, tuple], prefix: str, lacks: type | tuple, out: int) -> nn.Sequential:
+    """The layers under `prefix` (D → out), as many, as wide and so numbered as the file has them.
 
-    A 2-D weight is a Linear (L), a 1-D one the LayerNorm (N) of the one before; SiLU between.
+    A 2-D weight is a Linear; a block `lacks` these of its layers. Dropout has no tensor, but a
+    place, which shifts the numbers after it. What does not fit is found when tensors are filled in.
     """
-    weight = re.compile(re.escape(prefix) + r"\.(0|[1-9]\d?)\.weight")
-    made, width, read = nn.Sequential(), D, ""
-    for number in sorted(int(hit[1]) for hit in map(weight.fullmatch, state) if hit):
-        shape: tuple[int, ...] = getattr(state[f"{prefix}.{number}.weight"], "shape", ())
-        read += {1: "N", 2: "L"}.get(len(shape), "?")
-        if max(shape, default=0) > MAX_WIDTH:
-            raise Misfit(f"{prefix}.{number}.weight is wider than any projection")
-        if read[-1] == "L":
-            if made:
-                made.add_module(f"before {number}", nn.SiLU())
-            made.add_module(str(number), nn.Linear(width, width := shape[0]))
-        else:
-            made.add_module(str(number), nn.LayerNorm(width))
-    if not re.fullmatch(kinds, read) or width != out:
-        raise Misfit(
-            f"the layers of {prefix} are {read or 'missing'}, with {width} numbers at last"
-        )
-    return made
+    weight = re.compile(re.escape(prefix) + r"(0|[1-9]\d?)\.weight")
+    found = {int(hit[1]): shapes[hit[0]] for hit in map(weight.fullmatch, shapes) if hit}
+    linear = sorted(number for number, shape in found.items() if len(shape) == 2)
+    widths = [max(1, min(found[number][0], MAX_WIDTH)) for number in linear[:-1]] or [D]
+    made = [layer for layer in layers((D, *widths), True) if not isinstance(layer, lacks)]
+    if linear and linear[-1] != len(made):
+        made = [layer for layer in made if not isinstance(layer, nn.Identity)]
+    return nn.Sequential(*made, nn.Linear(widths[-1], out))
 
 
 def _recorded(config: Any, key: str, assumed: float) -> tuple[float, str]:
@@ -145,63 +138,35 @@ def _recorded(config: Any, key: str, assumed: float) -> tuple[float, str]:
 
 
 class Original(Network):
-    """Any network of the original's, with what its file holds besides as `kept`."""
+    """Any network of the original's, from the shapes of its tensors."""
 
-    def __init__(self, state: dict[str, Any], layout: str, config: Any = None) -> None:
+    def __init__(self, shapes: dict[str, tuple], layout: str, config: Any = None) -> None:
         super().__init__()
         self.layout = layout
-        for vae in self.encoders:
-            self.add_module(f"encoder_{vae}", Encoder(f"encoder_{vae}.encoder.1.weight" in state))
-        self.decoder_A = DecoderA("decoder_A.decoder.1.weight" in state)
-        if any(key.startswith("decoder_B.") for key in state):
+        normed = {key.removesuffix(".1.weight") for key in shapes}
+        self.encoder_A = Encoder("encoder_A.encoder" in normed)
+        self.encoder_B = Encoder("encoder_B.encoder" in normed)
+        self.decoder_A = DecoderA("decoder_A.decoder" in normed)
+        if any(key.startswith("decoder_B.") for key in shapes):
             self.decoder_B = DecoderB()
         else:
             self.vaes = ("A",)
-        single = "projection.direction_net.0.weight" in state  # one for both
-        self.place = "projection." if single else r"projection.proj_\1."
-        self.projections = nn.ModuleDict()
-        if any(key.startswith("projection.") for key in state):
-            for vae in self.encoders:
-                prefix = "projection" if single else f"projection.proj_{vae}"
-                self.projections[vae] = Projection(state, prefix, config)
-
-    def projection(self, vae: str) -> Any:
-        return dict(self.projections.items()).get(vae)
-
-    @property
-    def names(self) -> dict[str, str]:
-        pattern = re.compile(r"projections\.(.)\.")
-        return {own: pattern.sub(self.place, own) for own in self.state_dict()}
-
-    @property
-    def left_out(self) -> dict[str, str]:
-        return {key: _reason(key, tensor) for key, tensor in self.kept.items()}
+        if f"{SINGLE}.0.weight" in shapes:  # one for both
+            self.projection: nn.Module = Projection(shapes, "projection", config)
+            self.projections = dict.fromkeys(self.encoders, self.projection)
+        elif any(key.startswith("projection.") for key in shapes):
+            made = {v: Projection(shapes, f"projection.proj_{v}", config) for v in self.encoders}
+            self.projection = nn.ModuleDict({f"proj_{v}": each for v, each in made.items()})
+            self.projections = made
 
 
-def _fill(model: Network, state: dict[str, Any]) -> None:
-    """Give `model` the tensors of `state`, if it has neither more nor fewer nor others."""
-    own = model.state_dict()
-    wanted = {file: own[key] for key, file in model.names.items()}
-    for key in [*wanted, *state]:
-        problem = _difference(state.get(key), wanted.get(key))
-        if not problem and key not in wanted:
-            known = model.layout not in ("v5.5", ALONE) and _reason(key, state[key])
-            problem = "" if known else "is not part of it"
-        if problem:
-            raise Misfit(f"{printable(key)} {problem}")
-    model.load_state_dict({key: state[file] for key, file in model.names.items()}, strict=True)
-    model.kept = {key: v.detach().clone() for key, v in state.items() if key not in wanted}
-
-
-def _reason(key: str, tensor: Tensor) -> str:
+def _reason(key: str, shape: tuple) -> str:
     """Why a tensor may be left out, or nothing."""
-    for begins, reason in LEFT_OUT:
-        if key.startswith(begins):
-            return reason
-    return "" if "." in key or tensor.numel() != 1 else "a running number of training"
+    number = "a running number of training" if "." not in key and math.prod(shape) == 1 else ""
+    return next((why for name, why in LEFT_OUT.items() if re.match(name, key)), number)
 
 
-def _difference(got: Any, want: Tensor | None) -> str:
+def _problem(got: Any, want: Tensor | None) -> str:
     """What is wrong with a tensor, as the end of a sentence; nothing if all is right."""
     if not isinstance(got, Tensor):
         return "is missing" if got is None else "is not a tensor"

@@ -124,26 +124,17 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.kept: dict[str, Tensor] = {}  # what else its file holds
+        self.left_out: dict[str, str] = {}  # why none of that is part of encoding or decoding
+        self.projections: dict[str, Any] = {}  # of latents into the ball, where it has them
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     @property
-    def names(self) -> dict[str, str]:
-        """The file's name of each tensor by its own."""
-        return {key: key for key in self.state_dict()}
-
-    @property
     def tensors(self) -> dict[str, Tensor]:
-        """Everything its file holds, by the file's names."""
-        names = self.names
-        return {names[key]: value for key, value in self.state_dict().items()} | self.kept
-
-    @property
-    def left_out(self) -> dict[str, str]:
-        """Which of `kept` is no part of encoding or decoding: all of it, each with its reason."""
-        return {}
+        """Everything its file holds, by name."""
+        return {**self.state_dict(), **self.kept}
 
     def encoder(self, vae: str) -> Encoder:
         return getattr(self, f"encoder_{_known(vae)}")
@@ -152,10 +143,6 @@ class Network(nn.Module):
         if _known(vae) not in self.vaes:
             raise InputError(f"encoder {vae} has no decoder in this layout ({self.layout}).")
         return getattr(self, f"decoder_{vae}")
-
-    def projection(self, vae: str) -> Any:
-        """What maps the latents of `vae` into the ball, where the layout has it: `Projection`."""
-        return None
 
     def last_layer(self, vae: str) -> nn.Linear:
         """The layer of a decoder that makes the logits."""

@@ -1,4 +1,4 @@
-"""The section of 2_benchmark on files of the original's: what one is, has, and claims."""
+"""The section of the pages on files of the original's: what one is, has, and claims."""
 
 from collections import Counter
 
@@ -9,52 +9,50 @@ from pandas.io.formats.style import Styler
 from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
-from ..metrics.lineage import CEILINGS, Lineage, lineage
-from ..metrics.measurement import Benchmark
-from ..metrics.results import Measured
-from .tables import GREY, left, number, with_interval, without
+from ..metrics.lineage import Lineage, lineage
+from ..metrics.observation import Measurement
+from .tables import GREY, VERDICT, ends, left, with_interval, without
 
 OURS = "This checkpoint is of our own layout: the original claims nothing of it."
-VERDICT = {"agrees": "color: #1a7f37", "differs": "color: #c1121f; font-weight: bold"}
+PRIOR = "by decoder A from N(0, I), as v5.5 meant it: this version defines none of its own"
+COLOURS = {"agrees": VERDICT["PASS"], "differs": VERDICT["FAIL"]}
 
 
-def of(p: Benchmark, loaded: checkpoints.Checkpoint) -> Lineage | None:
+def of(
+    loaded: checkpoints.Checkpoint, p: Measurement, claims: str = "", inherited_from: str = ""
+) -> Lineage | None:
     """What the lineage's own metrics say of a file of the original's; None for one of ours.
 
+    Args:
+        claims: path of a YAML file of name: number, claimed of it elsewhere.
+        inherited_from: path of a checkpoint whose tensors it may hold.
+
     Raises:
-        InputError: `p.claims` or `p.inherited_from` cannot be read, or a claim is no number.
+        InputError: one of these cannot be read, or a claim is no number.
     """
     if "imported" not in loaded.manifest:
         return None
-    claims = loaded.manifest.get("claims")
-    base = checkpoints.load(p.inherited_from).model if p.inherited_from else None
-    given = params.read_yaml(files.find(p.claims)) if p.claims else {}
+    base = checkpoints.load(inherited_from).model if inherited_from else None
+    given = params.read_yaml(files.find(claims)) if claims else {}
     for name, value in given.items():
         if type(value) not in (int, float):
-            raise InputError(f"{p.claims}: {name} is {value!r}, but a claim must be a number.")
-    claims = {**(claims if isinstance(claims, dict) else {}), **given}
-    return lineage(loaded.model, claims, base, p)
+            raise InputError(f"{claims}: {name} is {value!r}, but a claim must be a number.")
+    print("measuring by the lineage's own metrics")
+    return lineage(loaded.model, {**loaded.section("claims"), **given}, base, p)
 
 
 def section(found: Lineage | None) -> list[Markdown | Styler]:
-    """One sentence for a checkpoint of ours, else three tables."""
+    """One sentence for a checkpoint of ours, else three tables: what it is, has, and claims."""
     return [is_(found), has(found), claims(found)] if found else [Markdown(OURS)]
 
 
 def is_(found: Lineage) -> Styler:
     """What the file is, by its tensors."""
-    lines = {
-        "layout, by the tensors": found.layout,
-        "split": "not recorded: trained on all, perhaps",
-    }
-    for vae, rows in found.match.items():
-        for name, row in rows.items():
-            lines[f"exact match {vae} → {vae}, decoder given {name}"] = number(row.value)
-    if without(found.vaes):
-        lines["exact match B → B"] = without(found.vaes).removeprefix("VAE-B: ")
+    lines = {"layout, by the tensors": found.layout, "split": "none recorded: it may have seen all"}
+    lines |= {"generation": PRIOR} if without(found.vaes) else {}
     for vae, stated in found.stated.items():
-        for name in ("max_radius", "curvature"):
-            lines[f"{name} of projection {vae}"] = f"{stated[name]:g} ({stated[f'{name}_from']})"
+        for name, (value, source) in stated.items():
+            lines[f"{name} of projection {vae}"] = f"{value:g} ({source})"
     for reason, count in Counter(found.left_out.values()).items():
         lines[f"{count} tensors left out"] = reason
     if found.inherited:
@@ -63,43 +61,33 @@ def is_(found: Lineage) -> Styler:
 
 
 def has(found: Lineage) -> Styler:
-    """The lineage's metrics beside ceilings and floors; greyed where a floor reaches them."""
-    lines, good = [], []
-    for vae, rows in found.measured.items():
-        for name, row in rows.items():
-            if name.startswith("radius"):
-                continue
-            key, unit = name.removesuffix(" of mu"), "number"
-            cheap = {radii: number(at[key], unit) for radii, at in found.cheap.items()}
-            good.append(found.decides(name, vae))
-            lines.append({
-                "metric": name if good[-1] else f"{name} (alone decides nothing)",
-                "encoder": vae, "one draw (99.9 %)": with_interval(row, unit),
-                **{f"ceiling: {radii}": cheap.pop(radii) for radii in CEILINGS}, **cheap,
-                "untrained": " … ".join(number(end, unit) for end in found.untrained[key]),
-            })  # fmt: skip
-    return left(pd.DataFrame(lines)).apply(lambda column: ["" if g else GREY for g in good])
+    """Each metric beside its ceilings and floors; greyed where a floor reaches it."""
+    lines, grey = [], []
+    for name in [name for name in found.measured["A"] if "radius" not in name]:
+        unit, key = "share" if "exact" in name else "number", name.removesuffix(" of mu")
+        line, dull = {"metric": name}, {}
+        for vae, rows in found.measured.items():
+            cell = with_interval(rows[name], unit) if name in rows else without(found.vaes)
+            line[f"encoder {vae} (99.9 %)"] = cell.removeprefix("VAE-B: ")
+            decides = name in rows and found.decides(name, vae)
+            dull[f"encoder {vae} (99.9 %)"] = "" if decides else GREY
+        at = {what: ends(*row[key], unit) for what, row in found.beside.items() if key in row}
+        lines.append(line | dict.fromkeys(found.beside, "–") | at)
+        grey.append(dull)
+    return left(lines).apply(lambda _: pd.DataFrame(grey), axis=None)
 
 
 def claims(found: Lineage) -> Styler:
     """Every number that the file, or someone for it, claims, beside ours."""
-    frame = pd.DataFrame(
+    lines = [
         {
             "claim": row.name,
             "stored": f"{row.stored:.4g}",
-            "one draw, measured (99.9 %)": _span(row.measured),
+            "measured (99.9 %)": with_interval(row.measured, "number") if row.measured else "–",
             "verdict": row.verdict,
-            "as": row.definition,
+            "as, or why not": row.definition,
         }
         for row in found.claims
-    )
-    if frame.empty:
-        return left(pd.DataFrame({"claim": ["this file claims nothing of itself"]}))
-    return left(frame).map(lambda verdict: VERDICT.get(verdict, GREY), subset=["verdict"])
-
-
-def _span(row: Measured | None) -> str:
-    if row is None or row.value is None:
-        return "–"
-    exact = row.low == row.high
-    return f"{row.value:.4g}" + ("" if exact else f" ({row.low:.4g} … {row.high:.4g})")
+    ]
+    nothing = [{"claim": "this file claims nothing of itself", "verdict": ""}]
+    return left(lines or nothing).map(lambda said: COLOURS.get(said, GREY), subset=["verdict"])
