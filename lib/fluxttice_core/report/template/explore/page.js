@@ -181,7 +181,7 @@ function resetCoverage() {
   curves = MAPS.map(() => [[0, 0]]);
   $("verdict").textContent = "";
   $("why").hidden = chosen("how") === "argmax";
-  $("ours-name").textContent = `this VAE-${chosen("vae")}`;
+  $("ours-name").textContent = `VAE-${chosen("vae")}`;
   showCoverage();
 }
 
@@ -191,7 +191,7 @@ async function draw() {
     return;
   }
   resetCoverage();
-  const own = coverage, n = Number($("n").value), begun = performance.now();
+  const own = coverage, n = Number($("n").value);
   drawing = true;
   $("draw").textContent = "Stop";
   while (drawing && own === coverage && own.drawn < n) {
@@ -204,17 +204,17 @@ async function draw() {
   if (own !== coverage) return;
   drawing = false;
   $("draw").textContent = "Draw";
-  tellCoverage((performance.now() - begun) / 1000);
+  tellCoverage();
 }
 
-function tellCoverage(seconds) {
+function tellCoverage() {
   const [ours, untrained] = coverage.runs.map((run) => run.count), top = ceiling(coverage.drawn);
   const margin = 1.96 * spread(coverage.drawn);
-  const inside = Math.abs(ours - top) <= margin ? "as many as" : ours < top ? "fewer than" : "more than";
+  const more = ours < top ? "fewer than" : "more than";
+  const inside = Math.abs(ours - top) <= margin ? "as many as" : more;
   $("verdict").textContent =
-    `${say(coverage.drawn)} draws (${say(seconds, 1)} s): this network reached ${say(ours)} operations, ` +
-    `${inside} a perfect generator (${say(top)} ± ${say(margin)}); ` +
-    `the untrained one ${say(untrained)}.`;
+    `${say(coverage.drawn)} draws: this network reached ${say(ours)} operations, ${inside} a ` +
+    `perfect generator (${say(top)} ± ${say(margin)}); the untrained one ${say(untrained)}.`;
   MAPS.forEach((name, i) =>
     ($(name).ariaLabel = `Map of 19,683 operations, ${say(coverage.runs[i].count)} of them lit`));
 }
@@ -225,11 +225,13 @@ function showCoverage() {
   MAPS.forEach((name, i) => {
     const { seen, count } = coverage.runs[i], style = getComputedStyle($(name));
     const [red, green, blue] = style.color.match(/\d+/g), image = new ImageData(WIDE, HIGH);
-    const pixels = new Uint32Array(image.data.buffer), colour = (255 << 24) | (blue << 16) | (green << 8) | red;
+    const pixels = new Uint32Array(image.data.buffer);
+    const colour = (255 << 24) | (blue << 16) | (green << 8) | red;
     for (let index = 0; index < M; index++) pixels[index] = seen[index] * colour;
     $(name).getContext("2d").putImageData(image, 0, 0);
     $(`${name}-count`).textContent = say(count);
-    $(`${name}-share`).textContent = top ? `${say((100 * count) / top, 1)} % of the ceiling` : "press Draw";
+    $(`${name}-share`).textContent = top
+      ? `${say((100 * count) / top, 2)} % of the ceiling` : "press Draw";
     $(`${name}-line`).setAttribute("points", points(curves[i], n));
   });
   const steps = Array.from({ length: 101 }, (_, k) => [(k * n) / 100, ceiling((k * n) / 100)]);
@@ -275,4 +277,3 @@ matchMedia("(prefers-color-scheme: dark)").onchange = showCoverage;
 buildSliders();
 give(tableOf(Number(Object.keys(names).find((index) => names[index].startsWith("AND")))));
 resetCoverage();
-if (location.hash === "#drawn") draw();
