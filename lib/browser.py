@@ -17,10 +17,11 @@ from typing import Any
 
 import websocket
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --hide-scrollbars --remote-debugging-port=0"
-).split()
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
+    *("--hide-scrollbars", "--remote-debugging-port=0"),
+]
 WIDTH = 1120
 DRAWN = """new Promise((done) => {
   const look = () => (drawing ? setTimeout(look, 20) : done(coverage.runs.map((run) => run.count)));

@@ -2,7 +2,6 @@
 
 import json
 
-import browser
 import numpy as np
 import pytest
 import torch
@@ -11,11 +10,12 @@ from py_mini_racer import mini_racer
 from scipy import stats
 from test_lineage import STATES
 
+import browser
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics.coverage import indices
 from fluxttice_core.model.lineage import network_of
 from fluxttice_core.model.network import DualVAE, prior
-from fluxttice_core.model.operations import C, M, T, all_operations
+from fluxttice_core.model.operations import C, M, all_operations
 from fluxttice_core.model.streams import generator
 from fluxttice_core.report import explore
 
@@ -74,8 +74,8 @@ def test_every_argmax_is_that_of_the_library(engine, model, vae):
 def test_an_operation_has_the_same_number_and_equal_logits_mean_the_first(engine):
     assert engine("tableOf(12345)") == (all_operations()[12_345] + 1).tolist()
     assert engine("indexOf(tableOf(12345))") == 12_345
-    logits = [[0, 0, 0], [1, 1, 0], [0, 1, 1], [1, 0, 1]]
-    assert engine("Array.from(classes(logits))", logits=sum(logits, [])) == [0, 0, 1, 0]
+    logits = [*(0, 0, 0), *(1, 1, 0), *(0, 1, 1), *(1, 0, 1)]
+    assert engine("Array.from(classes(logits))", logits=logits) == [0, 0, 1, 0]
 
 
 def test_the_page_draws_from_the_distributions_that_it_names(engine):
