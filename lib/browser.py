@@ -24,7 +24,7 @@ FLAGS = [
 ]
 WIDTH = 1120
 DRAWN = """new Promise((done) => {
-  const look = () => (drawing ? setTimeout(look, 20) : done(coverage.runs.map((run) => run.count)));
+  const look = () => (workers.length ? setTimeout(look, 20) : done(runs.map((run) => run.count)));
   look();
 })"""  # in explore.html: what was counted, once the run of draws is at its end
 

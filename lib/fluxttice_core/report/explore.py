@@ -37,7 +37,7 @@ def page(loaded: Checkpoint) -> str:
     allowed = " ".join(map(_hash, (engine, script)))
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        "worker-src blob:; img-src data:; base-uri 'none'; form-action 'none'"
     )
     vaes = {vae: _vae(loaded.model, vae) for vae in loaded.model.vaes}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

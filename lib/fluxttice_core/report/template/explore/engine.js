@@ -191,23 +191,36 @@ function spread(n) {
   return Math.sqrt(M * empty + M * (M - 1) * both - (M * empty) ** 2);
 }
 
-/** One run of draws: the same latents through each of `decoders`, which count what they reach. */
+/** Draws of the prior, and the operations that they reach through one decoder. */
 class Coverage {
-  constructor(decoders, seed, categorical) {
-    this.latents = generator(seed, 2);
+  constructor(decoder, seed, categorical) {
+    this.decoder = decoder;
+    this.latents = generator(seed, 2); // of one seed, the same for every decoder
     this.dice = categorical ? generator(seed, 3) : undefined;
-    this.wide = decoders[0][0].shape[0];
-    this.drawn = 0;
-    this.runs = decoders.map((decoder) => ({ decoder, seen: new Uint8Array(M), count: 0 }));
+    this.seen = new Uint8Array(M);
+    this.count = this.drawn = 0;
   }
 
   draw(n) {
-    const z = normals(this.latents, n * this.wide);
-    for (const run of this.runs)
-      for (const index of decode(run.decoder, z, n, this.dice)) {
-        run.count += 1 - run.seen[index];
-        run.seen[index] = 1;
-      }
+    const z = normals(this.latents, n * this.decoder[0].shape[0]);
+    for (const index of decode(this.decoder, z, n, this.dice)) {
+      this.count += 1 - this.seen[index];
+      this.seen[index] = 1;
+    }
     this.drawn += n;
+  }
+}
+
+const FRAMES = 50, SLICE = 60; // frames of a run at least, milliseconds of one at most
+
+/** What a worker of the page does: n draws, and after every frame a word of how it stands. */
+async function count({ layers, untrained, seed, categorical, n }, post) {
+  const decoder = network(layers, untrained ? generator(seed, 1) : undefined);
+  const own = new Coverage(decoder, seed, categorical);
+  while (own.drawn < n) {
+    const goal = Math.min(n, own.drawn + Math.ceil(n / FRAMES)), until = Date.now() + SLICE;
+    while (own.drawn < goal && Date.now() < until) own.draw(Math.min(BATCH, goal - own.drawn));
+    post({ drawn: own.drawn, count: own.count, seen: own.seen });
+    if (own.drawn === goal) await new Promise((then) => setTimeout(then, 12)); // for the eye
   }
 }

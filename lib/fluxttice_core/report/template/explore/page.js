@@ -5,7 +5,6 @@ const { vaes, names } = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const VALUE = ["−1", "0", "+1"], COLOUR = ["var(--minus)", "var(--zero)", "var(--plus)"];
 const STEPS = 81; // places along a slider at which its latent is decoded
-const FRAMES = 50, SLICE = 35; // a run of draws: frames at least, and milliseconds of work in one
 const say = (n, digits = 0) =>
   n.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const TWO = { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "negative" };
@@ -162,82 +161,80 @@ function readTyped() {
 // --- The coverage --------------------------------------------------------------------------------
 
 const MAPS = ["ours", "untrained"], WIDE = 243, HIGH = 81; // pixel i is operation i
-let coverage, curves, drawing = false;
+const WORK = URL.createObjectURL(new Blob([
+  $("engine").textContent, "onmessage = ({ data }) => count(data, postMessage);",
+], { type: "text/javascript" }));
+let runs, workers = []; // of each map: how its run of draws stands, and who draws while it goes on
+
+function stop() {
+  workers.forEach((worker) => worker.terminate());
+  workers = [];
+  $("draw").textContent = "Draw";
+}
 
 function resetCoverage() {
-  drawing = false;
-  coverage = null;
-  const seed = $("seed").valueAsNumber, { decoder } = current();
-  const fine = Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32;
+  stop();
+  runs = MAPS.map(() => ({ drawn: 0, count: 0, seen: new Uint8Array(M), curve: [[0, 0]] }));
+  const seed = $("seed").valueAsNumber, fine = Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32;
   $("seed").ariaInvalid = String(!fine);
   $("draw").disabled = !fine;
-  $("draw").textContent = "Draw";
-  if (!fine) {
-    $("verdict").textContent = "The seed is a whole number from 0 to 4,294,967,295.";
-    return;
-  }
-  const beside = network(vaes[chosen("vae")].decoder, generator(seed, 1));
-  coverage = new Coverage([decoder, beside], seed, chosen("how") === "categorical");
-  curves = MAPS.map(() => [[0, 0]]);
-  $("verdict").textContent = "";
+  $("verdict").textContent = fine ? "" : "The seed is a whole number from 0 to 4,294,967,295.";
   $("why").hidden = chosen("how") === "argmax";
   $("ours-name").textContent = `VAE-${chosen("vae")}`;
   showCoverage();
 }
 
-async function draw() {
-  if (drawing) {
-    drawing = false; // and the run that is under way ends
-    return;
-  }
+function draw() {
+  if (workers.length) return stop();
   resetCoverage();
-  const own = coverage, n = Number($("n").value);
-  drawing = true;
+  const n = Number($("n").value), categorical = chosen("how") === "categorical";
+  const layers = vaes[chosen("vae")].decoder, seed = $("seed").valueAsNumber;
   $("draw").textContent = "Stop";
-  while (drawing && own === coverage && own.drawn < n) {
-    const goal = Math.min(n, own.drawn + Math.ceil(n / FRAMES)), until = performance.now() + SLICE;
-    while (own.drawn < goal && performance.now() < until) own.draw(Math.min(BATCH, goal - own.drawn));
-    curves.forEach((curve, i) => curve.push([own.drawn, own.runs[i].count]));
-    showCoverage();
-    await new Promise((then) => requestAnimationFrame(() => setTimeout(then)));
-  }
-  if (own !== coverage) return;
-  drawing = false;
-  $("draw").textContent = "Draw";
-  tellCoverage();
+  workers = MAPS.map((name, i) => {
+    const worker = new Worker(WORK);
+    worker.onmessage = ({ data }) => {
+      runs[i] = { ...data, curve: [...runs[i].curve, [data.drawn, data.count]] };
+      showMap(name, i);
+      if (runs.some(({ drawn }) => drawn < n)) return;
+      stop();
+      tellCoverage();
+    };
+    worker.postMessage({ layers, untrained: name === "untrained", seed, categorical, n });
+    return worker;
+  });
 }
 
 function tellCoverage() {
-  const [ours, untrained] = coverage.runs.map((run) => run.count), top = ceiling(coverage.drawn);
-  const margin = 1.96 * spread(coverage.drawn);
+  const [ours, untrained] = runs.map((run) => run.count), n = runs[0].drawn;
+  const top = ceiling(n), margin = 1.96 * spread(n);
   const more = ours < top ? "fewer than" : "more than";
   const inside = Math.abs(ours - top) <= margin ? "as many as" : more;
   $("verdict").textContent =
-    `${say(coverage.drawn)} draws: this network reached ${say(ours)} operations, ${inside} a ` +
+    `${say(n)} draws: this network reached ${say(ours)} operations, ${inside} a ` +
     `perfect generator (${say(top)} ± ${say(margin)}); the untrained one ${say(untrained)}.`;
   MAPS.forEach((name, i) =>
-    ($(name).ariaLabel = `Map of 19,683 operations, ${say(coverage.runs[i].count)} of them lit`));
+    ($(name).ariaLabel = `Map of 19,683 operations, ${say(runs[i].count)} of them lit`));
 }
 
 function showCoverage() {
-  if (!coverage) return;
-  const n = Number($("n").value), top = ceiling(coverage.drawn);
-  MAPS.forEach((name, i) => {
-    const { seen, count } = coverage.runs[i], style = getComputedStyle($(name));
-    const [red, green, blue] = style.color.match(/\d+/g), image = new ImageData(WIDE, HIGH);
-    const pixels = new Uint32Array(image.data.buffer);
-    const colour = (255 << 24) | (blue << 16) | (green << 8) | red;
-    for (let index = 0; index < M; index++) pixels[index] = seen[index] * colour;
-    $(name).getContext("2d").putImageData(image, 0, 0);
-    $(`${name}-count`).textContent = say(count);
-    $(`${name}-share`).textContent = top
-      ? `${say((100 * count) / top, 2)} % of the ceiling` : "press Draw";
-    $(`${name}-line`).setAttribute("points", points(curves[i], n));
-  });
+  const n = Number($("n").value);
   const steps = Array.from({ length: 101 }, (_, k) => [(k * n) / 100, ceiling((k * n) / 100)]);
   $("ceiling-line").setAttribute("points", points(steps, n));
   $("last").textContent = say(n);
   $("half").textContent = say(n / 2);
+  MAPS.forEach(showMap);
+}
+
+function showMap(name, i) {
+  const { drawn, count, seen, curve } = runs[i], share = (100 * count) / ceiling(drawn);
+  const [red, green, blue] = getComputedStyle($(name)).color.match(/\d+/g);
+  const image = new ImageData(WIDE, HIGH), pixels = new Uint32Array(image.data.buffer);
+  const colour = (255 << 24) | (blue << 16) | (green << 8) | red;
+  for (let index = 0; index < M; index++) pixels[index] = seen[index] * colour;
+  $(name).getContext("2d").putImageData(image, 0, 0);
+  $(`${name}-count`).textContent = say(count);
+  $(`${name}-share`).textContent = drawn ? `${say(share, 2)} % of the ceiling` : "press Draw";
+  $(`${name}-line`).setAttribute("points", points(curve, Number($("n").value)));
 }
 
 /** Draws and operations → places in the chart's frame of 600 × 180. */
