@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Where Python is told to keep no bytecode, every process compiles torch anew: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help report test lint bench evidence controls power lab keygen lock
+.PHONY: help report test lint bench evidence controls power picture lab keygen lock
 .DEFAULT_GOAL := report
 
 help:  ## this list
@@ -41,6 +41,9 @@ controls: .venv/ready  ## measure what stands beside every model, into reports/c
 
 power: .venv/ready  ## which defects the gates of certification find, into reports/power.csv
 	@$(BIN)/fluxttice power
+
+picture: .venv/ready  ## README's picture, taken from the published explore.html by Chromium
+	@$(BIN)/python lib/browser.py
 
 lab: .venv/ready  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks

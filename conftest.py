@@ -14,6 +14,7 @@ import pytest
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 OUTCOMES: dict[str, pytest.TestReport] = {}
+NOT_CHECKED = "not checked"  # record_property: why a test could not check what it is for
 COLLECTED: set[str] = set()  # node ids
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for the kernels it starts
@@ -74,5 +75,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name, report in OUTCOMES.items():
+        for kind, why in report.user_properties:
+            if kind == NOT_CHECKED:
+                terminalreporter.write_line(f"NOT CHECKED {name}: {why}", yellow=True)
     for line in _not_green():
         terminalreporter.write_line(f"NOT GREEN {line}", red=True)

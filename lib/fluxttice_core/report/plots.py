@@ -202,13 +202,19 @@ def learning_curve(curve: pd.DataFrame) -> Figure:
     return figure
 
 
-def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
-    """The table 0 … 0, with one active latent at a time moved by ∓`step`: a column a latent, in
-    the order of the trits they tell most of. Where a latent owns a trit, one entry changes."""
+def active_latents(model: Network, vae: str) -> list[int]:
+    """Latents whose posterior mean varies, in the order of the trits they tell most of; [0] if none
+    does."""
     mu, ops = model.encode(all_operations(), vae), all_operations().float()
     spread = (mu - mu.mean(0)).T @ (ops - ops.mean(0))  # (D, T)
     active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE] or [0]
-    active.sort(key=lambda j: int(spread[j].abs().argmax()))
+    return sorted(active, key=lambda j: int(spread[j].abs().argmax()))
+
+
+def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
+    """The table 0 … 0, with one active latent at a time moved by ∓`step`: a column a latent.
+    Where a latent owns a trit, one entry changes."""
+    active = active_latents(model, vae)
     start = model.encode([[0] * T], vae)
     figure, grid = _grid(3, len(active), 0.95 * len(active) + 0.6, 3.4)
     for column, j in enumerate(active):
