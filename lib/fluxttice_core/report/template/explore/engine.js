@@ -211,7 +211,7 @@ class Coverage {
   }
 }
 
-const FRAMES = 50, SLICE = 60; // frames of a run at least, milliseconds of one at most
+const FRAMES = 40, SLICE = 100; // frames of a run at least, milliseconds of one at most
 
 /** What a worker of the page does: n draws, and after every frame a word of how it stands. */
 async function count({ layers, untrained, seed, categorical, n }, post) {
