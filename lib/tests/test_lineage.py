@@ -289,6 +289,9 @@ NO_NETWORK = {
     "two of its tensors have the same name": {
         "model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}
     },
+    "projection.proj_B.manifold.isp_c is missing": {
+        "model": {k: v for k, v in STATES["v5.11.11 and later"][0].items() if "B.manifold" not in k}
+    },
     "come to more than the file holds": {
         "model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))
     },
@@ -478,6 +481,7 @@ def test_what_floors_reach_decides_nothing():
 
     assert decides(-0.81) and decides(-0.81, "hierarchy of mu")
     assert not decides(-0.79) and not decides(0.9)
+    assert not decides(1.0, "exact match from the tangent path")  # there is nothing to compare with
 
 
 # --- The section of the pages and of the certificate ---

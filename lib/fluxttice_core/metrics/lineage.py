@@ -72,11 +72,12 @@ class Lineage(Record):
     inherited: list[str]
 
     def decides(self, name: str, vae: str) -> bool:
-        """Is the whole interval beyond all that stands beside it, but the ceilings?"""
+        """Is the whole interval beyond all that stands beside it, but the ceilings? (Some must.)"""
         key, sign = ("hierarchy", -1) if name.startswith("hierarchy") else (name, 1)
         floors = [at.get(key, ()) for what, at in self.beside.items() if "ceiling" not in what]
         row = self.measured[vae][name]
-        return min(sign * row.low, sign * row.high) > max(sign * end for end in chain(*floors))
+        reached = max((sign * end for end in chain(*floors)), default=np.inf)
+        return min(sign * row.low, sign * row.high) > reached
 
 
 def lineage(
