@@ -289,6 +289,9 @@ NO_NETWORK = {
     "two of its tensors have the same name": {
         "model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}
     },
+    "projection.proj_B.manifold.isp_c is missing": {
+        "model": {k: v for k, v in STATES["v5.11.11 and later"][0].items() if "B.manifold" not in k}
+    },
     "come to more than the file holds": {
         "model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))
     },
@@ -478,6 +481,7 @@ def test_what_floors_reach_decides_nothing():
 
     assert decides(-0.81) and decides(-0.81, "hierarchy of mu")
     assert not decides(-0.79) and not decides(0.9)
+    assert not decides(1.0, "exact match from the tangent path")  # there is nothing to compare with
 
 
 # --- The section of the pages and of the certificate ---
@@ -490,11 +494,11 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     inherited = [k for k in state if k.startswith(("encoder_A.", "decoder_A."))]
     state = STATES["v5.12 to v5.12.4 plain"][0] | {k: state[k] for k in inherited}
     claims = {"Q": 9.0, "epoch": 3, "best_Q": 2.0, "loss": math.inf}
-    (given := tmp_path / "claims.yaml").write_text("coverage: 0.5")
+    (given := tmp_path / "claims.yaml").write_text("Q: 1.96")
     file = loaded(tmp_path, {"model_state_dict": state, **claims})
     found = page.of(file, P, str(given), str(base))
     assert found.inherited == inherited
-    assert [row.name for row in found.claims] == ["Q", "best_Q", "coverage"]
+    assert [row.name for row in found.claims] == ["Q", "best_Q", "Q, claimed elsewhere"]
     assert [row.verdict for row in found.claims] == ["differs", "cannot be recomputed", "differs"]
     text = "".join(shown.to_html() for shown in page.section(found))
     words = "encoder B has no decoder in this layout|none recorded|0.95|best_Q|differs|assumed|" + (
@@ -503,8 +507,8 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     assert [
         word for word in (*words.split("|"), page.PRIOR, inherited[0]) if word not in text
     ] == []
-    given.write_text("coverage: all")
-    with pytest.raises(InputError, match="coverage is 'all', but a claim must be a number"):
+    given.write_text("Q: all")
+    with pytest.raises(InputError, match="Q is 'all', but a claim must be a number"):
         page.of(file, P, str(given))
     assert metrics.Lineage.model_validate_json(found.to_json(), strict=True) == found
 

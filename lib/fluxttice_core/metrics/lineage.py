@@ -25,6 +25,7 @@ from .reconstruction import drawn, posterior, right_trits
 from .results import Measured, Record, exact
 
 OPERATIONS, PAIRS, TRIPLETS = 1_000, 2_000, 100_000  # drawn for D2 and D3; for D1; for triplets
+GIVEN = "claimed elsewhere"
 SETTINGS = re.compile(r"epoch|lambda\d|rho|phase|tau|grad_.*")  # numbers, but measures of nothing
 MEANT = {  # a claim's name, "_" where A or B follows: its metrics, the likeliest first
     "coverage": ("exact match from mu", "exact match from the tangent path"),
@@ -71,11 +72,12 @@ class Lineage(Record):
     inherited: list[str]
 
     def decides(self, name: str, vae: str) -> bool:
-        """Is the whole interval beyond all that stands beside it, but the ceilings?"""
+        """Is the whole interval beyond all that stands beside it, but the ceilings? (Some must.)"""
         key, sign = ("hierarchy", -1) if name.startswith("hierarchy") else (name, 1)
         floors = [at.get(key, ()) for what, at in self.beside.items() if "ceiling" not in what]
         row = self.measured[vae][name]
-        return min(sign * row.low, sign * row.high) > max(sign * end for end in chain(*floors))
+        reached = max((sign * end for end in chain(*floors)), default=np.inf)
+        return min(sign * row.low, sign * row.high) > reached
 
 
 def lineage(
@@ -224,12 +226,14 @@ def compare(
     likeliest. A claim agrees inside the interval, give or take 1e-6.
 
     Args:
-        claims: name → number; a part "metrics" counts as if it stood outside, and of a "_history"
-            its last number counts.
+        claims: name → number, of a "_history" the last; so in its part "metrics", and in GIVEN.
         measured: `measure` of each encoder.
     """
-    inner, rows = claims.get("metrics"), []
-    for name, stored in {**claims, **(inner if isinstance(inner, dict) else {})}.items():
+    rows, parts = [], [(claims, ""), (claims.get("metrics"), ""), (claims.get(GIVEN), f", {GIVEN}")]
+    found = [(part.items(), told) for part, told in parts if isinstance(part, dict)]
+    for name, stored, told in [
+        (name, value, told) for items, told in found for name, value in items
+    ]:
         if name.endswith("_history") and isinstance(stored, list) and stored:
             stored = stored[-1]
         if type(stored) not in (int, float) or abs(stored) >= 1e300 or SETTINGS.fullmatch(name):
@@ -244,6 +248,6 @@ def compare(
         why = "the best so far: of other weights, perhaps" if best else "its data or draws are lost"
         definition = next(iter([*fits, *ours]), why)
         verdict = "agrees" if fits else "differs" if ours else "cannot be recomputed"
-        found = {"measured": ours.get(definition), "verdict": verdict, "definition": definition}
-        rows.append(Claim(name=name, stored=stored, **found))
+        row = {"measured": ours.get(definition), "verdict": verdict, "definition": definition}
+        rows.append(Claim(name=f"{name}{told}", stored=stored, **row))
     return rows

@@ -9,7 +9,7 @@ from pandas.io.formats.style import Styler
 from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
-from ..metrics.lineage import Lineage, lineage
+from ..metrics.lineage import GIVEN, Lineage, lineage
 from ..metrics.observation import Measurement
 from .tables import GREY, VERDICT, ends, left, with_interval, without
 
@@ -38,7 +38,7 @@ def of(
         if type(value) not in (int, float):
             raise InputError(f"{claims}: {name} is {value!r}, but a claim must be a number.")
     print("measuring by the lineage's own metrics")
-    return lineage(loaded.model, {**loaded.section("claims"), **given}, base, p)
+    return lineage(loaded.model, {**loaded.section("claims"), GIVEN: given}, base, p)
 
 
 def section(found: Lineage | None) -> list[Markdown | Styler]:
