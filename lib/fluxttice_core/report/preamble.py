@@ -3,6 +3,7 @@ And the last one, which alone makes a run complete."""
 
 import ast
 import html
+import logging
 import signal
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def _watch(step: str, run: Path) -> None:
     _running[step] = run
     status.hold(run)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a task that ends with the kernel
     get_ipython().events.register("post_run_cell", _after_cell)
     _say(run, "running", "This page is of a run that has not come to its end.")
 

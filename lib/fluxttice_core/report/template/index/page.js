@@ -15,16 +15,16 @@ function number(value, unit) {
   return (100 * value).toFixed(decimals) + "%";
 }
 
-/** The interval, or that nothing was drawn. */
-function interval([value, low, high], unit) {
+/** The interval, or that nothing was drawn. A figure is [value, low, high]; an exact one [value]. */
+function interval([value, low = value, high = value], unit) {
   if (value === null) return "";
   return low === high ? "exact" : `${number(low, unit)} … ${number(high, unit)}`;
 }
 
-/** Whether two figures [value, low, high] differ by more than both intervals: they are disjoint. */
-function disjoint(a, b) {
-  if (a[0] === null || b[0] === null) return a[0] !== b[0];
-  return a[1] > b[2] || b[1] > a[2];
+/** Whether two figures differ by more than both intervals: they are disjoint. */
+function disjoint([a, aLow = a, aHigh = a], [b, bLow = b, bHigh = b]) {
+  if (a === null || b === null) return a !== b;
+  return aLow > bHigh || bLow > aHigh;
 }
 
 /** Every figure and every parameter in which two rows differ, and how many figures both have. */
@@ -82,7 +82,7 @@ function scales(data) {
     for (const figures of Object.values(row.figures))
       for (const metric of Object.keys(data.headlines))
         if (figures[metric] && figures[metric][0] !== null)
-          see(metric, figures[metric][1], figures[metric][2]);
+          see(metric, figures[metric][0], figures[metric][0]);
   for (const band of Object.values(data.bands))
     for (const metrics of Object.values(band))
       for (const metric of Object.keys(data.headlines))
@@ -137,7 +137,7 @@ function page(data) {
       .map(([step, state]) => `${step} ${state}`).join(", ");
     return element("tr", { "data-state": row.state },
       element("td", {}, box),
-      element("td", {}, row.date),
+      element("td", {}, row.date.slice(0, 10), element("small", {}, row.date.slice(11))),
       element("th", { scope: "row" }, element("a", { href: `${row.run}/` }, row.name),
         element("small", {}, ...links)),
       element("td", {}, element("span", { class: row.state }, row.state),
@@ -175,7 +175,7 @@ function page(data) {
   function compared(...pair) {
     const [a, b] = sorted(pair, "run", false), found = compare(a, b);
     const said = ([...figure], unit) => [number(figure[0], unit),
-      element("small", {}, interval(figure, unit))];
+      " ", element("small", {}, `(${interval(figure, unit)})`)];
     const table = (caption, rows) => {
       if (!rows.length) return element("p", {}, `${caption}: none.`);
       const head = ["", `${a.date} ${a.name}`, `${b.date} ${b.name}`];
