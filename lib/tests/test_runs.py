@@ -70,7 +70,7 @@ class Job:
                 break
             time.sleep(0.1)
         assert not self.others()
-        self.temporary.rmdir()  # is empty
+        assert not list(self.temporary.rglob("*"))
         assert not list(self.reports.glob("*/*/.*")), "a draft stayed behind"
         assert self.process.returncode == 1 and error.count("\n") == 1, error
         return error
@@ -130,7 +130,7 @@ ENDS = {
                       "1_train was interrupted: its output cannot be written (Broken pipe).",
                       "interrupted"),
     "a deleted folder": (lambda running: shutil.rmtree(running.folder),
-                         "No such file or directory", None),
+                         "was moved or deleted.", None),
 }  # fmt: skip
 
 

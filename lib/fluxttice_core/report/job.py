@@ -163,7 +163,7 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
     """
     folder = Path(run_dir)
     target, draft = folder / f"{notebook}.ipynb", folder / f".{notebook}.running.ipynb"
-    said = _Said()
+    said = _Said(folder)
     try:
         said.write(f"\n── {notebook} → {files.shown(folder)}\n")
         execute_quietly(notebook, parameters, draft, said)
@@ -186,17 +186,22 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
 
 
 class _Said:
-    """Standard output, where a reader that has gone away (`| head`) is an interrupt at once;
-    papermill would notice an error here only at the end of the cell."""
+    """Standard output, where the end of a reader (`| head`) or of the run folder is an interrupt
+    at once; papermill would notice at the end of the cell, and saved weights make a new folder."""
 
-    why = ""
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.why = folder, ""
+        self.place = folder.stat()
 
     def write(self, text: str) -> None:
         try:
             print(text, end="", flush=True)
         except OSError as error:
             self.why = f": its output cannot be written ({error.strerror})"
-            raise KeyboardInterrupt from None
+        if not (self.folder.exists() and os.path.samestat(self.folder.stat(), self.place)):
+            self.why = f": {self.folder} was moved or deleted"
+        if self.why:
+            raise KeyboardInterrupt
 
     def flush(self) -> None:
         """Every write is."""
@@ -211,8 +216,8 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
     temporary files, too, so that one that is killed leaves no key behind. An interrupted kernel
     has a minute to write the weights that training had selected.
     """
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # "Kernel died" is said by `execute`
+    for name in ("papermill", "traitlets", "asyncio"):  # what they say of an end, `execute` says
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _temporary(folder):
         sockets = {"transport": "ipc", "ip": str(Path(folder, "kernel")), "shutdown_wait_time": 60}
         papermill.execute_notebook(
