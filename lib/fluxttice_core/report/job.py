@@ -88,8 +88,9 @@ def _steps(folder: Path, values: dict[str, dict], done: dict[str, State]) -> Non
                 execute(NOTEBOOKS[step], given, given["run_dir"])
                 steps[step] = "complete"
             except OSError as error:
-                place = error.filename or folder
-                problems.append(f"{NOTEBOOKS[step]} stopped: {place}: {error.strerror}.")
+                why = f"{error.filename or folder}: {error.strerror or error}"
+                why = why if folder.is_dir() else f"{folder} was moved or deleted"
+                problems.append(f"{NOTEBOOKS[step]} stopped: {why}.")
             except InputError as error:
                 problems.append(str(error))
             if problems and (step == "train" or not folder.is_dir()):
