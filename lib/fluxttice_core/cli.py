@@ -58,7 +58,8 @@ def _open() -> None:
     from .report import index
 
     index.write()
-    webbrowser.open(index.path().as_uri())
+    print(files.shown(index.path()))
+    webbrowser.open(index.path().resolve().as_uri())
 
 
 def _verify(path: str, quick: bool, public_key: str | None) -> None:

@@ -19,23 +19,22 @@ from fluxttice_core.errors import InputError
 from fluxttice_core.report import job, status
 
 FLUXTTICE = Path(sys.executable).with_name("fluxttice")
-SMALL = {"epochs": 2, "keep_every": 1, "min_score": 0, "batch_size": 4096, "prior_size": 512,
+SMALL = {"epochs": 500, "keep_every": 1, "min_score": 0, "batch_size": 4096, "prior_size": 512,
          "settle_steps": 10}  # fmt: skip
 
 
 class Job:
     """`fluxttice report` of a small training in a process of its own, with all it starts."""
 
-    def __init__(self, folder: Path, *words: str, **changes: object) -> None:
+    def __init__(self, folder: Path) -> None:
         self.temporary = Path(tempfile.mkdtemp())  # short, or sockets in it have no room
         self.reports = folder / "reports"
-        values = params.read_yaml(files.root() / "params" / "train.yaml") | SMALL | changes
+        values = params.read_yaml(files.root() / "params" / "train.yaml") | SMALL
         files.record_params(folder, "train", values)
-        self.environment = {**os.environ, "TMPDIR": str(self.temporary),
-                            "FLUXTTICE_REPORTS": str(self.reports)}  # fmt: skip
+        places = {"TMPDIR": str(self.temporary), "FLUXTTICE_REPORTS": str(self.reports)}
         self.process = subprocess.Popen(
-            [FLUXTTICE, "report", "--train", folder / "train.params.yaml", *words],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment,
+            [FLUXTTICE, "report", "--train", folder / "train.params.yaml"], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | places,
         )  # fmt: skip
 
     @property
@@ -77,69 +76,63 @@ class Job:
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Starts jobs, and ends them whatever the test comes to."""
-    started = []
-
-    def go(*words, **changes):
-        started.append(Job(tmp_path, *words, **changes))
-        return started[-1]
-
-    yield go
-    for each in started:
-        for process in [each.process, *each.others()]:
-            process.kill()
+def running(tmp_path):
+    """A job in the middle of its training, ended whatever the test comes to."""
+    job = Job(tmp_path)
+    job.until("selected:")
+    yield job
+    for process in [job.process, *job.others()]:
+        process.kill()
 
 
-def banner(folder: Path, state: str, notebook: str = "1_train") -> bool:
-    """Whether page and notebook say on top what they are of."""
-    book = nbformat.read(folder / f"{notebook}.ipynb", as_version=4)
-    page = (folder / f"{notebook}.html").read_text("utf-8")
-    return f"{state}.</b>" in book.cells[0].source and f"{state}.</b>" in page
+def kernel(running: Job) -> psutil.Process:
+    return next(p for p in running.others() if "ipykernel_launcher" in " ".join(p.cmdline()))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_keeps_weights_and_page_says_so_and_goes_on(start, number):
-    ended = start(epochs=500)
-    ended.until("selected:")
-    while not (ended.folder / "epochs" / "epoch-001").exists():
-        time.sleep(0.1)
-    with pytest.raises(InputError, match="being run now, by another process"):
-        job.run("", "", "", resume=str(ended.folder))
-    assert status.read(ended.folder).state == "running"
-    ended.process.send_signal(number)
-    assert "1_train was interrupted. make report RESUME=" in ended.said()
-    found = status.read(ended.folder)
-    assert (found.state, found.steps) == ("interrupted", {"train": "interrupted"})
-    assert checkpoints.load(ended.folder / "checkpoint").epoch >= 1
-    assert banner(ended.folder, "Interrupted")
-    cells = nbformat.read(ended.folder / "1_train.ipynb", as_version=4).cells
-    states = [cell.metadata.papermill.status for cell in cells[1:]]
-    assert states.count("failed") == 1 and states[-1] == "pending"
-    assert "Interrupted" not in (ended.reports / "index.html").read_text("utf-8")
-    assert '"state":"interrupted"' in (ended.reports / "index.html").read_text("utf-8")
-
-
-def kill_the_kernel(running: Job) -> None:
-    next(p for p in running.others() if "ipykernel_launcher" in " ".join(p.cmdline())).kill()
-
-
-ENDS = {
-    "a dead kernel": (kill_the_kernel, "1_train stopped: its kernel died.", "failed"),
+ENDS = {  # how it is ended, what it says, and what the folder then says
+    "SIGTERM": (lambda running: running.process.terminate(),
+                "1_train was interrupted. make report RESUME=", "interrupted"),
+    "Ctrl-C": (lambda running: running.process.send_signal(signal.SIGINT),
+               "1_train was interrupted. make report RESUME=", "interrupted"),
     "a closed pipe": (lambda running: running.process.stdout.close(),
-                      "1_train was interrupted: its output cannot be written (Broken pipe).",
-                      "interrupted"),
+                      "interrupted: its output cannot be written (Broken pipe).", "interrupted"),
+    "a dead kernel": (lambda running: kernel(running).kill(),
+                      "1_train stopped: its kernel died.", "failed"),
     "a deleted folder": (lambda running: shutil.rmtree(running.folder),
                          "was moved or deleted.", None),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("end, sentence, state", ENDS.values(), ids=ENDS)
-def test_whatever_ends_a_run_is_one_sentence_and_leaves_nothing_behind(start, end, sentence, state):
-    running = start(epochs=500)
-    running.until("selected:")
+def test_whatever_ends_a_run_is_one_sentence_and_leaves_what_it_had_alone(
+    running, end, sentence, state
+):
+    while not (running.folder / "epochs" / "epoch-000").exists():
+        time.sleep(0.1)
+    with pytest.raises(InputError, match="being run now, by another process"):
+        job.run("", "", "", resume=str(running.folder))
+    assert status.read(running.folder).state == "running"
     end(running)
     assert sentence in running.said()
-    if state:
-        assert status.read(running.folder).state == state
-        assert banner(running.folder, state.title())
+    if state is None:
+        return
+    found = status.read(running.folder)
+    assert (found.state, found.steps) == (state, {"train": state})
+    assert f'"state":"{state}"' in (running.reports / "index.html").read_text("utf-8")
+    assert f"{state.title()}.</b>" in (running.folder / "1_train.html").read_text("utf-8")
+    cells = nbformat.read(running.folder / "1_train.ipynb", as_version=4).cells
+    assert f"{state.title()}.</b>" in cells[0].source
+    states = [cell.metadata.papermill.status for cell in cells[1:]]
+    assert states.count("failed") == 1 and states[-1] == "pending"
+    if state == "interrupted":
+        assert checkpoints.load(running.folder / "checkpoint").epoch is not None
+
+
+def test_a_killed_job_reads_as_interrupted(running):
+    """Nobody is left to write it, but nobody holds the folder either."""
+    running.process.kill()
+    running.process.wait()
+    while running.others():
+        time.sleep(0.1)
+    assert status.stored(running.folder).state == "running"
+    assert status.read(running.folder).state == "interrupted"

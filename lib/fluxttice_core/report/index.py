@@ -36,11 +36,6 @@ def path() -> Path:
     return files.reports_folder() / "index.html"
 
 
-def holds(run: Path) -> bool:
-    """Whether `run` is a folder whose pages find the index two floors above."""
-    return run.resolve().parent.parent == files.reports_folder().resolve()
-
-
 def write() -> None:
     """Write the page anew, newest run first. What is damaged is named here and on the page."""
     reports, old = files.reports_folder(), _earlier()

@@ -115,20 +115,22 @@ def _watch(step: str, run: Path) -> None:
 
 def _after_cell(result: Any) -> None:
     error = result.error_in_exec
-    if error is not None and _running:
-        state: State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        for run in _running.values():
-            _say(run, state, f"{type(error).__name__}: {error}")
+    for step, run in _running.items() if error else ():
+        if isinstance(error, KeyboardInterrupt):
+            _say(run, "interrupted", f"{step} was interrupted.")
+        else:
+            _say(run, "failed", f"{step} stopped: {type(error).__name__}: {error}")
 
 
 def _say(run: Path, state: State, reason: str = "") -> None:
     """Change the banner below the first call and, where no job keeps it, the folder's status."""
     from IPython.display import HTML, display
 
-    link = '<a href="../../index.html">All runs</a>' if index.holds(run) else ""
+    mine = status.hold(run)
+    link = "" if mine else '<a href="../../index.html">All runs</a>'  # a job puts the page there
     shown = HTML(banner(state, reason, link))
     display(shown, display_id="fluxttice", update=state != "running")
-    if status.hold(run):
+    if mine:
         status.write(run, state, dict.fromkeys(_running, state), reason)
         index.write()
 
