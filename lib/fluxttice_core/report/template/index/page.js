@@ -92,7 +92,7 @@ function scales(data) {
 }
 
 function page(data) {
-  const CHUNK = 50;
+  const CHUNK = 25;
   const at = (id) => document.getElementById(id);
   const ends = scales(data), chosen = [];
   let shown = [], column = "date", down = true, waiting = 0;
