@@ -5,6 +5,7 @@ BENCHMARK ?= params/benchmark.yaml
 CERTIFY ?= params/certify.yaml
 CHECKPOINT ?=
 NAME ?= report
+RESUME ?=
 JOBS ?= logical
 UPGRADE ?=
 BIN := .venv/bin
@@ -12,15 +13,18 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Where Python is told to keep no bytecode, every process compiles torch anew: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help report test lint bench evidence controls power picture lab keygen lock
+.PHONY: help report open test lint bench evidence controls power picture lab keygen lock
 .DEFAULT_GOAL := report
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-report: .venv/ready  ## train, benchmark and certify into reports/ (CHECKPOINT=… measures that instead)
+report: .venv/ready  ## train, benchmark and certify into reports/ (CHECKPOINT=… measures that, RESUME=… goes on)
 	@$(BIN)/fluxttice report --train "$(TRAIN)" --benchmark "$(BENCHMARK)" --certify "$(CERTIFY)" \
-		--checkpoint "$(CHECKPOINT)" --name "$(NAME)"
+		--checkpoint "$(CHECKPOINT)" --name "$(NAME)" --resume "$(RESUME)"
+
+open: .venv/ready  ## show all runs in the browser
+	@$(BIN)/fluxttice open
 
 # Tests side by side, a file each, and one thread each: two threads on a shared core wait in turns.
 test: lint  ## lint, unit tests, and the notebooks under nbval (JOBS=… side by side)

@@ -1,7 +1,10 @@
 """The `fluxttice` command. A user's mistake is one sentence on standard error and exit code 1."""
 
 import argparse
+import os
+import signal
 import sys
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,25 +20,46 @@ from .metrics.gates import Certify
 def main(argv: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(argv))
     run, extra = options.pop("run"), options.pop("extra")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # is Ctrl-C: everything is tidied up
     try:
         run(**options)
+        sys.stdout.flush()
         return 0
     except InputError as error:
         said = str(error)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "interrupted."
+    except BrokenPipeError:
+        said = "its output was closed before the end."
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if not extra or missing == "fluxttice_core":
             raise
         said = f"{missing} is not installed: pip install 'fluxttice[{extra}]'."
     print(f"fluxttice: {said}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # else Python complains of it once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 
 def _report(**options: str) -> None:
     """train, benchmark and certify into a dated folder"""
-    from .report import job  # papermill takes a second to import
+    from .report import index, job  # papermill takes a second to import
 
-    print(f"\nDone: open the .html files in\n{files.shown(job.run(**options))}")
+    folder = job.run(**options)
+    print("\nDone: every run, and the .html files of this one, are in")
+    print(files.shown(index.path()), files.shown(folder), sep="\n")
+
+
+def _open() -> None:
+    """show all runs in the browser"""
+    from .report import index
+
+    index.write()
+    print(files.shown(index.path()))
+    webbrowser.open(index.path().resolve().as_uri())
 
 
 def _verify(path: str, quick: bool, public_key: str | None) -> None:
@@ -115,6 +139,8 @@ ONE = "measure this one and train none (default: the one that is trained)"
 CHECKPOINT = _argument("--checkpoint", ONE, default="", metavar="PATH")
 LAST = "last part of the folder's name (default: %(default)s)"
 NAME = _argument("--name", LAST, default="report")
+GO_ON = "go on with this run, by its own parameters (default: a new run)"
+RESUME = _argument("--resume", GO_ON, default="", metavar="FOLDER")
 LESS = "check what was signed and measure nothing (default: measure every gate again)"
 QUICK = _argument("--quick", LESS, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
@@ -122,7 +148,8 @@ PLACE = _argument("path", "where to (default: in ~/.config/fluxttice)", nargs="?
 
 # Command → the extra that it needs, and its arguments. Its help is the docstring.
 COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
-    _report: ("report", TRAIN | BENCHMARK | CERTIFY | CHECKPOINT | NAME),
+    _report: ("report", TRAIN | BENCHMARK | CERTIFY | CHECKPOINT | NAME | RESUME),
+    _open: ("report", {}),
     _verify: ("sign", _argument("path", "its folder") | QUICK | KEY),
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
     _evidence: ("report", {}),

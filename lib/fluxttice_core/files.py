@@ -38,15 +38,15 @@ def find(path: str | Path) -> Path:
     return path if path.is_absolute() or path.exists() else root() / path
 
 
-def existing(path: str | Path) -> Path:
-    """The existing file or folder that `path` means, or an InputError."""
+def existing(path: str | Path, what: str = "checkpoint") -> Path:
+    """The existing file or folder that `path` means, or an InputError that says `what` it is."""
     if not str(path).strip():
         raise InputError("checkpoint is empty: give the path of a checkpoint folder or a .pt file.")
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, a null byte, no user
         place = find(path)
         if place.exists():
             return place
-    raise InputError(f"No checkpoint at {path}: there is no such file or folder.")
+    raise InputError(f"No {what} at {path}: there is no such file or folder.")
 
 
 def read_file(path: Path, links: bool = False) -> bytes:
@@ -138,7 +138,7 @@ def run_folder(run_dir: str, name: str) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             day.mkdir(parents=True, exist_ok=True)
-            folder = _fresh(day / f"{now:%H%M%S}-{name}")
+            folder = fresh(day / f"{now:%H%M%S}-{name}")
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # the latter two: a path that is none
@@ -149,7 +149,8 @@ def run_folder(run_dir: str, name: str) -> Path:
         ) from None
 
 
-def _fresh(wanted: Path) -> Path:
+def fresh(wanted: Path) -> Path:
+    """A new folder of that name, or with -2, -3, … behind it."""
     folder, attempt = wanted, 1
     while True:
         with contextlib.suppress(FileExistsError):

@@ -26,12 +26,13 @@ def code(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_parameters_cell_holds_literals_and_the_next_makes_the_one_preamble_call(name):
+def test_the_parameters_cell_holds_literals_and_the_preamble_is_called_next_and_last(name):
     cell, following = cells(name, "code")[:2]
     assert cell.metadata.tags == ["parameters"] and cell.source.startswith("# parameters\n")
     own = literals(cell)
     calls = re.findall(r"preamble\.(\w+\(.*?\))", code(name))
-    assert calls == [BEGIN[name]] and calls[0] in following.source
+    assert calls == [BEGIN[name], "end(run)"] and calls[0] in following.source
+    assert cells(name, "code")[-1].source == "preamble.end(run)"
     assert own["run_dir"] == "" and own.get("checkpoint") in (None, "checkpoints/certified")
     preamble.check(re.findall(r'"(\w+)"', calls[0])[0], own, name)
 

@@ -5,7 +5,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from fluxttice_core import cli, files
-from fluxttice_core.report import job
+from fluxttice_core.report import job, status
 
 ROOT = files.root()
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
@@ -117,7 +117,7 @@ def test_an_unwritable_reports_folder_is_one_sentence(capsys, tmp_path, monkeypa
     assert "Cannot write a report in" in capsys.readouterr().err
 
 
-def test_a_step_leaves_its_page_a_failed_one_too_and_an_interrupted_one_nothing(
+def test_a_step_leaves_its_page_a_failed_and_an_interrupted_one_with_a_banner(
     tmp_path, monkeypatch, capsys
 ):
     """Two real papermill runs, of notebooks of one cell."""
@@ -133,10 +133,87 @@ def test_a_step_leaves_its_page_a_failed_one_too_and_an_interrupted_one_nothing(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
 
     def interrupt(notebook, parameters, draft, output):
-        draft.write_text("half")
+        (tmp_path / "run" / "good.ipynb").replace(draft)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "execute_quietly", interrupt)
-    with pytest.raises(job.StepFailed, match="good was interrupted: it left no report"):
+    with pytest.raises(KeyboardInterrupt, match="good was interrupted"):
         job.execute("good", {"seed": 3}, "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
+    for name, state in (("bad", "Failed"), ("good", "Interrupted")):
+        assert f"<b>{state}.</b>" in (tmp_path / f"run/{name}.html").read_text("utf-8")
+        book = nbformat.read(tmp_path / f"run/{name}.ipynb", as_version=4)
+        assert f"<b>{state}.</b>" in book.cells[0].source and book.metadata.papermill.exception
+
+
+class Stubs:
+    """Notebooks that come to what the test says."""
+
+    def __init__(self):
+        self.ends, self.ran = {}, []
+
+    def __call__(self, notebook, values, run_dir):
+        self.ran.append((notebook, values))
+        if notebook == "1_train":
+            (job.Path(run_dir) / "checkpoint").mkdir()  # is never written over
+        if notebook in self.ends:
+            raise self.ends[notebook](f"{notebook} ended.")
+
+    def names(self):
+        names = [notebook[:1] for notebook, _ in self.ran]
+        self.ran.clear()
+        return "".join(names)
+
+
+@pytest.fixture
+def stubs(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setattr(job, "execute", Stubs())
+    return job.execute
+
+
+def test_a_failed_benchmark_stops_nothing_and_is_all_that_a_resumed_run_does_again(
+    tmp_path, stubs, capsys
+):
+    stubs.ends = {"2_benchmark": job.StepFailed}
+    assert cli.main(["report"]) == 1 and stubs.names() == "123"
+    assert capsys.readouterr().err == "fluxttice: 2_benchmark ended.\n"
+    [folder] = tmp_path.glob("reports/*/*/")
+    found = status.read(folder)
+    assert (found.state, found.reason) == ("failed", "2_benchmark ended.")
+    assert found.steps == {"train": "complete", "benchmark": "failed", "certify": "complete"}
+    recorded = (folder / "benchmark.params.yaml").read_text().replace("k: 1000000", "k: 400000")
+    (folder / "benchmark.params.yaml").write_text(recorded)
+    stubs.ends = {}
+    assert cli.main(["report", "--resume", str(folder)]) == 0
+    [(notebook, values)] = stubs.ran
+    assert notebook == "2_benchmark" and values["k"] == 400_000
+    assert status.read(folder).state == "complete"
+    index, last = capsys.readouterr().out.splitlines()[-2:]
+    assert index.endswith("reports/index.html") and last.endswith(folder.name)
+    assert cli.main(["report", "--resume", str(folder)]) == 1
+    assert "cannot be resumed: it is complete." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end, state", [(KeyboardInterrupt, "interrupted"), (OSError, "failed")])
+def test_nothing_follows_a_training_that_ended_and_a_second_one_keeps_what_it_left(
+    tmp_path, stubs, capsys, end, state
+):
+    stubs.ends = {"1_train": end}
+    assert cli.main(["report"]) == 1 and stubs.names() == "1"
+    assert capsys.readouterr().err.count("\n") == 1
+    [folder] = tmp_path.glob("reports/*/*/")
+    assert status.read(folder).steps == {"train": state}
+    stubs.ends = {}
+    assert cli.main(["report", "--resume", str(folder)]) == 0 and stubs.names() == "123"
+    assert (folder / "interrupted" / "checkpoint").is_dir()
+
+
+@pytest.mark.parametrize("path", ["nowhere", "empty", "a\0b"])
+def test_what_is_no_run_is_not_resumed(tmp_path, stubs, capsys, path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["report", "--resume", path]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and ("No run at" in said or "it has no status.json" in said)
+    assert not stubs.ran

@@ -253,14 +253,6 @@ def test_training_follows_the_epochs_as_distances_and_marks_the_selected_one():
         assert list(marker.get_xdata()) == [2, 2] and marker.get_label() == "selected: 2"
 
 
-def test_the_runs_of_the_history_are_points():
-    history = [{"vae": vae, "latent_entropy": 2.0, "information": 0.5,
-                "argmax_entropy": 0.5, "argmax_coverage_50000": 0.75} for vae in "ABB"]  # fmt: skip
-    for axes in plots.runs(history).axes:
-        assert [len(dots.get_offsets()) for dots in axes.collections] == [1, 2]
-        assert axes.collections[1].get_offsets()[0][1] == 0.75
-
-
 def test_reconstruction_shows_its_rows(results):
     curve, bars = plots.reconstruction(results).axes
     assert lines(curve)["VAE-A"].get_ydata()[1] == 0.5

@@ -2,49 +2,137 @@
 
 import contextlib
 import logging
-import sys
+import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from .. import files, params
 from ..errors import InputError
-from .preamble import check
+from . import index, status
+from .preamble import banner, check
+from .status import State
 
 NOTEBOOKS = {"train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify"}
+WRITTEN_ONCE = {"train": ("checkpoint", "epochs"), "benchmark": (), "certify": ("certified",)}
 TEMPLATES = Path(__file__).parent / "template"
 
 
+class StepFailed(InputError):
+    """A notebook stopped with an error; the message is one sentence."""
+
+
 def run(
-    train: str, benchmark: str, certify: str, checkpoint: str = "", name: str = "report"
-) -> Path:
+    train: str, benchmark: str, certify: str, checkpoint: str = "", name: str = "report",
+    resume: str = "",
+) -> Path:  # fmt: skip
     """Execute the notebooks into a new reports/<UTC date>/<HHMMSS>-<name>/; return that folder.
 
     Each has a parameter file, and all are checked before anything starts. With a `checkpoint`
-    nothing is trained: the other two notebooks measure and certify it.
+    nothing is trained: the other two notebooks measure and certify it. With `resume`, a run's
+    folder, that run goes on with what is not complete, by the parameters it recorded.
+
+    Nothing follows a training that failed; a benchmark that failed keeps nothing from running.
 
     Raises:
-        InputError: bad parameters, a missing checkpoint, an unwritable folder.
-        StepFailed: a notebook stopped; what it left is in the folder.
+        InputError: bad parameters, a missing checkpoint, an unwritable folder, nothing to resume.
+        StepFailed: notebooks stopped; what they left is in the folder.
+        KeyboardInterrupt: Ctrl-C, SIGTERM, or nobody reads the output any more; what there was
+            until then is in the folder.
     """
-    paths = {"benchmark": benchmark, "certify": certify}
-    paths = paths if checkpoint else {"train": train, **paths}
-    checked = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
-    given = files.existing(checkpoint).resolve() if checkpoint else None
-    folder = files.run_folder("", name)
-    with contextlib.chdir(files.root()):  # so that records hold paths of the project alone
-        for step, p in checked.items():
-            values = {**p.model_dump(), "run_dir": _local(folder)}
-            if step != "train":
-                values["checkpoint"] = _local(given or folder / "checkpoint")
-            execute(NOTEBOOKS[step], values, _local(folder))
+    if resume:
+        folder, values, done = _recorded(resume)
+    else:
+        paths = {"train": train, "benchmark": benchmark, "certify": certify}
+        if checkpoint:
+            del paths["train"]
+            checkpoint = _local(files.existing(checkpoint).resolve())
+        values = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
+        folder, done = files.run_folder("", name), {}
+    for step, each in values.items():
+        each["run_dir"] = _local(folder)
+        if step != "train" and "train" in values:
+            each["checkpoint"] = _local(folder / "checkpoint")
+    if not status.hold(folder):
+        raise InputError(f"{files.shown(folder)} is being run now, by another process.")
+    try:
+        with contextlib.chdir(files.root()):  # so that records hold paths of the project alone
+            _steps(folder, values, done)
+    finally:
+        status.release(folder)
     return folder
+
+
+def _steps(folder: Path, values: dict[str, dict], done: dict[str, State]) -> None:
+    """Run what is not `done`, and say in the folder what became of it, whatever ends it."""
+    state: State = "failed"
+    steps: dict[str, State] = {}
+    problems: list[str] = []
+    try:
+        for step, given in values.items():  # at once, so that a resumed run has all of them
+            files.record_params(folder, step, given)
+        for step, given in values.items():
+            if done.get(step) == "complete":
+                continue
+            try:
+                _set_aside(folder, step)
+                status.write(folder, "running", {**steps, step: "running"})
+                steps[step] = "failed"
+                execute(NOTEBOOKS[step], given, given["run_dir"])
+                steps[step] = "complete"
+            except OSError as error:
+                why = f"{error.filename or folder}: {error.strerror or error}"
+                why = why if folder.is_dir() else f"{folder} was moved or deleted"
+                problems.append(f"{NOTEBOOKS[step]} stopped: {why}.")
+            except InputError as error:
+                problems.append(str(error))
+            if problems and (step == "train" or not folder.is_dir()):
+                break
+        if problems:
+            raise StepFailed(" ".join(problems))
+        state = "complete"
+    except KeyboardInterrupt as interrupt:
+        steps[step] = state = "interrupted"
+        problems = [str(interrupt) or f"{NOTEBOOKS[step]} was interrupted."]
+        go_on = f"make report RESUME={_local(folder)} goes on with it."
+        raise KeyboardInterrupt(f"{problems[0]} {go_on}") from None
+    finally:
+        with contextlib.suppress(InputError):  # the folder is gone: that was said already
+            status.write(folder, state, steps, " ".join(problems))
+        index.write()
+
+
+def _recorded(path: str) -> tuple[Path, dict[str, dict], dict[str, State]]:
+    """The folder of a run that is not complete, its parameters by notebook, and what each of them
+    came to."""
+    folder = files.existing(path, "run").resolve()
+    found = status.read(folder)
+    if found is None or found.state == "complete":
+        why = "it has no status.json" if found is None else "it is complete"
+        raise InputError(f"{path} cannot be resumed: {why}.")
+    values = {}
+    for step in NOTEBOOKS:
+        where = folder / f"{step}.params.yaml"
+        if where.is_file():
+            recorded = {"run_dir": "", **params.read_yaml(where)}
+            values[step] = check(step, recorded, files.shown(where)).model_dump()
+    return folder, values, found.steps
+
+
+def _set_aside(folder: Path, step: str) -> None:
+    """What an attempt at `step` left, and a second one would refuse to write over."""
+    left = [folder / name for name in WRITTEN_ONCE[step] if (folder / name).exists()]
+    if left:
+        aside = files.fresh(folder / "interrupted")
+        for path in left:
+            path.rename(aside / path.name)
 
 
 def _local(path: Path) -> str:
@@ -53,7 +141,7 @@ def _local(path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _checked(step: str, path: str, checkpoint: str) -> params.Params:
+def _checked(step: str, path: str, checkpoint: str) -> dict:
     values = params.read_yaml(files.find(path))
     for name in ("run_dir", "checkpoint"):
         if values.get(name):
@@ -63,49 +151,117 @@ def _checked(step: str, path: str, checkpoint: str) -> params.Params:
             )
     if step != "train":
         values["checkpoint"] = checkpoint
-    return check(step, {"run_dir": "", **values}, path)
-
-
-class StepFailed(InputError):
-    """A notebook stopped with an error; the message is one sentence."""
+    return check(step, {"run_dir": "", **values}, path).model_dump()
 
 
 def execute(notebook: str, parameters: dict, run_dir: str) -> None:
-    """Run one notebook into `run_dir`, export it to HTML, refuse a run that is not complete."""
+    """Run one notebook into `run_dir`, export it to HTML, refuse a run that is not complete.
+
+    Raises:
+        StepFailed: it stopped; its pages show how far it came.
+        OSError: the folder is gone, or the disk is full.
+        KeyboardInterrupt: with a sentence; the pages say that they are of an interrupted run.
+    """
     folder = Path(run_dir)
     target, draft = folder / f"{notebook}.ipynb", folder / f".{notebook}.running.ipynb"
-    problem = ""
-    print(f"\n── {notebook} → {files.shown(folder)}", flush=True)
+    said = _Said(folder)
     try:
-        execute_quietly(notebook, parameters, draft, sys.stdout)
+        said.write(f"\n── {notebook} → {files.shown(folder)}\n")
+        execute_quietly(notebook, parameters, draft, said)
+        _pages(draft, target)
+        problem = incomplete(target)
     except PapermillExecutionError as error:
-        problem = f"{notebook} stopped: {error.ename}: {error.evalue}"
+        problem = f"{notebook} stopped: {error.ename}: {' '.join(error.evalue.split())}"
+        _pages(draft, target, "failed", problem)
+    except DeadKernelError:
+        problem = f"{notebook} stopped: its kernel died."
+        _pages(draft, target, "failed", problem)
     except KeyboardInterrupt:
-        # papermill's output of an interrupted run looks like a finished one: leave none.
+        reason = f"{notebook} was interrupted{said.why}."
+        _pages(draft, target, "interrupted", reason)
+        raise KeyboardInterrupt(reason) from None
+    finally:
         draft.unlink(missing_ok=True)
-        raise StepFailed(f"{notebook} was interrupted: it left no report.") from None
-    draft.replace(target)
-    export_html(target)
-    if problem := problem or incomplete(target):
+    if problem:
         raise StepFailed(problem)
 
 
-def execute_quietly(notebook: str, parameters: dict, target: Path, output: TextIO | None) -> None:
+class _Said:
+    """Standard output, where the end of a reader (`| head`) or of the run folder is an interrupt
+    at once; papermill would notice at the end of the cell, and saved weights make a new folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.why = folder, ""
+        self.place = folder.stat()
+
+    def write(self, text: str) -> None:
+        try:
+            print(text, end="", flush=True)
+        except OSError as error:
+            self.why = f": its output cannot be written ({error.strerror})"
+        if not (self.folder.exists() and os.path.samestat(self.folder.stat(), self.place)):
+            self.why = f": {self.folder} was moved or deleted"
+        if self.why:
+            raise KeyboardInterrupt
+
+    def flush(self) -> None:
+        """Every write is."""
+
+
+def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said | None) -> None:
     """papermill of notebooks/<notebook>.ipynb, cell output to `output`, without its warnings.
 
     It warns of parameters that the notebook's cell lacks (the other recipes'; the notebook itself
     checks all of them). The kernel talks through sockets in a private folder: kernels side by side
-    would race for TCP ports (papermill issues 239 and 511).
+    would race for TCP ports (papermill issues 239 and 511). That folder is the kernel's for
+    temporary files, too, so that one that is killed leaves no key behind. An interrupted kernel
+    has a minute to write the weights that training had selected.
     """
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
-        sockets = {"transport": "ipc", "ip": str(Path(folder, "kernel"))}
+    for name in ("papermill", "traitlets", "asyncio"):  # what they say of an end, `execute` says
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _temporary(folder):
+        sockets = {"transport": "ipc", "ip": str(Path(folder, "kernel")), "shutdown_wait_time": 60}
         papermill.execute_notebook(
             f"notebooks/{notebook}.ipynb", str(target), parameters=parameters,
             kernel_name="python3", progress_bar=False, stdout_file=output,
             config=Config({"KernelManager": sockets}),
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _temporary(folder: str) -> Iterator[None]:
+    """`folder` is TMPDIR of the processes that begin meanwhile."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["TMPDIR"]
+        if before is not None:
+            os.environ["TMPDIR"] = before
+
+
+def _pages(draft: Path, target: Path, state: State = "complete", reason: str = "") -> None:
+    """The draft as notebook and page, with a banner on top where it is not complete.
+
+    papermill takes what an interrupt left for completed: here the cells say how far it came.
+    """
+    try:
+        book = nbformat.read(draft, as_version=4)
+    except (OSError, ValueError):  # interrupted before it was written, or twice
+        return
+    if state != "complete":
+        begun = [c for c in book.cells if c.metadata.get("papermill", {}).get("start_time")]
+        for cell in book.cells:
+            if "papermill" in cell.metadata and cell not in begun:
+                cell.metadata.papermill.status = "pending"
+        if begun:
+            begun[-1].metadata.papermill.status = "failed"
+        book.metadata.papermill.exception = True
+        book.cells.insert(0, nbformat.v4.new_markdown_cell(banner(state, reason)))
+    files.write_bytes(target, nbformat.writes(book).encode())
+    export_html(target)
 
 
 def incomplete(path: Path) -> str:

@@ -73,22 +73,6 @@ def training(rows: list[dict]) -> Figure:
     return figure
 
 
-def runs(history: list[dict]) -> Figure:
-    """Every line of the history: argmax coverage against latent entropy and information."""
-    figure, both = _axes(2)
-    for axes, key, label in (
-        (both[0], "latent_entropy", "latent entropy, nats"),
-        (both[1], "information", "information, share of 9·ln 3"),
-    ):
-        for vae, colour in COLOUR.items():
-            lines = [row for row in history if row["vae"] == vae]
-            x, y = [row[key] for row in lines], [row["argmax_coverage_50000"] for row in lines]
-            axes.scatter(x, y, s=36, color=colour, marker="D", ec="white", label=f"VAE-{vae}, runs")
-        axes.set(xlabel=label, ylabel="argmax coverage at 50,000, of ceiling")
-        axes.legend(loc="lower right", fontsize=8)
-    return figure
-
-
 def headline(results: Results) -> Figure:
     """Left: what N draws leave out, model and noise. Right: what is missing of argmax entropy."""
     figure, (curve, bars) = _axes(2, 4.4)

@@ -1,6 +1,10 @@
-"""The first call of every notebook: its parameters checked, its run folder, what it measures."""
+"""The first call of every notebook: its parameters checked, its run folder, what it measures.
+And the last one, which alone makes a run complete."""
 
 import ast
+import html
+import logging
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,14 @@ from ..metrics.gates import Certify
 from ..metrics.measurement import Benchmark
 from ..params import NonNegative, Params, Share
 from ..training import recipes
+from . import index, status
+from .status import State
+
+BANNER = (
+    '<p role="status" style="border-left: 6px solid {colour}; padding: 0.4em 1em; '
+    'background: {colour}22"><b>{title}</b> {text}</p>'
+)
+_running: dict[str, Path] = {}  # the step of this kernel's notebook, and its run folder
 
 
 class Evidence(Params):
@@ -45,6 +57,7 @@ def begin(step: str) -> tuple[Any, Path]:
     torch.set_num_threads(1)  # as in the workers: see `parallel`
     run = files.run_folder(p.run_dir, step)
     files.record_params(run, step, p.model_dump())
+    _watch(step, run)
     libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
     print(f"seed       {p.seed}\nrun folder {files.shown(run)}\nlibraries  {libraries}")
     return p, run
@@ -66,6 +79,62 @@ def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
     for vae in set(model.encoders) - set(model.vaes):
         print(f"VAE-{vae}      encoder {vae} has no decoder in this layout: {model.layout}")
     return p, run, loaded
+
+
+def end(run: Path) -> None:
+    """The last call of every notebook: nothing above it failed, so its page may say so."""
+    _say(run, "complete")
+    _running.clear()  # what is tried in the notebook afterwards is no part of the run
+
+
+def banner(state: State, reason: str, link: str = "") -> str:
+    """The HTML that tells a reader at once what a page is of."""
+    title, colour = {
+        "running": ("Not finished.", "#b7791f"),
+        "complete": ("Complete.", "#1a7f37"),
+        "failed": ("Failed.", "#c1121f"),
+        "interrupted": ("Interrupted.", "#c1121f"),
+    }[state]
+    return BANNER.format(title=title, colour=colour, text=f"{html.escape(reason)} {link}")
+
+
+def _watch(step: str, run: Path) -> None:
+    """From here on, page and folder say that this notebook has not finished, until `end`.
+
+    Where a job holds the folder, it keeps the status. SIGTERM is Ctrl-C here, too: a scheduler
+    sends it to every process of a job, and what `finally` would save is then saved.
+    """
+    from IPython import get_ipython
+
+    _running.clear()
+    _running[step] = run
+    status.hold(run)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a task that ends with the kernel
+    get_ipython().events.register("post_run_cell", _after_cell)
+    _say(run, "running", "This page is of a run that has not come to its end.")
+
+
+def _after_cell(result: Any) -> None:
+    error = result.error_in_exec
+    for step, run in _running.items() if error else ():
+        if isinstance(error, KeyboardInterrupt):
+            _say(run, "interrupted", f"{step} was interrupted.")
+        else:
+            _say(run, "failed", f"{step} stopped: {type(error).__name__}: {error}")
+
+
+def _say(run: Path, state: State, reason: str = "") -> None:
+    """Change the banner below the first call and, where no job keeps it, the folder's status."""
+    from IPython.display import HTML, display
+
+    mine = status.hold(run)
+    link = "" if mine else '<a href="../../index.html">All runs</a>'  # a job puts the page there
+    shown = HTML(banner(state, reason, link))
+    display(shown, display_id="fluxttice", update=state != "running")
+    if mine:
+        status.write(run, state, dict.fromkeys(_running, state), reason)
+        index.write()
 
 
 def _in_notebook() -> dict[str, Any]:

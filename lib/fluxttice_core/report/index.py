@@ -1,0 +1,143 @@
+"""reports/index.html: every run on one page, read from the run folders, which are the history.
+
+The page is one file and needs no network. It is also its own cache: the rows of an earlier page
+are taken over where no file of the run has changed since.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader
+
+from .. import files
+from ..metrics.gates import Judged
+from ..metrics.measurement import MODEL
+from ..metrics.observation import metric
+from ..metrics.results import Measured
+from . import status
+from .document import DOCUMENT, Document
+
+TEMPLATE = Path(__file__).parent / "template" / "index"
+VERDICT = "verdict.json"
+READ = (status.STATUS, DOCUMENT, VERDICT, "*.params.yaml", "*.html")
+HEADLINES = {
+    "argmax_coverage_50000": "argmax coverage at 50,000",
+    "exact_match_worst_kind": "exact match, worst unseen kind",
+    "exact_match_sampled": "exact match, posterior sample",
+    "rate": "rate, nats",
+}
+DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+def path() -> Path:
+    return files.reports_folder() / "index.html"
+
+
+def write() -> None:
+    """Write the page anew, newest run first. What is damaged is named here and on the page."""
+    reports, old = files.reports_folder(), _earlier()
+    runs = [run for run in reports.glob("*/*/") if any(run.glob("*.params.yaml"))]
+    rows: list[dict[str, Any]] = []
+    bands: dict[str, Any] = {}
+    for run in sorted(runs, key=lambda run: (run.parent.name, run.name), reverse=True):
+        name, stamp = run.relative_to(reports).as_posix(), _stamp(run)
+        known = old["rows"].get(name, {})
+        if known.get("stamp") == stamp and known["state"] != "running":
+            found = known
+        else:
+            found = {"run": name, "stamp": stamp, **row(run, old["bands"])}
+        if found["damaged"]:
+            print(f"{files.shown(run)}: {found['damaged']}")
+        if found["band"]:
+            bands[found["band"]] = old["bands"][found["band"]]
+        rows.append(found)
+    names = dict.fromkeys(n for r in rows for figures in r["figures"].values() for n in figures)
+    about = {name: [metric(name).title, metric(name).unit] for name in (*HEADLINES, *names)}
+    data = {"rows": rows, "bands": bands, "metrics": about, "headlines": HEADLINES}
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    page = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True).get_template("page.html")
+    try:
+        files.write_bytes(path(), page.render(data=text.replace("<", "\\u003c")).encode())
+    except OSError as error:
+        print(f"{files.shown(path())} cannot be written ({error.strerror})")
+
+
+def row(run: Path, bands: dict[str, Any]) -> dict[str, Any]:
+    """One run as the page has it; what the controls have goes into `bands`, under its hash.
+
+    A damaged file is named under "damaged", and the row holds what the others say.
+    """
+    found: dict[str, Any] = {
+        "date": f"{run.parent.name} {run.name[:2]}:{run.name[2:4]}",
+        "name": run.name[7:], "state": "unknown", "reason": "", "steps": {}, "damaged": "",
+        "pages": sorted(page.name for page in run.glob("[1-4]_*.html")), "verdict": "",
+        "checkpoint": "", "recipe": "", "seed": None, "figures": {}, "band": "", "params": {},
+    }  # fmt: skip
+    for reader, names in ((_status, status.STATUS), (_params, "*.params.yaml"),
+                          (_verdict, VERDICT), (_document, DOCUMENT)):  # fmt: skip
+        for place in sorted(run.glob(names)):
+            try:
+                reader(found, place, bands)
+            except (ValueError, KeyError, TypeError, AttributeError, OSError,
+                    yaml.YAMLError):  # fmt: skip
+                found["damaged"] = f"{place.name} is damaged and left out"
+    return found
+
+
+def _status(found: dict[str, Any], place: Path, bands: dict[str, Any]) -> None:
+    said = status.read(place.parent)
+    found |= {"state": said.state, "reason": said.reason, "steps": said.steps}
+
+
+def _params(found: dict[str, Any], place: Path, bands: dict[str, Any]) -> None:
+    # Checked when it was written; libyaml is ten times as fast, which 1,000 runs need.
+    values = yaml.load(place.read_bytes(), yaml.CSafeLoader)
+    step = place.name.partition(".")[0]
+    found["params"] |= {f"{step}: {name}": value for name, value in values.items()}
+    if step == "train":
+        found |= {"recipe": values["recipe"], "seed": values["seed"]}
+
+
+def _verdict(found: dict[str, Any], place: Path, bands: dict[str, Any]) -> None:
+    said = files.parse_json(place.read_bytes())
+    judged = [Judged.model_validate(gate) for gate in said["gates"]]
+    found["recipe"] = found["recipe"] or (said["recipe"] or {}).get("name") or ""
+    for gate in judged:
+        found["figures"].setdefault(gate.vae, {})[gate.gate[4:]] = _numbers(gate.measured)
+    found["verdict"] = str(said["verdict"])
+
+
+def _document(found: dict[str, Any], place: Path, bands: dict[str, Any]) -> None:
+    said = Document.model_validate_json(place.read_bytes())
+    band: dict[str, Any] = {}
+    for one in said.results.comparison:
+        band.setdefault(one.vae, {})[one.metric] = one.controls
+    found["band"] = files.sha256(json.dumps(band).encode())[:12]
+    bands[found["band"]] = band
+    found["checkpoint"] = said.checkpoint["sha256"]
+    for vae, measured in said.results.of(MODEL).items():
+        found["figures"][vae] = {name: _numbers(one) for name, one in measured.values.items()}
+
+
+def _numbers(one: Measured) -> list[float | None]:
+    """Value, low and high; what is exact has the value alone."""
+    return [one.value] if one.low == one.high else [one.value, one.low, one.high]
+
+
+def _stamp(run: Path) -> str:
+    """Changes with every file that `row` reads, and with the code that reads them."""
+    seen = [(p.name, s.st_mtime_ns, s.st_size) for pattern in READ
+            for p in sorted(run.glob(pattern)) for s in [p.stat()]]  # fmt: skip
+    return files.sha256(f"{files.sha256(Path(__file__).read_bytes())} {seen}".encode())[:12]
+
+
+def _earlier() -> dict[str, Any]:
+    """Rows by run, and bands, of the page that is there; empty where it is not one of ours."""
+    try:
+        data = json.loads(DATA.search(path().read_text("utf-8"))[1])
+        return {"rows": {r["run"]: r for r in data["rows"]}, "bands": data["bands"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {"rows": {}, "bands": {}}

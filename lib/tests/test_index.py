@@ -1,0 +1,203 @@
+"""The page of all runs: what it reads, what it leaves out, and what its script computes."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import py_mini_racer
+import pytest
+
+from fluxttice_core import files
+from fluxttice_core.metrics.measurement import MODEL, Results, Row
+from fluxttice_core.metrics.results import Measured, exact
+from fluxttice_core.report import document, index, status, tables
+from fluxttice_core.report.document import Document
+
+REFUSED = Measured(value=None, low=None, high=None, n=1, method="refused: constant")
+
+
+def planted(value=0.25, **about):
+    values = {"argmax_entropy": exact(value, 9), "mig": REFUSED}
+    rows = [Row(network=MODEL, seed=None, vae=vae, k=100, values=values) for vae in "AB"]
+    return Document(
+        created_utc="2025-01-01T00:00:00+00:00", git={"commit": "abc", "clean": True},
+        environment={}, checkpoint={"path": "x", "sha256": "0" * 64, "epoch": 3, **about},
+        params={"k": 100}, results=Results(rows=rows, controls_measured="now", comparison=[]),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def reports(tmp_path, monkeypatch):
+    """The shipped run, and a later one of a benchmark alone."""
+    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path))
+    [shipped] = [path.parent for path in files.root().glob("reports/20*/*/verdict.json")]
+    shutil.copytree(shipped, tmp_path / shipped.parent.name / shipped.name)
+    later = tmp_path / "2099-01-02" / "030405-mine"
+    later.mkdir(parents=True)
+    files.record_params(later, "benchmark", {"k": 100, "seed": 1})
+    document.store(planted(), later / document.DOCUMENT)
+    status.hold(later)
+    status.write(later, "complete", {"benchmark": "complete"})
+    yield tmp_path
+    status.release(later)
+
+
+def rows() -> list[dict]:
+    index.write()
+    data = index.DATA.search(index.path().read_text("utf-8"))[1]
+    return json.loads(data)["rows"]
+
+
+def test_what_is_stored_is_what_was_measured_and_nothing_else_fits(tmp_path):
+    stored = document.store(planted(), tmp_path / "all.json")
+    assert stored == planted() and stored.results.of(MODEL)["B"].values["mig"].value is None
+    raw = files.parse_json((tmp_path / "all.json").read_bytes())
+    for spoilt in ({**raw, "surprise": 1}, {**raw, "schema": "other"}, {**raw, "results": {}}):
+        with pytest.raises(ValueError):
+            Document.model_validate(spoilt)
+    with pytest.raises(ValueError):
+        planted(float("nan"))
+
+
+def test_a_row_says_what_the_files_of_its_run_say(reports):
+    later, shipped = rows()
+    assert (later["date"], later["name"], later["state"]) == (
+        "2099-01-02 03:04",
+        "mine",
+        "complete",
+    )
+    assert later["figures"]["B"] == {"argmax_entropy": [0.25], "mig": [None]}
+    assert later["params"] == {"benchmark: k": 100, "benchmark: seed": 1} and not later["verdict"]
+    assert (shipped["state"], shipped["verdict"], shipped["recipe"]) == (
+        "unknown",
+        "PASS",
+        "turned",
+    )
+    assert shipped["pages"] == ["1_train.html", "2_benchmark.html", "3_certify.html"]
+    [path] = reports.glob("*/*/verdict.json")
+    gate = files.parse_json(path.read_bytes())["gates"][2]
+    assert gate["gate"] == "min_exact_match_sampled"
+    found = shipped["figures"]["A"]["exact_match_sampled"]
+    assert found == [gate["measured"][key] for key in ("value", "low", "high")]
+    assert re.search(f'"{shipped["band"]}":{{"A":', index.path().read_text("utf-8"))
+
+
+def test_what_runs_and_what_has_ended_without_a_word_are_told_apart(reports):
+    [path] = reports.glob("2099*/*")
+    status.write(path, "running", {"certify": "running"})
+    assert rows()[0]["state"] == "running"
+    status.release(path)  # as the system does at the end of a process
+    assert rows()[0]["state"] == "interrupted"
+    assert rows()[0]["steps"] == {"benchmark": "complete", "certify": "interrupted"}
+    status.hold(path)
+
+
+@pytest.mark.parametrize("name", [status.STATUS, document.DOCUMENT, "benchmark.params.yaml"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[}</script>", "\0"])
+def test_what_is_damaged_is_named_and_the_rest_stays(reports, capsys, name, text):
+    [path] = reports.glob(f"2099*/*/{name}")
+    path.write_text(text)
+    later, shipped = rows()
+    assert later["damaged"] == f"{name} is damaged and left out" and not shipped["damaged"]
+    assert f"030405-mine: {name} is damaged" in capsys.readouterr().out
+    assert (later["state"] == "complete") == (name != status.STATUS)
+    assert bool(later["figures"]) == (name != document.DOCUMENT)
+
+
+def test_only_what_has_changed_is_read_again(reports, monkeypatch):
+    first, read, row = rows(), [], index.row
+    monkeypatch.setattr(index, "row", lambda run, bands: read.append(run.name) or row(run, bands))
+    assert rows() == first and not read
+    document.store(planted(0.5), next(reports.glob("2099*/*")) / document.DOCUMENT)
+    rows()
+    assert read == ["030405-mine"]
+    index.path().write_text("no page of ours")
+    rows()
+    assert len(read) == 3
+
+
+def test_a_name_is_text_and_the_page_asks_nothing_of_the_network(reports):
+    shutil.copytree(next(reports.glob("2099*/*")), reports / "2099-01-02" / "030406-<script>x")
+    assert rows()[0]["name"] == "<script>x"
+    text = index.path().read_text("utf-8")
+    assert text.count("<script") == 2 and "default-src 'none'" in text
+    assert not re.search(r'(src|href)="(?!data:)|@import|url\(|fetch\(|innerHTML', text)
+
+
+# --- The script ---
+
+
+@pytest.fixture(scope="module")
+def call():
+    """Calls a function of the page's script."""
+    context = py_mini_racer.MiniRacer()
+    context.eval(Path(index.TEMPLATE, "page.js").read_text("utf-8"))
+
+    def call(name, *arguments):
+        words = ", ".join(json.dumps(argument) for argument in arguments)
+        return json.loads(context.eval(f"JSON.stringify({name}({words}))"))
+
+    return call
+
+
+NUMBERS = [0, 1, 0.5, 0.12345, 0.999, 0.9991, 0.99996, 0.9999999, 1 - 1e-12, 1.5, 16.5106, -9.8875]
+
+
+def test_a_number_is_printed_as_in_the_reports(call):
+    by_unit = {"share": NUMBERS[:9], "nats": NUMBERS, "number": NUMBERS, "count": [9, 0]}
+    for unit, values in by_unit.items():
+        for value in values:
+            assert call("number", value, unit) == tables.number(value, unit), (value, unit)
+    assert call("interval", [0.5, 0.25, 0.75], "share") == "25.00% … 75.00%"
+    assert call("interval", [0.5], "share") == "exact" and call("interval", [None], "share") == ""
+
+
+def a_row(run, figures=None, **values):
+    return {"run": run, "date": run, "name": "n", "state": "complete", "verdict": "PASS",
+            "checkpoint": "ab", "recipe": "turned", "seed": 1, "damaged": "", "params": {},
+            "figures": {"A": figures or {}}, **values}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "one, other, differs",
+    [
+        ([0.5, 0.4, 0.6], [0.7, 0.61, 0.8], True),
+        ([0.5, 0.4, 0.6], [0.7, 0.6, 0.8], False),  # they touch
+        ([0.5, 0.1, 0.9], [0.7], False),
+        ([0.5], [0.5], False),
+        ([0.5], [0.5000001], True),
+        ([None], [0.5], True),
+        ([None], [None], False),
+    ],
+)
+def test_two_runs_differ_where_their_intervals_are_disjoint(call, one, other, differs):
+    a = a_row("a", {"x": one, "only": [1]}, params={"train: seed": 1, "train: lr": 0.1})
+    b = a_row("b", {"x": other}, params={"train: seed": 2, "train: lr": 0.1, "certify: k": 5})
+    for first, second in ((a, b), (b, a)):
+        found = call("compare", first, second)
+        assert [row["metric"] for row in found["figures"]] == ["x"] * differs
+        assert found["compared"] == 1
+        assert {row["name"] for row in found["parameters"]} == {"train: seed", "certify: k"}
+
+
+def test_rows_are_sorted_by_the_worse_vae_and_what_is_undefined_comes_last(call):
+    found = [
+        a_row("a", {"x": [0.2]}),
+        a_row("b"),
+        a_row("c", {"x": [0.9]}),
+        a_row("d", {"x": [None]}),
+    ]
+    found[2]["figures"]["B"] = {"x": [0.1]}
+    for down, order in ((False, "cadb"), (True, "acdb")):
+        assert [row["run"] for row in call("sorted", found, "x", down)] in (
+            list(order), [*order[:2], "b", "d"],
+        )  # fmt: skip
+    assert [row["run"] for row in call("sorted", found, "date", True)] == list("dcba")
+
+
+def test_the_filter_wants_every_word(call):
+    row = a_row("2026-11-24")
+    for text in ("", "pass TURNED", "seed=1 2026-11"):
+        assert call("matches", row, text) is True
+    assert not call("matches", row, "fail") and not call("matches", row, "pass v5")

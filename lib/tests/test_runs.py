@@ -1,0 +1,138 @@
+"""What a run says of itself, and what is left of it, whatever ends it: real jobs, really ended."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from fluxttice_core import files, params
+from fluxttice_core.checkpoints import folder as checkpoints
+from fluxttice_core.errors import InputError
+from fluxttice_core.report import job, status
+
+FLUXTTICE = Path(sys.executable).with_name("fluxttice")
+SMALL = {"epochs": 500, "keep_every": 1, "min_score": 0, "batch_size": 4096, "prior_size": 512,
+         "settle_steps": 10}  # fmt: skip
+
+
+class Job:
+    """`fluxttice report` of a small training in a process of its own, with all it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.temporary = Path(tempfile.mkdtemp())  # short, or sockets in it have no room
+        self.reports = folder / "reports"
+        values = params.read_yaml(files.root() / "params" / "train.yaml") | SMALL
+        files.record_params(folder, "train", values)
+        places = {"TMPDIR": str(self.temporary), "FLUXTTICE_REPORTS": str(self.reports)}
+        self.process = subprocess.Popen(
+            [FLUXTTICE, "report", "--train", folder / "train.params.yaml"], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | places,
+        )  # fmt: skip
+
+    @property
+    def folder(self) -> Path:
+        return next(self.reports.glob("*/*/")).resolve()
+
+    def until(self, words: str) -> None:
+        """Wait until it has said that."""
+        for line in self.process.stdout:
+            if words in line:
+                return
+        raise AssertionError(self.process.stderr.read())
+
+    def others(self) -> list[psutil.Process]:
+        """Processes of this job that are not the job: kernel and workers."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("FLUXTTICE_REPORTS") == str(self.reports)
+            except psutil.Error:
+                continue
+            if mine and process.pid != self.process.pid and process.status() != "zombie":
+                found.append(process)
+        return found
+
+    def said(self) -> str:
+        """What it says on standard error once it has ended, as it must: in one sentence, with
+        nothing left running and nothing left lying."""
+        error = self.process.communicate(timeout=120)[1]
+        for _ in range(50):
+            if not self.others():
+                break
+            time.sleep(0.1)
+        assert not self.others()
+        assert not list(self.temporary.rglob("*"))
+        assert not list(self.reports.glob("*/*/.*")), "a draft stayed behind"
+        assert self.process.returncode == 1 and error.count("\n") == 1, error
+        return error
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A job in the middle of its training, ended whatever the test comes to."""
+    job = Job(tmp_path)
+    job.until("selected:")
+    yield job
+    for process in [job.process, *job.others()]:
+        process.kill()
+
+
+def kernel(running: Job) -> psutil.Process:
+    return next(p for p in running.others() if "ipykernel_launcher" in " ".join(p.cmdline()))
+
+
+ENDS = {  # how it is ended, what it says, and what the folder then says
+    "SIGTERM": (lambda running: running.process.terminate(),
+                "1_train was interrupted. make report RESUME=", "interrupted"),
+    "Ctrl-C": (lambda running: running.process.send_signal(signal.SIGINT),
+               "1_train was interrupted. make report RESUME=", "interrupted"),
+    "a closed pipe": (lambda running: running.process.stdout.close(),
+                      "interrupted: its output cannot be written (Broken pipe).", "interrupted"),
+    "a dead kernel": (lambda running: kernel(running).kill(),
+                      "1_train stopped: its kernel died.", "failed"),
+    "a deleted folder": (lambda running: shutil.rmtree(running.folder),
+                         "was moved or deleted.", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end, sentence, state", ENDS.values(), ids=ENDS)
+def test_whatever_ends_a_run_is_one_sentence_and_leaves_what_it_had_alone(
+    running, end, sentence, state
+):
+    while not (running.folder / "epochs" / "epoch-000").exists():
+        time.sleep(0.1)
+    with pytest.raises(InputError, match="being run now, by another process"):
+        job.run("", "", "", resume=str(running.folder))
+    assert status.read(running.folder).state == "running"
+    end(running)
+    assert sentence in running.said()
+    if state is None:
+        return
+    found = status.read(running.folder)
+    assert (found.state, found.steps) == (state, {"train": state})
+    assert f'"state":"{state}"' in (running.reports / "index.html").read_text("utf-8")
+    assert f"{state.title()}.</b>" in (running.folder / "1_train.html").read_text("utf-8")
+    cells = nbformat.read(running.folder / "1_train.ipynb", as_version=4).cells
+    assert f"{state.title()}.</b>" in cells[0].source
+    states = [cell.metadata.papermill.status for cell in cells[1:]]
+    assert states.count("failed") == 1 and states[-1] == "pending"
+    if state == "interrupted":
+        assert checkpoints.load(running.folder / "checkpoint").epoch is not None
+
+
+def test_a_killed_job_reads_as_interrupted(running):
+    """Nobody is left to write it, but nobody holds the folder either."""
+    running.process.kill()
+    running.process.wait()
+    while running.others():
+        time.sleep(0.1)
+    assert status.stored(running.folder).state == "running"
+    assert status.read(running.folder).state == "interrupted"
