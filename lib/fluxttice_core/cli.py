@@ -65,11 +65,18 @@ def _import(old: str, folder: str) -> None:
     print(f"from {old}, sha256 {loaded.manifest['imported']['sha256']}")
 
 
-def _evidence() -> None:
-    """train and measure params/evidence.yaml"""
+def _batch(**options: str) -> None:
+    """run every job of a plan, side by side"""
     from .report import batch
 
-    batch.run()
+    print(f"\nDone: a folder a job in\n{files.shown(batch.run(**options))}")
+
+
+def _evidence(scheduler: str) -> None:
+    """train and measure params/evidence.yaml"""
+    from .report import evidence
+
+    print(f"\nDone: open the .html file in\n{files.shown(evidence.run(scheduler))}")
 
 
 def _controls(benchmark: str) -> None:
@@ -115,6 +122,8 @@ ONE = "measure this one and train none (default: the one that is trained)"
 CHECKPOINT = _argument("--checkpoint", ONE, default="", metavar="PATH")
 LAST = "last part of the folder's name (default: %(default)s)"
 NAME = _argument("--name", LAST, default="report")
+WHERE = "a Dask scheduler, tcp://host:port (default: the cores of this machine)"
+SCHEDULER = _argument("--scheduler", WHERE, default="", metavar="ADDRESS")
 LESS = "check what was signed and measure nothing (default: measure every gate again)"
 QUICK = _argument("--quick", LESS, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
@@ -125,7 +134,8 @@ COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _report: ("report", TRAIN | BENCHMARK | CERTIFY | CHECKPOINT | NAME),
     _verify: ("sign", _argument("path", "its folder") | QUICK | KEY),
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
-    _evidence: ("report", {}),
+    _batch: ("report", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
+    _evidence: ("report", SCHEDULER),
     _controls: ("", BENCHMARK),
     _power: ("", CERTIFY),
     _keygen: ("sign", PLACE),

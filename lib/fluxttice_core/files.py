@@ -96,6 +96,12 @@ def shown(path: str | Path) -> str:
     return (path.relative_to(home) if inside else Path(*path.parts[-2:])).as_posix()
 
 
+def local(path: Path) -> str:
+    """`path` relative to the repository where it lies inside, absolute elsewhere."""
+    home = root().resolve()
+    return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -115,6 +115,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, not YAML, not a mapping, nested, or with a tag.
     """
+    return _flat(_read(path), str(path))
+
+
+def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
+    """A mapping of names to flat mappings, as a batch's plan is; raises as `read_yaml`."""
+    plan = _read(path)
+    if not plan or not isinstance(plan, dict):
+        raise InputError(f"{path} must be a plan: `name: {{parameter: value, …}}` a line.")
+    return {str(name): _flat(values, f"{path}: {name}") for name, values in plan.items()}
+
+
+def _read(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"No parameter file at {path}: give the path of a YAML file.")
@@ -122,12 +134,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.TagToken) for token in yaml.scan(text)):
             raise yaml.YAMLError("it has a tag, and plain values have none")
-        values = yaml.load(text, _Yaml12)
+        return yaml.load(text, _Yaml12)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not readable as YAML: {reason}.") from None
+
+
+def _flat(values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(_is_flat(*item) for item in values.items()):
-        raise InputError(f"{path} must be a flat mapping, one `name: value` a line.")
+        raise InputError(f"{where} must be a flat mapping, one `name: value` a line.")
     return values
 
 

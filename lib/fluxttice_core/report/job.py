@@ -40,17 +40,11 @@ def run(
     folder = files.run_folder("", name)
     with contextlib.chdir(files.root()):  # so that records hold paths of the project alone
         for step, p in checked.items():
-            values = {**p.model_dump(), "run_dir": _local(folder)}
+            values = {**p.model_dump(), "run_dir": files.local(folder)}
             if step != "train":
-                values["checkpoint"] = _local(given or folder / "checkpoint")
-            execute(NOTEBOOKS[step], values, _local(folder))
+                values["checkpoint"] = files.local(given or folder / "checkpoint")
+            execute(NOTEBOOKS[step], values, files.local(folder))
     return folder
-
-
-def _local(path: Path) -> str:
-    """`path` relative to the repository where it lies inside, absolute elsewhere."""
-    root = files.root().resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _checked(step: str, path: str, checkpoint: str) -> params.Params:
