@@ -79,6 +79,13 @@ def _evidence(scheduler: str) -> None:
     print(f"\nDone: open the .html file in\n{files.shown(evidence.run(scheduler))}")
 
 
+def _reproduce(folder: str) -> None:
+    """repeat a recorded run, and compare every number"""
+    from .report import reproduce
+
+    print(f"\nReproduced: {files.shown(reproduce.run(folder))}")
+
+
 def _controls(benchmark: str) -> None:
     """measure what stands beside every model"""
     p = _checked(measurement.Benchmark, benchmark)
@@ -136,6 +143,7 @@ COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
     _batch: ("report", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
     _evidence: ("report", SCHEDULER),
+    _reproduce: ("report", _argument("folder", "the run's folder")),
     _controls: ("", BENCHMARK),
     _power: ("", CERTIFY),
     _keygen: ("sign", PLACE),

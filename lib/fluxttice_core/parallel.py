@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 WORKERS = "FLUXTTICE_WORKERS"
+IMPORTED = ["fluxttice_core.metrics.measurement"]  # once, for all processes
 _STARTING = threading.Lock()
 
 
@@ -32,7 +33,7 @@ class Processes(ThreadPoolExecutor):
     """An executor with a process for each job, as many at a time as the machine has cores (or as
     FLUXTTICE_WORKERS says). One that is killed fails its own job and no other.
 
-    A server process imports torch once and forks them, so they start in milliseconds.
+    A server process imports IMPORTED once and forks them, so they start in milliseconds.
     """
 
     def __init__(self) -> None:
@@ -122,7 +123,7 @@ def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterat
 @cache
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fluxttice_core.metrics.measurement"])
+    context.set_forkserver_preload(IMPORTED)
     return context
 
 

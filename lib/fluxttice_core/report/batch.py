@@ -27,9 +27,8 @@ from unittest import mock
 
 import torch
 
-from .. import files, params
+from .. import files, parallel, params
 from ..errors import InputError
-from ..parallel import Processes
 from . import preamble
 from .job import NOTEBOOKS, execute
 
@@ -37,6 +36,7 @@ STEPS = {notebook: step for step, notebook in NOTEBOOKS.items()}
 READ = ("checkpoint", "inherited_from", "claims")  # parameters that name files
 TRIES = 2
 PACKAGES = ("model", "metrics", "checkpoints", "training", "certification", "report")
+parallel.IMPORTED.append(__name__)
 _ONE = threading.Lock()  # in a process: a job is in a folder of its own, and a process in one
 
 
@@ -79,9 +79,9 @@ def jobs(path: str) -> list[Job]:
 
 def _grid(entry: str, changes: dict[str, Any], where: str) -> Iterator[Job]:
     notebook = changes.pop("notebook", "1_train")
-    if notebook not in STEPS:
+    if notebook not in [*STEPS]:
         raise InputError(
-            f"{where}: notebook is {notebook!r}, but must be one of {', '.join(STEPS)}."
+            f"{where}: notebook is {params.brief(notebook)}, but must be one of {', '.join(STEPS)}."
         )
     step, file = STEPS[notebook], changes.pop("file", f"params/{STEPS[notebook]}.yaml")
     values = params.read_yaml(files.find(str(file)))
@@ -103,7 +103,7 @@ def _grid(entry: str, changes: dict[str, Any], where: str) -> Iterator[Job]:
         p = preamble.check(step, {**values, **changes, **chosen, "run_dir": ""}, where)
         parameters, read = p.model_dump(exclude={"run_dir"}), dict(given)
         for key in READ:
-            if parameters.get(key):
+            if parameters.get(key) or (key in parameters and key == "checkpoint"):
                 place = files.existing(parameters[key])
                 parameters[key] = files.shown(place)
                 for path in place.iterdir() if place.is_dir() else [place]:
@@ -226,7 +226,7 @@ def _problem(future: Future, scheduler: str) -> str:
 def _executor(scheduler: str) -> Iterator[Executor]:
     """This machine's cores, or the workers of the Dask scheduler at that address."""
     if not scheduler:
-        with Processes() as workers:
+        with parallel.Processes() as workers:
             yield workers
         return
     try:
@@ -235,7 +235,9 @@ def _executor(scheduler: str) -> Iterator[Executor]:
         client = Client(scheduler, timeout=10)
         client.wait_for_workers(1, timeout=60)
     except ModuleNotFoundError:
-        raise InputError("distributed is not installed: pip install 'fluxttice[cluster]'.") from None
+        raise InputError(
+            "distributed is not installed: pip install 'fluxttice[cluster]'."
+        ) from None
     except (OSError, ValueError) as error:  # TimeoutError is the first
         reason = " ".join(str(error).split())
         raise InputError(f"No Dask scheduler with workers at {scheduler}: {reason}.") from None
