@@ -80,7 +80,7 @@ class TernaryVAE:
         """
         if not isinstance(ns, Iterable):
             raise InputError(f"ns is {ns!r}, but must be numbers of draws, such as [50_000].")
-        ns, how = list(ns), [how] if isinstance(how, str) else list(how)
+        ns, how = list(ns), list(how) if isinstance(how, list | tuple) else [how]
         unknown = [mode for mode in how if mode not in HOW]
         if unknown:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")

@@ -115,7 +115,8 @@ def test_a_batch_survives_a_kill_and_a_failure_and_goes_on(
         ("a: {file: [1]}", "No parameter file at"), ("a: {run_dir: x}", "run_dir is set"),
         ("a b: {}\na/b: {}", "two jobs for the folder a-b"), ("a: {seed: [1, 1]}", "two jobs"),
         ("a: {notebook: 2_benchmark, checkpoint: [x, y]}", "No checkpoint at x"),
-        ("a: {notebook: 2_benchmark, checkpoint: }", "checkpoint is empty"), ("a: !!x {}", "it has a tag"),
+        ("a: {notebook: 2_benchmark, checkpoint: }", "checkpoint is empty"),
+        ("a: !!x {}", "it has a tag"),
     ],
 )  # fmt: skip
 def test_a_bad_plan_is_one_sentence_and_nothing_starts(project, capsys, text, words):

@@ -204,7 +204,7 @@ def test_prior_is_standard_normal():
         (lambda m: m.decode(torch.zeros(1, D), "A", "best"), "how is 'best'"),
         (lambda m: m.decode(torch.zeros(1, D), "A", "categorical"), "seed"),
         *[(lambda m, n=n: m.sample(n, "A", rng=generator(1)), f"n is {n!r}") for n in (
-            0, -5, 2.5, True, "9",
+            0, -5, 2.5, True, "9", None, 10**8 + 1,
         )],
     ],
 )  # fmt: skip

@@ -141,7 +141,8 @@ def test_what_measures_refuses_bad_values(step, change):
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.sampled_from([10**15, 10**5_000, -(10**5_000)]),
-    st.floats(), st.text(max_size=9), st.sampled_from(["1e-3", "nan", "17", "auto", "cuda", "\ud800"]),
+    st.floats(), st.text(max_size=9),
+    st.sampled_from(["1e-3", "nan", "17", "auto", "cuda", "\ud800"]),
 )  # fmt: skip
 ANYTHING = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(), SCALARS, max_size=1)
 

@@ -56,7 +56,7 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
         if not any(key.startswith(("encoder_", "decoder_")) for key in state):
             raise Misfit("nothing to measure in it, no encoder or decoder is among its tensors")
         model = DualVAE.fresh(0) if layout == "v5.5" else Original(state, layout, config)
-        _fill(model, state)
+        _fill(model.float(), state)
     except Misfit as misfit:
         which = "" if layout == ALONE else f" ({layout})"
         raise InputError(f"{name} is no network of the lineage{which}: {misfit}.") from None

@@ -20,7 +20,8 @@ from .job import NOTEBOOKS, execute
 DOCUMENTS = {
     "train": "epochs.json", "benchmark": "coverage_vs_entropy.json", "certify": "verdict.json",
 }  # fmt: skip
-APART = ("created_utc", "controls_measured", "path", "checkpoint")  # dates, and where a run lies
+# Dates, and where a run lies.
+APART = ("created_utc", "controls_measured", "path", "checkpoint", "run_dir")
 TOLD = ("environment", "git")  # what is told apart before
 LABELS = ("network", "control", "seed", "vae", "metric", "gate", "decode", "n")
 
