@@ -75,7 +75,9 @@ def test_the_same_seed_gives_the_same_draw_and_the_global_stream_is_left_alone(p
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_a_sample_is_the_same_whole_or_in_parts_and_whatever_torch_is_set_to(saved, monkeypatch, how):
+def test_a_sample_is_the_same_whole_or_in_parts_and_whatever_torch_is_set_to(
+    saved, monkeypatch, how
+):
     expected = load(saved).sample(1_000, how, seed=3)
     monkeypatch.setattr(network, "CHUNK", 300)
     assert torch.equal(load(saved).sample(1_000, how, seed=3), expected)

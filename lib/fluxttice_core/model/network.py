@@ -215,7 +215,9 @@ class Network(nn.Module):
     def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
         """`n` operations (n, T), int64 in {-1, 0, 1}, from latents of the prior N(0, I)."""
         if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= MOST:
-            raise InputError(f"n is {n!r}, but must be a whole number of operations, 1 to {MOST:,}.")
+            raise InputError(
+                f"n is {n!r}, but must be a whole number of operations, 1 to {MOST:,}."
+            )
         ops = torch.empty(int(n), T, dtype=torch.int64, device=self.device)
         latents = rng.clone_state()  # what decoding draws comes after all of them
         for part in ops.split(CHUNK):

@@ -23,7 +23,7 @@ def parameters(values: dict[str, Any], where: str) -> type[Train]:
     name = values.get("recipe")
     if not isinstance(name, str) or name not in RECIPES:
         raise InputError(
-            f"{where}: recipe is {brief(name)}, but must be one of " f"{', '.join(RECIPES)}."
+            f"{where}: recipe is {brief(name)}, but must be one of {', '.join(RECIPES)}."
         )
     return RECIPES[name][0]
 
