@@ -7,13 +7,16 @@ CHECKPOINT ?=
 NAME ?= report
 RESUME ?=
 JOBS ?= logical
+PLAN ?= params/evidence.yaml
+SCHEDULER ?=
+RUN ?=
 UPGRADE ?=
 BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Where Python is told to keep no bytecode, every process compiles torch anew: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help report open test lint bench evidence controls power picture lab keygen lock
+.PHONY: help report open test lint bench batch reproduce evidence controls power picture lab keygen lock
 .DEFAULT_GOAL := report
 
 help:  ## this list
@@ -37,8 +40,14 @@ lint: .venv/ready  ## ruff over code and notebooks, mypy over the library
 bench: .venv/ready  ## speed, as ratios within one run
 	@$(BIN)/python lib/benchmarks/speed.py
 
-evidence: .venv/ready  ## train seeds × recipes of params/evidence.yaml into reports/evidence.csv
-	@$(BIN)/fluxttice evidence
+batch: .venv/ready  ## run every job of PLAN=… side by side (SCHEDULER=tcp://host:8786: on a Dask cluster)
+	@$(BIN)/fluxttice batch "$(PLAN)" --scheduler "$(SCHEDULER)"
+
+reproduce: .venv/ready  ## repeat the run in the folder RUN=…, and compare every number
+	@$(BIN)/fluxttice reproduce "$(RUN)"
+
+evidence: .venv/ready  ## the batch of params/evidence.yaml, into reports/evidence.csv and a page
+	@$(BIN)/fluxttice evidence --scheduler "$(SCHEDULER)"
 
 controls: .venv/ready  ## measure what stands beside every model, into reports/controls.json
 	@$(BIN)/fluxttice controls

@@ -1,6 +1,6 @@
 """The package's face for programs: a loaded checkpoint as an object with four verbs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -61,7 +61,7 @@ class TernaryVAE:
     def coverage_report(
         self,
         ns: Iterable[int] = NS,
-        how: str | Iterable[str] = HOW,
+        how: str | Sequence[str] = HOW,
         *,
         trials: int = 5,
         seed: int = 0,
@@ -80,14 +80,15 @@ class TernaryVAE:
         """
         if not isinstance(ns, Iterable):
             raise InputError(f"ns is {ns!r}, but must be numbers of draws, such as [50_000].")
-        ns, how = list(ns), [how] if isinstance(how, str) else list(how)
-        unknown = [mode for mode in how if mode not in HOW]
+        ns = list(ns)
+        modes: list = list(how) if isinstance(how, list | tuple) else [how]
+        unknown = [mode for mode in modes if mode not in HOW]
         if unknown:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
         fresh, rows = self.model.untrained(seed), []
         for vae in self.model.vaes:
             ours, control = (
-                coverage(model.decoder(vae), ns, how=how, trials=trials, seed=seed, stream=vae)
+                coverage(model.decoder(vae), ns, how=modes, trials=trials, seed=seed, stream=vae)
                 for model in (self.model, fresh)
             )
             rows += [_beside(vae, *pair) for pair in zip(ours, control, strict=True)]

@@ -89,11 +89,25 @@ def _import(old: str, folder: str) -> None:
     print(f"from {old}, sha256 {loaded.manifest['imported']['sha256']}")
 
 
-def _evidence() -> None:
-    """train and measure params/evidence.yaml"""
+def _batch(**options: str) -> None:
+    """run every job of a plan, side by side"""
     from .report import batch
 
-    batch.run()
+    print(f"\nDone: a folder a job in\n{files.shown(batch.run(**options))}")
+
+
+def _evidence(scheduler: str) -> None:
+    """train and measure params/evidence.yaml"""
+    from .report import evidence
+
+    print(f"\nDone: open the .html file in\n{files.shown(evidence.run(scheduler))}")
+
+
+def _reproduce(folder: str) -> None:
+    """repeat a recorded run, and compare every number"""
+    from .report import reproduce
+
+    print(f"\nReproduced: {files.shown(reproduce.run(folder))}")
 
 
 def _controls(benchmark: str) -> None:
@@ -141,6 +155,8 @@ LAST = "last part of the folder's name (default: %(default)s)"
 NAME = _argument("--name", LAST, default="report")
 GO_ON = "go on with this run, by its own parameters (default: a new run)"
 RESUME = _argument("--resume", GO_ON, default="", metavar="FOLDER")
+WHERE = "a Dask scheduler, tcp://host:port (default: the cores of this machine)"
+SCHEDULER = _argument("--scheduler", WHERE, default="", metavar="ADDRESS")
 LESS = "check what was signed and measure nothing (default: measure every gate again)"
 QUICK = _argument("--quick", LESS, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
@@ -152,7 +168,9 @@ COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _open: ("report", {}),
     _verify: ("sign", _argument("path", "its folder") | QUICK | KEY),
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
-    _evidence: ("report", {}),
+    _batch: ("report", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
+    _evidence: ("report", SCHEDULER),
+    _reproduce: ("report", _argument("folder", "the run's folder")),
     _controls: ("", BENCHMARK),
     _power: ("", CERTIFY),
     _keygen: ("sign", PLACE),

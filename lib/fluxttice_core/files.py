@@ -15,8 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .errors import InputError
 
 MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
@@ -94,6 +92,12 @@ def shown(path: str | Path) -> str:
     path, home = Path(path).resolve(), root().resolve()
     inside = path.is_relative_to(home)
     return (path.relative_to(home) if inside else Path(*path.parts[-2:])).as_posix()
+
+
+def local(path: Path) -> str:
+    """`path` relative to the repository where it lies inside, absolute elsewhere."""
+    home = root().resolve()
+    return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
 
 
 def sha256(data: bytes) -> str:
@@ -202,13 +206,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-
-
-def record_params(folder: Path, name: str, values: dict[str, Any]) -> None:
-    """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun."""
-    values = {key: value for key, value in values.items() if key != "run_dir"}
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    write_bytes(folder / f"{name}.params.yaml", text.encode())
 
 
 def git_commit() -> dict[str, Any]:

@@ -9,55 +9,55 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import forkserver, resource_tracker
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 
 WORKERS = "FLUXTTICE_WORKERS"
+IMPORTED = ["fluxttice_core.metrics.measurement"]  # once, for all processes
+_STARTING = threading.Lock()
 
 
-@cache
-def pool() -> ProcessPoolExecutor:
-    """This process's workers, as many as the machine has cores (or as FLUXTTICE_WORKERS says).
+class Killed(RuntimeError):
+    """A worker process ended without a word."""
 
-    A server process imports torch once and forks them, so they start in milliseconds.
+
+class Processes(ThreadPoolExecutor):
+    """An executor with a process for each job, as many at a time as the machine has cores (or as
+    FLUXTTICE_WORKERS says). One that is killed fails its own job and no other.
+
+    A server process imports IMPORTED once and forks them, so they start in milliseconds.
     """
-    count = int(os.environ.get(WORKERS) or os.cpu_count() or 1)
-    return ProcessPoolExecutor(count, _context(), initializer=_begin)
+
+    def __init__(self) -> None:
+        super().__init__(int(os.environ.get(WORKERS) or os.cpu_count() or 1))
+
+    def submit(self, function: Callable, /, *arguments: Any, **named: Any) -> Future:
+        return super().submit(_alone, function, arguments, named)
+
+    def __exit__(self, error: Any, *about: Any) -> None:
+        if error:  # whatever ended the caller's loop ends the jobs, too
+            self.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+        super().__exit__(error, *about)
 
 
-@cache
-def _context() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fluxttice_core.metrics.measurement"])
-    resource_tracker.ensure_running()  # it would unblock the signal
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # while it imports, too
-    forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    return context
+def _alone(function: Callable, arguments: tuple, named: dict) -> Any:
+    [(value,)] = together(_once, [(function, arguments, named)])
+    return value
 
 
-def start() -> None:
-    """Let the server import torch while the caller goes on, so that the first jobs wait less."""
-    _context()
-
-
-def _begin() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends this one
-    threading.Thread(target=_end_with_caller, daemon=True).start()
-
-
-def _end_with_caller() -> None:
-    """A caller that was killed ends nobody: its workers see it go."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _once(function: Callable, arguments: tuple, named: dict) -> Iterator[Any]:
+    yield function(*arguments, **named)
 
 
 class Job(NamedTuple):
@@ -68,43 +68,19 @@ class Job(NamedTuple):
     arguments: tuple
 
 
-def finished(jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
-    """Run every job; yield its place in `jobs` and what it returned, as each finishes.
-
-    Raises:
-        whatever a job raises, BrokenProcessPool if its process was killed; those that have not
-        begun are then left out.
-    """
-    # Pickled here: torch would pass its tensors through shared memory, which may be small.
-    futures = [pool().submit(_call, pickle.dumps((job.function, job.arguments))) for job in jobs]
-    places = {future: place for place, future in enumerate(futures)}
-    try:
-        for future in as_completed(futures):
-            yield places[future], pickle.loads(future.result())
-    except BrokenProcessPool:
-        pool.cache_clear()  # a worker was killed: the next jobs get new ones
-        raise
-    finally:
-        for future in futures:
-            future.cancel()
-
-
 def each(jobs: Sequence[Job], said: Callable[[str], None]) -> list[Any]:
     """What every job returns, in the order of the jobs; `said` is told of each as it finishes.
 
     Raises:
-        as `finished`.
+        whatever a job raises, Killed if its process was killed; the others are then ended.
     """
-    found: dict[int, Any] = {}
-    for place, value in finished(jobs):
-        found[place] = value
-        said(f"{jobs[place].name}: done, {len(jobs) - len(found)} left")
-    return [found[place] for place in range(len(jobs))]
-
-
-def _call(packed: bytes) -> bytes:
-    function, arguments = pickle.loads(packed)
-    return pickle.dumps(function(*arguments))
+    with Processes() as workers:
+        futures = [workers.submit(job.function, *job.arguments) for job in jobs]
+        names = {future: job.name for future, job in zip(futures, jobs, strict=True)}
+        for count, future in enumerate(as_completed(futures), 1):
+            future.result()
+            said(f"{names[future]}: done, {len(jobs) - count} left")
+    return [future.result() for future in futures]
 
 
 def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterator[tuple]:
@@ -115,15 +91,16 @@ def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterat
     loop ends the processes too.
 
     Raises:
-        whatever a generator raises; RuntimeError if its process was killed.
+        whatever a generator raises; Killed if its process was killed.
     """
     pipes, processes = [], []
     try:
         for job in jobs:
             here, there = _context().Pipe(duplex=False)
+            # Pickled here: torch would pass its tensors through shared memory, which may be small.
             packed = pickle.dumps((function, job))
             process = _context().Process(target=_send, args=(there, packed), daemon=True)
-            process.start()
+            _start(process)
             there.close()
             pipes.append(here)
             processes.append(process)
@@ -131,7 +108,7 @@ def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterat
             try:
                 said = [pickle.loads(pipe.recv_bytes()) for pipe in pipes]
             except EOFError:
-                raise RuntimeError("a worker process was killed") from None
+                raise Killed("a worker process was killed") from None
             for kind, item in said:
                 if kind == "error":
                     raise item
@@ -144,8 +121,37 @@ def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterat
             process.join()
 
 
+@cache
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    resource_tracker.ensure_running()  # it would unblock the signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # while it imports, too
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return context
+
+
+def start() -> None:
+    """Let the server import torch while the caller goes on, so that the first jobs wait less."""
+    _context()
+
+
+def _start(process: Any) -> None:
+    """Start it without the caller's own script, which it would import anew: one from standard
+    input can't be, and one without a guard would start everything again."""
+    with _STARTING:
+        script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            process.start()
+        finally:
+            sys.modules["__main__"] = script
+
+
 def _send(pipe: Any, packed: bytes) -> None:
-    _begin()
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends this one
+    threading.Thread(target=_follow_to_the_end, daemon=True).start()
     function, job = pickle.loads(packed)
     try:
         for item in function(*job):
@@ -154,4 +160,10 @@ def _send(pipe: Any, packed: bytes) -> None:
     except BrokenPipeError:
         pass  # the caller is gone
     except Exception as error:
+        error.add_note(traceback.format_exc())  # which does not pickle otherwise
         pipe.send_bytes(pickle.dumps(("error", error)))
+
+
+def _follow_to_the_end() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # the caller was killed: so is this

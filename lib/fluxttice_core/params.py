@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from .errors import InputError
+from . import files
+from .errors import InputError, printable
 
 
 def _no_bool(value: Any) -> Any:
@@ -25,9 +26,9 @@ def _no_bool(value: Any) -> Any:
 
 # Text that means a number is one: papermill hands `1e-3` over as text. True is none.
 Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_no_bool)]
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(lt=2**63)]
 Count = Annotated[Whole, Field(ge=1)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
+Seed = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
@@ -68,15 +69,21 @@ def _sentence(error: ErrorDetails, kind: type[Params]) -> str:
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, kind.model_fields, 1)
         hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(kind.model_fields)}."
-        return f"unknown parameter {name}; {hint}"
+        return f"unknown parameter {printable(name)}; {hint}"
     if error["type"] == "missing":
         return f"parameter {name} is missing."
     problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     why = kind.model_fields[str(error["loc"][0])].description
     reason = f" ({why})" if why and error["type"] == "less_than_equal" else ""
-    return (
-        f"{name} {problem[0].lower()}{problem[1:]}{reason}, but is {reprlib.repr(error['input'])}."
-    )
+    return f"{name} {problem[0].lower()}{problem[1:]}{reason}, but is {brief(error['input'])}."
+
+
+def brief(value: object) -> str:
+    """A bad value, fit for a sentence."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 class _Yaml12(yaml.SafeLoader):
@@ -109,12 +116,37 @@ class _Yaml12(yaml.SafeLoader):
 _Yaml12.add_constructor("tag:yaml.org,2002:int", _Yaml12.construct_yaml_int)
 
 
+class _Written(yaml.SafeDumper):
+    """Quotes what `_Yaml12` would not read as text."""
+
+    yaml_implicit_resolvers = _Yaml12.yaml_implicit_resolvers
+
+
+def record(folder: Path, name: str, values: dict[str, Any]) -> None:
+    """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun."""
+    values = {key: value for key, value in values.items() if key != "run_dir"}
+    text = yaml.dump(values, Dumper=_Written, sort_keys=False, allow_unicode=True)
+    files.write_bytes(folder / f"{name}.params.yaml", text.encode())
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A flat mapping of parameters from a YAML file.
 
     Raises:
         InputError: no such file, not YAML, not a mapping, nested, or with a tag.
     """
+    return _flat(_read(path), str(path))
+
+
+def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
+    """A mapping of names to flat mappings, as a batch's plan is; raises as `read_yaml`."""
+    plan = _read(path)
+    if not isinstance(plan, dict) or not plan or not all(isinstance(name, str) for name in plan):
+        raise InputError(f"{path} must be a plan: `name: {{parameter: value, …}}` a line.")
+    return {name: _flat(values, f"{path}: {name}") for name, values in plan.items()}
+
+
+def _read(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"No parameter file at {path}: give the path of a YAML file.")
@@ -122,12 +154,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.TagToken) for token in yaml.scan(text)):
             raise yaml.YAMLError("it has a tag, and plain values have none")
-        values = yaml.load(text, _Yaml12)
+        return yaml.load(text, _Yaml12)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not readable as YAML: {reason}.") from None
+
+
+def _flat(values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(_is_flat(*item) for item in values.items()):
-        raise InputError(f"{path} must be a flat mapping, one `name: value` a line.")
+        raise InputError(f"{where} must be a flat mapping, one `name: value` a line.")
     return values
 
 

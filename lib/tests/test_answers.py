@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from fluxttice_core.metrics.observation import metric
-from fluxttice_core.report import answers, batch
+from fluxttice_core.report import answers, evidence
 from fluxttice_core.report.answers import ASKED_OF, Answer
 
 QUESTION = {"Does it help?": ("whole", "without")}
@@ -16,7 +16,7 @@ N = len(ASKED_OF) * 2  # differences that are asked of, over both VAEs
 
 def planted(gain=0.0, of="mig", vaes="AB", seeds=4, recipes=("whole", "without")):
     """A frame of recipes × seeds × VAEs, with `gain`·GAINS/0.1 between the first two in `of`."""
-    base = dict.fromkeys([*ASKED_OF, *batch.METRICS], 0.5)
+    base = dict.fromkeys([*ASKED_OF, *evidence.METRICS], 0.5)
     return pd.DataFrame(
         {"recipe": recipe, "seed": seed, "epoch": 0, "vae": vae, **base}
         | {of: 0.5 + 0.1 * seed + (recipe == "whole") * gain * GAINS[seed] / 0.1}
@@ -81,7 +81,7 @@ def test_the_summary_names_the_worst_seed_and_never_rounds_to_all():
     frame = planted(0.1, of="mig")
     frame["exact_match_test"], frame["exact_match"] = 0.9999999, 1.0
     frame["rate"] = 16.0 + frame["seed"]  # of which the largest is the worst
-    whole, *_ = batch.summary(frame).to_dict("records")
+    whole, *_ = evidence.summary(frame).to_dict("records")
     assert (whole["recipe"], whole["VAE"], whole["seeds"]) == ("whole", "A", "4")
     assert whole[metric("mig").title] == "0.750, worst 0.590"
     assert whole[metric("rate").title] == "17.5000, worst 19.0000"

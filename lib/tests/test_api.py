@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 import torch
@@ -6,6 +9,7 @@ import fluxttice_core
 from fluxttice_core import InputError, all_operations, load
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics.coverage import ceiling, coverage
+from fluxttice_core.model import network
 from fluxttice_core.model.network import HOW, VAES, D, DualVAE
 from fluxttice_core.model.operations import M, T
 
@@ -70,6 +74,39 @@ def test_the_same_seed_gives_the_same_draw_and_the_global_stream_is_left_alone(p
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("how", HOW)
+def test_a_sample_is_the_same_whole_or_in_parts_and_whatever_torch_is_set_to(
+    saved, monkeypatch, how
+):
+    expected = load(saved).sample(1_000, how, seed=3)
+    monkeypatch.setattr(network, "CHUNK", 300)
+    assert torch.equal(load(saved).sample(1_000, how, seed=3), expected)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(2)
+        with torch.autocast("cpu", torch.bfloat16):
+            loaded = load(saved)
+            assert torch.equal(loaded.sample(1_000, how, seed=3), expected)
+            assert loaded.encode(expected).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(threads)
+
+
+LARGE = """
+import resource, sys
+from fluxttice_core import load
+load(sys.argv[1]).sample(10_000_000, vae="A", seed=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_ten_million_operations_need_less_than_a_gigabyte_and_a_half(saved):
+    done = subprocess.run([sys.executable, "-c", LARGE, saved], capture_output=True, check=True)
+    assert int(done.stdout) * 1_024 < 1.5e9
+
+
 def test_the_report_is_the_coverage_of_each_vae_beside_fresh_weights(vae):
     report = vae.coverage_report([100, 500], trials=3, seed=6)
     keys = report[["vae", "decode", "n"]].itertuples(index=False, name=None)
@@ -110,6 +147,14 @@ def test_only_argmax_can_tell_a_perfect_model_from_noise(perfect, vae):
         (lambda v: v.decode([[0.0] * D], vae="b"), "vae is 'b'"),
         (lambda v: v.sample(5, "likely", seed=1), "how is 'likely'"),
         (lambda v: v.sample(5, seed="one"), "seed is 'one'"),
+        (lambda v: v.sample(5, seed=None), "seed is None"),
+        (lambda v: v.sample(5, torch.zeros(3), seed=1), "how is tensor"),
+        (lambda v: v.encode([[0] * 9], torch.zeros(2)), "vae is tensor"),
+        (lambda v: v.coverage_report(None), "ns is None"),
+        (lambda v: v.coverage_report([None]), "ns is [None]"),
+        (lambda v: v.coverage_report([10], None), "how holds None"),
+        (lambda v: v.coverage_report([10], trials=None), "trials is None"),
+        (lambda v: v.coverage_report([10], seed=None), "seed is None"),
         (lambda v: v.coverage_report([0]), "ns is [0]"),
         (lambda v: v.coverage_report([]), "ns is []"),
         (lambda v: v.coverage_report(50), "ns is 50, but must be numbers of draws"),

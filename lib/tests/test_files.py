@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from fluxttice_core import files, params
+from fluxttice_core import files
 from fluxttice_core.errors import InputError
 
 
@@ -120,12 +120,6 @@ def test_shown_paths_tell_nothing_of_the_machine(tmp_path):
     inside = files.root() / "reports" / "2025-01-01" / "x"
     assert files.shown(inside) == "reports/2025-01-01/x"
     assert files.shown(tmp_path / "home" / "someone" / "a" / "b.pt") == "a/b.pt"
-
-
-def test_the_recorded_parameters_are_a_file_that_can_be_run_again(tmp_path):
-    files.record_params(tmp_path, "x", {"seed": 1, "lr": 1e-5, "name": "é", "run_dir": "here"})
-    found = params.read_yaml(tmp_path / "x.params.yaml")
-    assert found == {"seed": 1, "lr": 1e-5, "name": "é"}
 
 
 def test_the_commit_is_gits_and_the_environment_names_what_a_rerun_needs(monkeypatch, tmp_path):

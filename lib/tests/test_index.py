@@ -8,7 +8,7 @@ from pathlib import Path
 import py_mini_racer
 import pytest
 
-from fluxttice_core import files
+from fluxttice_core import files, params
 from fluxttice_core.metrics.measurement import MODEL, Results, Row
 from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.report import document, index, status, tables
@@ -35,7 +35,7 @@ def reports(tmp_path, monkeypatch):
     shutil.copytree(shipped, tmp_path / shipped.parent.name / shipped.name)
     later = tmp_path / "2099-01-02" / "030405-mine"
     later.mkdir(parents=True)
-    files.record_params(later, "benchmark", {"k": 100, "seed": 1})
+    params.record(later, "benchmark", {"k": 100, "seed": 1})
     document.store(planted(), later / document.DOCUMENT)
     status.hold(later)
     status.write(later, "complete", {"benchmark": "complete"})

@@ -152,7 +152,7 @@ def test_the_verbs_leave_mode_gradients_and_global_stream_as_they_were(untrained
         (lambda m: m.decode(torch.zeros(1, D), "A", "best"), "how is 'best'"),
         (lambda m: m.decode(torch.zeros(1, D), "A", "categorical"), "seed"),
         *[(lambda m, n=n: m.sample(n, "A", rng=generator(1)), f"n is {n!r}") for n in (
-            0, -5, 2.5, True, "9",
+            0, -5, 2.5, True, "9", None, 10**8 + 1,
         )],
     ],
 )  # fmt: skip

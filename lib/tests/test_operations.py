@@ -1,4 +1,5 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ from fluxttice_core.model.operations import (
     split,
     split_record,
 )
+
+with warnings.catch_warnings(action="ignore"):  # both are on their way in or out of torch
+    QUANTISED = torch.quantize_per_tensor(torch.zeros(1, 9), 1, 0, torch.qint8)
+    NESTED = torch.nested.nested_tensor([torch.zeros(9)])
 
 
 def test_the_enumeration_counts_in_base_3_with_the_least_trit_first():
@@ -64,6 +69,8 @@ def test_check_operations_takes_any_array_of_tables():
         *[(torch.full((1, 9), bad), "outside") for bad in (2, 0.5, torch.nan, torch.inf)],
         (torch.full((1, 9), 255, dtype=torch.uint8), "outside"),
         *[(x, "dense array") for x in (torch.zeros(1, 9).to_sparse(), torch.zeros(1, 9) * 1j)],
+        *[(x, "dense array") for x in (torch.zeros(1, 9, device="meta"), QUANTISED, NESTED)],
+        (np.ma.masked_array(np.zeros((1, 9)), np.ones((1, 9))), "without a mask"),
         *[(bad, "array of numbers") for bad in ("AND", None, [["-"] * 9], [[1] * 9, [1] * 8])],
         (np.array([["x"] * 9], dtype=object), "array of numbers"),
     ],

@@ -1,7 +1,8 @@
 import os
 import signal
+import subprocess
+import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,41 @@ def test_what_a_job_raises_is_raised_here_and_those_that_wait_are_left_out(tmp_p
 
 
 def test_after_a_worker_was_killed_the_next_jobs_run():
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(parallel.Killed):
         parallel.each([Job("exit", os._exit, (1,))], print)
     assert parallel.each([Job("abs", abs, (-1,))], print) == [1]
+
+
+def test_a_job_that_is_killed_fails_alone_and_what_fails_says_where():
+    with parallel.Processes() as workers:
+        killed, summed = workers.submit(os._exit, 1), workers.submit(sum, [1, 2])
+        failed = workers.submit(read_yaml, "nowhere.yaml")
+        assert isinstance(killed.exception(), parallel.Killed) and summed.result() == 3
+        assert "in read_yaml" in failed.exception().__notes__[0]
+
+
+SCRIPT = """
+import os, time
+from fluxttice_core.parallel import Job, each
+print(each([Job("abs", abs, (-1,))], str), flush=True)
+each([Job("sleep", time.sleep, (60,))], str)
+"""
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
+def test_a_script_from_standard_input_has_workers_that_end_with_it(ended_by):
+    """A script without a guard, too, which workers that read it would start again."""
+    with subprocess.Popen(
+        [sys.executable], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as script:  # fmt: skip
+        script.stdin.write(SCRIPT.encode())
+        script.stdin.close()
+        assert script.stdout.readline() == b"[1]\n"
+        time.sleep(0.5)
+        script.send_signal(ended_by)
+        script.stdout.read()  # until the last process that could write to it has ended
+        assert script.wait(20) != 0
 
 
 def test_generators_go_in_step_until_the_shortest_ends():
@@ -56,7 +89,7 @@ def test_generators_go_in_step_until_the_shortest_ends():
     "function, job, error, words",
     [
         (range, ("three",), TypeError, "integer"),
-        (os._exit, (1,), RuntimeError, "a worker process was killed"),
+        (os._exit, (1,), parallel.Killed, "a worker process was killed"),
     ],
 )
 def test_what_ends_a_generator_is_raised_here(function, job, error, words):
@@ -68,8 +101,4 @@ def test_what_ends_a_generator_is_raised_here(function, job, error, words):
 
 def test_the_environment_says_how_many_workers(monkeypatch):
     monkeypatch.setenv(parallel.WORKERS, "3")
-    parallel.pool.cache_clear()
-    try:
-        assert parallel.pool()._max_workers == 3
-    finally:
-        parallel.pool.cache_clear()
+    assert parallel.Processes()._max_workers == 3

@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import Field
 
 from fluxttice_core import files
 from fluxttice_core.errors import InputError
-from fluxttice_core.params import Count, Params, Positive, Share, Text, check, read_yaml
+from fluxttice_core.params import Count, Params, Positive, Share, Text, check, read_yaml, record
 from fluxttice_core.report import preamble
 from fluxttice_core.training import recipes
 
@@ -135,6 +137,38 @@ def test_a_bad_element_and_an_unknown_key_are_named(change, words):
 def test_what_measures_refuses_bad_values(step, change):
     with pytest.raises(InputError, match=f"^my.yaml: {next(iter(change))}"):
         preamble.check(step, {**shipped(step)[1], **change}, "my.yaml")
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.sampled_from([10**15, 10**5_000, -(10**5_000)]),
+    st.floats(), st.text(max_size=9),
+    st.sampled_from(["1e-3", "nan", "17", "auto", "cuda", "\ud800"]),
+)  # fmt: skip
+ANYTHING = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(), SCALARS, max_size=1)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_parameters_are_refused_in_one_sentence_or_mean_the_same_when_read_again(
+    tmp_path, name
+):
+    step, shipped_ = shipped(name)
+    names = st.sampled_from([*shipped_]) | st.text(max_size=5)
+
+    @settings(max_examples=2_000, deadline=None, derandomize=True, database=None)
+    @given(st.dictionaries(names, ANYTHING, min_size=1, max_size=2))
+    def holds(changes):
+        try:
+            p = preamble.check(step, {**shipped_, **changes}, "my.yaml")
+        except InputError as error:
+            sentence = str(error)
+            assert sentence.startswith("my.yaml: ") and len(sentence.splitlines()) == 1
+            assert sentence[-1] in ".?" and len(sentence) < 2_000
+            return
+        record(tmp_path, name, p)
+        again = {"run_dir": p.run_dir, **read_yaml(tmp_path / f"{name}.params.yaml")}
+        assert preamble.check(step, again, "my.yaml") == p
+
+    holds()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class Job:
         self.temporary = Path(tempfile.mkdtemp())  # short, or sockets in it have no room
         self.reports = folder / "reports"
         values = params.read_yaml(files.root() / "params" / "train.yaml") | SMALL
-        files.record_params(folder, "train", values)
+        params.record(folder, "train", values)
         places = {"TMPDIR": str(self.temporary), "FLUXTTICE_REPORTS": str(self.reports)}
         self.process = subprocess.Popen(
             [FLUXTTICE, "report", "--train", folder / "train.params.yaml"], text=True,

@@ -215,8 +215,9 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
 
 def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
     """What stands beside a model, at FEWEST latents: its intervals are wider than a model's."""
-    known = {OPTIMUM: lambda _seed: optimum(), READOUT: linear_readout}
-    network = known[name](seed) if name in known else CONTROLS[name].make(seed)
+    made: dict[str, Callable[[int], Measurable]]
+    made = {OPTIMUM: lambda _seed: optimum(), READOUT: linear_readout}
+    network = made[name](seed) if name in made else CONTROLS[name].make(seed)
     shown = (name, seed) == (UNTRAINED, p.untrained_seed)
     row = _row(name, seed, network, vae, FEWEST, p, shown)
     return row.model_copy(update={"drawings": drawings(network, vae, p)}) if shown else row

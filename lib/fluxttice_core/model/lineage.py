@@ -59,7 +59,8 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
     if not any(key.startswith(("encoder_", "decoder_")) for key in state):
         raise InputError(f"{sentence}there is no encoder or decoder in it, nothing to measure.")
     with torch.device("meta"):  # shapes alone: the numbers are the file's
-        model = DualVAE() if layout == "v5.5" else Original(shapes, layout, config)
+        made = DualVAE() if layout == "v5.5" else Original(shapes, layout, config)
+        model = made.float()  # whatever torch makes by default
     wanted = model.state_dict()
     for key in [*wanted, *state]:
         if problem := _problem(state.get(key), wanted.get(key)):

@@ -20,6 +20,8 @@ from ..model.streams import generator
 D = 16
 VAES = ("A", "B")
 HOW = ("argmax", "categorical", "expectation")
+CHUNK = 2**16  # operations sampled at a time
+MOST = 10**8  # operations in one sample: 7 GB
 
 
 class Measurable(Protocol):
@@ -172,7 +174,8 @@ class Network(nn.Module):
         Raises:
             InputError: wrong shape, another value, or an unknown VAE.
         """
-        return self.encoder(vae)(check_operations(ops).to(self.device)).mu
+        with torch.autocast(self.device.type, enabled=False):
+            return self.encoder(vae)(check_operations(ops).to(self.device)).mu
 
     @torch.no_grad()
     def decode(
@@ -185,7 +188,8 @@ class Network(nn.Module):
         latents = rows(z, "z", D).to(self.device, torch.float32)
         if not latents.isfinite().all():
             raise InputError("z holds a value that is not finite: a latent is a real vector.")
-        return read_out(self.decoder(vae)(latents), how, rng) - 1
+        with torch.autocast(self.device.type, enabled=False):
+            return read_out(self.decoder(vae)(latents), how, rng) - 1
 
     def sharpened(self, tau: float) -> Self:
         """A copy whose logits are `tau` times these: its last decoder layers carry the factor."""
@@ -197,9 +201,17 @@ class Network(nn.Module):
 
     def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
         """`n` operations (n, T), int64 in {-1, 0, 1}, from latents of the prior N(0, I)."""
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise InputError(f"n is {n!r}, but must be a whole number of operations, 1 or more.")
-        return self.decode(prior(n, rng).to(self.device), vae, how, rng)
+        if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= MOST:
+            raise InputError(
+                f"n is {n!r}, but must be a whole number of operations, 1 to {MOST:,}."
+            )
+        ops = torch.empty(int(n), T, dtype=torch.int64, device=self.device)
+        latents = rng.clone_state()  # what decoding draws comes after all of them
+        for part in ops.split(CHUNK):
+            prior(len(part), rng)
+        for part in ops.split(CHUNK):
+            part.copy_(self.decode(prior(len(part), latents), vae, how, rng))
+        return ops
 
 
 def linear(layers: nn.Sequential, i: int) -> nn.Linear:
@@ -231,7 +243,7 @@ class DualVAE(Network):
 
 def prior(n: int, rng: torch.Generator) -> Tensor:
     """n latents (n, D) of N(0, I), float32."""
-    return torch.randn(n, D, generator=rng, device=rng.device)
+    return torch.randn(n, D, generator=rng, device=rng.device, dtype=torch.float32)
 
 
 def read_out(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Tensor:
@@ -243,7 +255,7 @@ def read_out(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Te
     - "expectation": round(Σ_c value_c·p_c), the broken reading of the original system, kept
       only so that old numbers can be compared.
     """
-    if how not in HOW:
+    if not isinstance(how, str) or how not in HOW:
         raise InputError(f"how is {how!r}, but must be one of {', '.join(HOW)}.")
     # Class-major and elementwise: several times faster than reductions over an axis of length 3.
     low, mid, high = logits.permute(2, 0, 1).contiguous()
@@ -258,11 +270,12 @@ def read_out(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Te
     if rng is None:
         raise InputError("categorical decoding draws at random: give it a seed.")
     # In (0, total], so that a class below float32's resolution of 2^-24 is never drawn.
-    u = (1 - torch.rand(low.shape, generator=rng, device=rng.device).to(low.device)) * total
+    u = torch.rand(low.shape, generator=rng, device=rng.device, dtype=torch.float32)
+    u = (1 - u.to(low.device)) * total
     return (u > e_low).long() + (u > e_low + e_mid).long()
 
 
 def _known(vae: str) -> str:
-    if vae not in VAES:
+    if not isinstance(vae, str) or vae not in VAES:
         raise InputError(f"vae is {vae!r}, but must be 'A' or 'B'.")
     return vae

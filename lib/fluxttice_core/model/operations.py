@@ -43,8 +43,10 @@ def rows(values: object, name: str, width: int) -> Tensor:
         raise InputError(
             f"{name} must be an array of numbers of shape (n, {width}): {error}."
         ) from None
-    if tensor.is_complex() or tensor.layout != torch.strided:
-        raise InputError(f"{name} must hold real numbers, as a dense array.")
+    unusual = tensor.is_complex() or tensor.is_quantized or tensor.is_meta or tensor.is_nested
+    masked = isinstance(values, np.ma.MaskedArray)  # what is masked would count
+    if unusual or masked or tensor.layout != torch.strided:
+        raise InputError(f"{name} must hold real numbers, as a dense array without a mask.")
     if tensor.ndim != 2 or tensor.shape[1] != width:
         raise InputError(f"{name} has shape {tuple(tensor.shape)}, but must be (n, {width}).")
     return tensor

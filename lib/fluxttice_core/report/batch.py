@@ -1,136 +1,245 @@
-"""The evidence for the recipes: seeds × recipes, trained side by side; one table.
+"""Many runs: the jobs of a plan, on the cores of this machine or on a Dask cluster.
 
-`make evidence` trains every recipe of params/evidence.yaml with every seed and writes
-reports/evidence.csv, one row a VAE. What is there already is not run again, so an interrupted
-batch goes on where it stopped; delete the file, or the rows of a recipe that has changed, to
-start afresh. A job is a function of its parameters alone, so the table has the same bytes in
-whatever order they finish.
+A plan is YAML, `name: {notebook: …, file: …, parameter: value, …}` a line: a notebook (1_train by
+default), its parameter file, and what is changed in it. A list is a grid: a job for each of its
+values, and for each combination of several lists. (Where the file itself has a list, as `ns` is,
+a list is that parameter's one value.)
+
+A job is a function of bytes, the notebook and the parameters, to bytes, all that its run folder
+holds, so machines share no disk. It knows nothing of other jobs: figures and weights are the same
+whoever computes it, and when.
 """
 
+import contextlib
+import io
+import itertools
+import json
+import os
+import re
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
-import pandas as pd
-import yaml
+import torch
 
-from .. import files, params
-from ..checkpoints import folder as checkpoints
+from .. import files, parallel, params
 from ..errors import InputError
-from ..metrics.observation import metric, observe, values
-from ..model.operations import split
-from ..parallel import Job, finished
-from ..training import learning_curve, recipes
-from ..training.loop import follow
-from .tables import number
+from . import preamble
+from .job import NOTEBOOKS, execute
 
-K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
-QUESTIONS = {  # what is asked: the whole recipe, and without the part
-    "Does the unevenness term help?": ("default", "default, no unevenness term"),
-    "Does the crookedness term help?": ("default", "default, no crookedness term"),
-    "Does turning help?": ("default", "default, not turned"),
-    "Do small logits at the start help?": ("default", "default, logits of usual size at the start"),
-    "Does settling help?": ("default", "default, the encoder hardly settles"),
-    "Does a high price of errors help?": ("default", "default, an error costs a tenth"),
-    "Is the default recipe better than v5.5?": ("default", "v5.5"),
-}
-METRICS = (
-    "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
-    "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
-    "cell_connection",
-)  # fmt: skip
+STEPS = {notebook: step for step, notebook in NOTEBOOKS.items()}
+READ = ("checkpoint", "inherited_from", "claims")  # parameters that name files
+TRIES = 2
+PACKAGES = ("model", "metrics", "checkpoints", "training", "certification", "report")
+parallel.IMPORTED.append(__name__)
+_ONE = threading.Lock()  # in a process: a job is in a folder of its own, and a process in one
 
 
-def path(name: str = "evidence") -> Path:
-    return files.root() / "reports" / f"{name}.csv"
+class Job(NamedTuple):
+    """`given` are the files it reads by their path from where it runs, the notebook among them;
+    `code` is the hash of the library that it is meant for; `entry` its name in the plan."""
+
+    name: str
+    entry: str
+    notebook: str
+    parameters: dict[str, Any]
+    given: dict[str, bytes]
+    code: str
+
+    @property
+    def folder(self) -> str:
+        return re.sub(r"[^\w.+-]+", "-", self.name).strip("-.")
+
+    @property
+    def key(self) -> str:
+        """sha256 of everything that it depends on."""
+        given = {name: files.sha256(data) for name, data in self.given.items()}
+        parts = [self.notebook, self.parameters, given, self.code]
+        return files.sha256(json.dumps(parts, sort_keys=True).encode())
 
 
-def run() -> None:
-    """Train and measure what the table lacks; then the learning curve, if there is none yet.
+def jobs(path: str) -> list[Job]:
+    """Every job of the plan at `path`, checked: nothing starts before all of them are.
 
     Raises:
-        InputError: a bad parameter file, named.
+        InputError: no plan, an unknown key, a bad value, a file that is not there.
     """
-    where = files.root() / "params" / "evidence.yaml"
-    plan = yaml.safe_load(where.read_text(encoding="utf-8"))
-    wanted = [(name, seed) for name, recipe in plan.items() for seed in recipe["seeds"]]
-    done = {(row.recipe, row.seed) for row in read().itertuples()}
-    missing = [each for each in wanted if each not in done]
-    jobs = [
-        Job(f"{name}, seed {seed}", attempt, (plan[name], name, seed)) for name, seed in missing
-    ]
-    print(f"{len(jobs)} of {len(wanted)} trainings to do", flush=True)
-    failed = []
-    for count, (place, rows) in enumerate(finished(jobs), 1):
-        name, said = jobs[place].name, "done"
-        if isinstance(rows, str):
-            said = "failed"
-            failed.append(f"{name} ({rows})")
-        else:
-            _store(pd.concat([read(), pd.DataFrame(rows)]), wanted)
-        print(f"{name}: {said}, {len(jobs) - count} left", flush=True)
+    found: dict[str, Job] = {}
+    for entry, changes in params.read_plan(files.find(path)).items():
+        for job in _grid(entry, changes, f"{path}: {entry}"):
+            if found.setdefault(job.folder, job) is not job:
+                raise InputError(f"{path} has two jobs for the folder {job.folder}: name them so.")
+    return list(found.values())
+
+
+def _grid(entry: str, changes: dict[str, Any], where: str) -> Iterator[Job]:
+    notebook = changes.pop("notebook", "1_train")
+    if notebook not in [*STEPS]:
+        raise InputError(
+            f"{where}: notebook is {params.brief(notebook)}, but must be one of {', '.join(STEPS)}."
+        )
+    step, file = STEPS[notebook], changes.pop("file", f"params/{STEPS[notebook]}.yaml")
+    values = params.read_yaml(files.find(str(file)))
+    if changes.get("run_dir"):
+        raise InputError(f"{where}: run_dir is set, but here it is the job's own: leave it out.")
+    lists = {
+        name: value
+        for name, value in changes.items()
+        if isinstance(value, list) and not isinstance(values.get(name), list)
+    }
+    if [] in lists.values():
+        raise InputError(f"{where}: an empty list makes no job: give it a value.")
+    source = files.root() / "notebooks" / f"{notebook}.ipynb"
+    given = {f"notebooks/{notebook}.ipynb": source.read_bytes()}
+    code = files.code_hash(*PACKAGES)
+    for point in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, point, strict=True))
+        name = ", ".join([entry, *(f"{key} {value}" for key, value in chosen.items())])
+        p = preamble.check(step, {**values, **changes, **chosen, "run_dir": ""}, where)
+        parameters, read = p.model_dump(exclude={"run_dir"}), dict(given)
+        for key in READ:
+            if parameters.get(key) or (key in parameters and key == "checkpoint"):
+                place = files.existing(parameters[key])
+                parameters[key] = files.shown(place)
+                for path in place.iterdir() if place.is_dir() else [place]:
+                    within = path.relative_to(place).as_posix()
+                    read[f"{parameters[key]}/{within}".removesuffix("/.")] = files.read_file(path)
+        yield Job(name, entry, notebook, parameters, read, code)
+
+
+def perform(job: Job) -> dict[str, bytes]:
+    """Run one job here and now, in a folder that is gone afterwards; its files by path.
+
+    Raises:
+        StepFailed: the notebook stopped.
+        InputError: this library is not the one that the job is meant for.
+    """
+    if files.code_hash(*PACKAGES) != job.code:
+        raise InputError("this worker has another version of fluxttice than the batch: refused.")
+    torch.set_num_threads(1)
+    with (
+        _ONE,
+        tempfile.TemporaryDirectory() as place,
+        contextlib.chdir(place),
+        mock.patch.dict(os.environ, FLUXTTICE_REPORTS=place),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        _write(Path(place), job.given)
+        Path("run").mkdir()
+        execute(job.notebook, {**job.parameters, "run_dir": "run"}, "run")
+        paths = [path for path in Path("run").rglob("*") if path.is_file()]
+        return {path.relative_to("run").as_posix(): path.read_bytes() for path in paths}
+
+
+def _write(folder: Path, contents: dict[str, bytes]) -> None:
+    for name, data in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(folder / name, data)
+
+
+def run(plan: str, scheduler: str = "") -> Path:
+    """Every job of a plan into a folder of its own under reports/<UTC date>/<HHMMSS>-batch/.
+
+    A batch of the same jobs, by the same code, goes on in the folder where it stopped; what is
+    there is not run again.
+
+    Raises:
+        InputError: as `jobs` and `each`.
+    """
+    wanted = jobs(plan)
+    record = (json.dumps({job.name: job.key for job in wanted}, indent=2) + "\n").encode()
+    earlier = sorted(files.reports_folder().glob("*/*-batch*/batch.json"), reverse=True)
+    folder = next((path.parent for path in earlier if path.read_bytes() == record), None)
+    if folder is None:
+        folder = files.run_folder("", "batch")
+        files.write_bytes(folder / "batch.json", record)
+
+    def keep(job: Job, contents: dict[str, bytes]) -> None:
+        with files.new_folder(folder / job.folder) as draft:
+            _write(draft, contents)
+
+    missing = [job for job in wanted if not (folder / job.folder).is_dir()]
+    print(f"{len(missing)} of {len(wanted)} jobs to do, into {files.shown(folder)}", flush=True)
+    each(missing, perform, keep, scheduler)
+    return folder
+
+
+def each(
+    wanted: Sequence[Job],
+    function: Callable[[Job], Any],
+    keep: Callable[[Job, Any], None],
+    scheduler: str = "",
+) -> None:
+    """`function` of every job, on any machine; `keep` takes each result here as it comes.
+
+    What fails or is killed is tried once more, then reported at the end, and the others go on.
+
+    Raises:
+        InputError: no such scheduler, or it is lost; jobs that failed, each with its reason.
+    """
+    began, done, failed = time.monotonic(), 0, []
+    with _executor(scheduler) as workers:
+        waiting = {workers.submit(function, job): (job, 1) for job in wanted}
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                job, tries = waiting.pop(future)
+                said = _problem(future, scheduler)
+                if said and tries < TRIES:
+                    waiting[workers.submit(function, job)] = job, tries + 1
+                    print(f"{job.name}: {said}; once more", flush=True)
+                    continue
+                if said:
+                    failed.append(f"{job.name} ({said})")
+                else:
+                    keep(job, future.result())
+                done += 1
+                left = len(wanted) - done
+                minutes = (time.monotonic() - began) / done * left / 60
+                print(
+                    f"{job.name}: {said or 'done'}; {left} left, about {minutes:.0f} min",
+                    flush=True,
+                )
     if failed:
-        each = "; ".join(failed)
-        raise InputError(f"{len(failed)} trainings failed, the others are stored: {each}.")
-    if not path("learning_curve").is_file():
-        print("the learning curve", flush=True)
-        curve = pd.DataFrame(learning_curve.measure(SEED))
-        files.write_bytes(path("learning_curve"), curve.to_csv(index=False).encode())
+        raise InputError(
+            f"{len(failed)} of {len(wanted)} jobs failed, the others are stored: "
+            f"{'; '.join(failed)}."
+        )
 
 
-def attempt(recipe: dict[str, Any], name: str, seed: int) -> list[dict] | str:
-    """`train`, or in a few words why it failed, so that one failure does not end the others."""
+def _problem(future: Future, scheduler: str) -> str:
+    """Why a job failed, in a few words; empty if it did not."""
     try:
-        return train(recipe, name, seed)
-    except Exception as error:
-        return " ".join(str(error).split())[-200:]
+        error = future.exception()
+    except CancelledError:
+        raise InputError(
+            f"The scheduler at {scheduler} is gone; what was finished is stored: run it again."
+        ) from None
+    return " ".join(f"{error or type(error).__name__}".split())[-200:] if error else ""
 
 
-def train(recipe: dict[str, Any], name: str, seed: int) -> list[dict]:
-    """One training as 1_train does it, in a temporary folder, and what it selected, measured:
-    a row a VAE."""
-    changes = {key: value for key, value in recipe.items() if key not in ("seeds", "file")}
-    found = {**params.read_yaml(files.find(recipe["file"])), **changes, "seed": seed}
-    with tempfile.TemporaryDirectory() as folder:
-        where = f"evidence: {name}"
-        chosen = {**found, "min_score": 0, "run_dir": folder}
-        p = params.check(recipes.parameters(chosen, where), chosen, where)
-        follow(recipes.fit(p), p, Path(folder), lambda _row: None)
-        loaded = checkpoints.load(Path(folder, "checkpoint"))
-    rows = []
-    for vae in loaded.model.vaes:
-        o = observe(loaded.model, vae, K, SEED)
-        about = {"recipe": name, "seed": seed, "epoch": loaded.epoch, "vae": vae}
-        measured = values(o, split(found["split_seed"]), METRICS)
-        rows.append(about | {metric_: row.value for metric_, row in measured.items()})
-    return rows
+@contextlib.contextmanager
+def _executor(scheduler: str) -> Iterator[Executor]:
+    """This machine's cores, or the workers of the Dask scheduler at that address."""
+    if not scheduler:
+        with parallel.Processes() as workers:
+            yield workers
+        return
+    try:
+        from distributed import Client
 
-
-def _store(frame: pd.DataFrame, wanted: list[tuple[str, int]]) -> None:
-    """The whole table again in one atomic write, in the order of the plan."""
-    order = {each: place for place, each in enumerate(wanted)}
-    places = [order.get((row.recipe, row.seed), -1) for row in frame.itertuples()]
-    frame = frame.assign(place=places).sort_values(["place", "vae"], kind="stable")
-    text = frame.drop(columns="place").to_csv(index=False, float_format="%.8f")
-    files.write_bytes(path(), text.encode())
-
-
-def read(name: str = "evidence") -> pd.DataFrame:
-    """reports/evidence.csv as a frame, `recipe, seed, epoch, vae, …METRICS`; empty without it."""
-    if not path(name).exists():
-        return pd.DataFrame(columns=["recipe", "seed", "epoch", "vae", *METRICS])
-    return pd.read_csv(path(name))
-
-
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Recipe by VAE: mean over seeds and the worst seed, one column a metric."""
-    table = []
-    for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
-        line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
-        for name in METRICS:
-            about, found = metric(name), group[name]
-            worst = found.max() if name in ("rate", "active_units") else found.min()
-            mean, least = number(found.mean(), about.unit), number(worst, about.unit)
-            line[about.title] = mean if mean == least else f"{mean}, worst {least}"
-        table.append(line)
-    return pd.DataFrame(table)
+        client = Client(scheduler, timeout=10)
+        client.wait_for_workers(1, timeout=60)
+    except ModuleNotFoundError:
+        raise InputError(
+            "distributed is not installed: pip install 'fluxttice[cluster]'."
+        ) from None
+    except (OSError, ValueError) as error:  # TimeoutError is the first
+        reason = " ".join(str(error).split())
+        raise InputError(f"No Dask scheduler with workers at {scheduler}: {reason}.") from None
+    with client:
+        yield client.get_executor(pure=False)

@@ -53,13 +53,13 @@ def run(
         paths = {"train": train, "benchmark": benchmark, "certify": certify}
         if checkpoint:
             del paths["train"]
-            checkpoint = _local(files.existing(checkpoint).resolve())
+            checkpoint = files.local(files.existing(checkpoint).resolve())
         values = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
         folder, done = files.run_folder("", name), {}
     for step, each in values.items():
-        each["run_dir"] = _local(folder)
+        each["run_dir"] = files.local(folder)
         if step != "train" and "train" in values:
-            each["checkpoint"] = _local(folder / "checkpoint")
+            each["checkpoint"] = files.local(folder / "checkpoint")
     if not status.hold(folder):
         raise InputError(f"{files.shown(folder)} is being run now, by another process.")
     try:
@@ -77,7 +77,7 @@ def _steps(folder: Path, values: dict[str, dict], done: dict[str, State]) -> Non
     problems: list[str] = []
     try:
         for step, given in values.items():  # at once, so that a resumed run has all of them
-            files.record_params(folder, step, given)
+            params.record(folder, step, given)
         for step, given in values.items():
             if done.get(step) == "complete":
                 continue
@@ -101,7 +101,7 @@ def _steps(folder: Path, values: dict[str, dict], done: dict[str, State]) -> Non
     except KeyboardInterrupt as interrupt:
         steps[step] = state = "interrupted"
         problems = [str(interrupt) or f"{NOTEBOOKS[step]} was interrupted."]
-        go_on = f"make report RESUME={_local(folder)} goes on with it."
+        go_on = f"make report RESUME={files.local(folder)} goes on with it."
         raise KeyboardInterrupt(f"{problems[0]} {go_on}") from None
     finally:
         with contextlib.suppress(InputError):  # the folder is gone: that was said already
@@ -133,12 +133,6 @@ def _set_aside(folder: Path, step: str) -> None:
         aside = files.fresh(folder / "interrupted")
         for path in left:
             path.rename(aside / path.name)
-
-
-def _local(path: Path) -> str:
-    """`path` relative to the repository where it lies inside, absolute elsewhere."""
-    root = files.root().resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _checked(step: str, path: str, checkpoint: str) -> dict:

@@ -56,7 +56,7 @@ def begin(step: str) -> tuple[Any, Path]:
     p = check(step, _in_notebook(), f"notebook {step}")
     torch.set_num_threads(1)  # as in the workers: see `parallel`
     run = files.run_folder(p.run_dir, step)
-    files.record_params(run, step, p.model_dump())
+    params.record(run, step, p.model_dump())
     _watch(step, run)
     libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
     print(f"seed       {p.seed}\nrun folder {files.shown(run)}\nlibraries  {libraries}")

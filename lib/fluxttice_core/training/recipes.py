@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import InputError
+from ..params import brief
 from . import turned, v5_5
 from .loop import Epoch, Train
 
@@ -21,7 +22,9 @@ def parameters(values: dict[str, Any], where: str) -> type[Train]:
     """
     name = values.get("recipe")
     if not isinstance(name, str) or name not in RECIPES:
-        raise InputError(f"{where}: recipe is {name!r}, but must be one of {', '.join(RECIPES)}.")
+        raise InputError(
+            f"{where}: recipe is {brief(name)}, but must be one of {', '.join(RECIPES)}."
+        )
     return RECIPES[name][0]
 
 

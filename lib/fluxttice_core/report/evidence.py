@@ -1,0 +1,117 @@
+"""The evidence for the recipes: seeds × recipes, trained by 1_train; one table.
+
+`make evidence` is the batch of params/evidence.yaml. It writes reports/evidence.csv, one row a
+VAE; what is there already is not run again. Delete the file, or the rows of a recipe that has
+changed, to start afresh.
+"""
+
+import contextlib
+from pathlib import Path
+
+import pandas as pd
+
+from .. import files
+from ..checkpoints import folder as checkpoints
+from ..errors import InputError
+from ..metrics.observation import metric, observe, values
+from ..model.operations import split
+from ..training import learning_curve
+from . import batch
+from .job import execute
+from .tables import number
+
+K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
+QUESTIONS = {  # what is asked: the whole recipe, and without the part
+    "Does the unevenness term help?": ("default", "default, no unevenness term"),
+    "Does the crookedness term help?": ("default", "default, no crookedness term"),
+    "Does turning help?": ("default", "default, not turned"),
+    "Do small logits at the start help?": ("default", "default, logits of usual size at the start"),
+    "Does settling help?": ("default", "default, the encoder hardly settles"),
+    "Does a high price of errors help?": ("default", "default, an error costs a tenth"),
+    "Is the default recipe better than v5.5?": ("default", "v5.5"),
+}
+METRICS = (
+    "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
+    "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
+    "cell_connection",
+)  # fmt: skip
+
+
+def path(name: str = "evidence") -> Path:
+    return files.root() / "reports" / f"{name}.csv"
+
+
+def run(scheduler: str = "") -> Path:
+    """Train and measure what the table lacks; then the learning curve, if there is none yet; then
+    the page of both, in a folder that is returned.
+
+    Raises:
+        InputError: a bad plan or parameter file, named; trainings that failed.
+        StepFailed: the evidence is not what the page asks for.
+    """
+    wanted = batch.jobs("params/evidence.yaml")
+    keys = [(job.entry, job.parameters["seed"]) for job in wanted]
+    if len(set(keys)) < len(keys) or {job.notebook for job in wanted} != {"1_train"}:
+        raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
+    done = {(row.recipe, row.seed) for row in read().itertuples()}
+    missing = [job for job, key in zip(wanted, keys, strict=True) if key not in done]
+    print(f"{len(missing)} of {len(wanted)} trainings to do", flush=True)
+
+    def keep(_job: batch.Job, rows: list[dict]) -> None:
+        _store(pd.concat([read(), pd.DataFrame(rows)]), keys)
+
+    batch.each(missing, train, keep, scheduler)
+    if not path("learning_curve").is_file():
+        print("the learning curve", flush=True)
+        curve = pd.DataFrame(learning_curve.measure(SEED))
+        files.write_bytes(path("learning_curve"), curve.to_csv(index=False).encode())
+    folder = files.run_folder("", "evidence")
+    with contextlib.chdir(files.root()):
+        execute("4_evidence", {"run_dir": files.local(folder)}, files.local(folder))
+    return folder
+
+
+def train(job: batch.Job) -> list[dict]:
+    """A run of 1_train, and what it selected, measured: a row a VAE."""
+    p = {**job.parameters, "min_score": 0}  # a recipe that fails is a finding, too
+    found = batch.perform(job._replace(parameters=p))
+    weights, manifest = (
+        found[f"checkpoint/{name}"] for name in (checkpoints.WEIGHTS, checkpoints.MANIFEST)
+    )
+    loaded, rows = checkpoints.from_bytes(weights, manifest, job.name, job.name), []
+    for vae in loaded.model.vaes:
+        o = observe(loaded.model, vae, K, SEED)
+        about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae}
+        measured = values(o, split(p["split_seed"]), METRICS)
+        rows.append(about | {metric_: row.value for metric_, row in measured.items()})
+    return rows
+
+
+def _store(frame: pd.DataFrame, wanted: list[tuple[str, int]]) -> None:
+    """The whole table again in one atomic write, in the order of the plan."""
+    order = {each: place for place, each in enumerate(wanted)}
+    places = [order.get((row.recipe, row.seed), -1) for row in frame.itertuples()]
+    frame = frame.assign(place=places).sort_values(["place", "vae"], kind="stable")
+    text = frame.drop(columns="place").to_csv(index=False, float_format="%.8f")
+    files.write_bytes(path(), text.encode())
+
+
+def read(name: str = "evidence") -> pd.DataFrame:
+    """reports/evidence.csv as a frame, `recipe, seed, epoch, vae, …METRICS`; empty without it."""
+    if not path(name).exists():
+        return pd.DataFrame(columns=["recipe", "seed", "epoch", "vae", *METRICS])
+    return pd.read_csv(path(name))
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Recipe by VAE: mean over seeds and the worst seed, one column a metric."""
+    table = []
+    for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
+        line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
+        for name in METRICS:
+            about, found = metric(name), group[name]
+            worst = found.max() if name in ("rate", "active_units") else found.min()
+            mean, least = number(found.mean(), about.unit), number(worst, about.unit)
+            line[about.title] = mean if mean == least else f"{mean}, worst {least}"
+        table.append(line)
+    return pd.DataFrame(table)

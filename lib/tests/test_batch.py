@@ -1,0 +1,154 @@
+"""Many runs: the same bytes whoever computes them, whatever is killed, fails or is interrupted."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from fluxttice_core import cli, files
+from fluxttice_core.errors import InputError
+from fluxttice_core.report import batch
+
+PARAMS = files.root() / "params"
+# Its kernel is the worker's child. Seed 2 kills the worker once; seed 3 fails, every time.
+CELLS = """
+import os, pathlib, signal
+mark = pathlib.Path({place!r}, f"{{seed}} killed its worker")
+if seed == 2 and not mark.exists():
+    mark.touch()
+    os.kill(os.getppid(), signal.SIGKILL)
+assert seed != 3, "three is no good"
+pathlib.Path(run_dir, "deep").mkdir()
+pathlib.Path(run_dir, "deep", "rows").write_text(f"{{seed * 7}} {{lr}}")
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A repository whose notebook takes a second: (its folder, what writes a plan)."""
+    monkeypatch.setattr(files, "root", lambda: tmp_path)
+    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.chdir(tmp_path)
+    cells = [
+        new_code_cell("# parameters\nseed = 1", metadata={"tags": ["parameters"]}),
+        new_code_cell(CELLS.format(place=str(tmp_path))),
+    ]
+    spec = {"name": "python3", "display_name": "", "language": "python"}
+    book = new_notebook(cells=cells, metadata={"kernelspec": spec})
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(book, tmp_path / "notebooks/1_train.ipynb")
+    (tmp_path / "params").symlink_to(PARAMS)
+    return tmp_path
+
+
+def plan(text: str) -> str:
+    Path("plan.yaml").write_text(text)
+    return "plan.yaml"
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """A real Dask scheduler and two real workers, no one to start a killed one again."""
+    place = tmp_path_factory.mktemp("dask")
+    dask = [sys.executable, "-m", "distributed.cli.dask_"]
+    ends = ["--scheduler-file", str(place / "scheduler.json"), "--no-dashboard"]
+    worker = ["--no-nanny", "--nthreads=1", "--local-directory", str(place)]
+    asked = [["scheduler", "--port=0", *ends], *[["worker", *ends, *worker]] * 2]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [
+        subprocess.Popen([*dask[:2], dask[2] + words[0], *words[1:]], **silent) for words in asked
+    ]
+    try:
+        while not (place / "scheduler.json").is_file():
+            assert started[0].poll() is None
+        yield files.parse_json((place / "scheduler.json").read_bytes())["address"], started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("workers", ["2", "dask"])
+def test_a_batch_survives_a_kill_and_a_failure_and_goes_on(
+    project, monkeypatch, request, capsys, workers
+):
+    address, processes = "", []
+    if workers == "dask":
+        address, processes = request.getfixturevalue("scheduler")
+    monkeypatch.setenv("FLUXTTICE_WORKERS", "2")
+    path = plan("a: {seed: [1, 2, 3]}\nb/c: {lr: 0.1}")
+    assert cli.main(["batch", path, "--scheduler", address]) == 1
+    out, said = capsys.readouterr()
+    assert said.startswith("fluxttice: 1 of 4 jobs failed, the others are stored: a, seed 3 (")
+    assert said.count("1_train stopped: AssertionError: three is no good") == 1
+    # Dask runs what a killed worker had elsewhere by itself; here the batch does.
+    dead = [process for process in processes if process.poll() is not None]
+    assert len(dead) == len(processes) // 3
+    assert out.startswith("4 of 4 jobs to do") and out.count("once more") == 2 - len(dead)
+    assert "; 0 left, about 0 min" in out and (project / "2 killed its worker").exists()
+    [folder] = (project / "reports").glob("*/*")
+    made = {path.parents[1].name: path.read_text() for path in folder.glob("*/deep/rows")}
+    assert made == {"a-seed-1": "7 0.008", "a-seed-2": "14 0.008", "b-c": "294 0.1"}
+    assert {path.name for path in folder.iterdir()} == {*made, "batch.json"}
+    page = (folder / "b-c" / "1_train.html").read_text("utf-8")
+    assert "seed" in page and str(project / "reports") not in page
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.setattr(batch, "TRIES", 1)
+    assert cli.main(["batch", path, "--scheduler", address]) == 1
+    assert capsys.readouterr().out.startswith("1 of 4 jobs to do")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "must be a plan"), ("[1]", "must be a plan"), ("a: 1", "plan.yaml: a must be a flat"),
+        ("a: {seed: {b: 1}}", "a must be a flat mapping"), ("1: {}", "must be a plan"),
+        ("a: {seeds: [1]}", "a: unknown parameter seeds; did you mean seed?"),
+        ("a: {seed: [1, x]}", "a: seed "), ("a: {seed: []}", "an empty list makes no job"),
+        ("a: {notebook: 5_more}", "notebook is '5_more', but must be one of 1_train, 2_"),
+        ("a: {notebook: [1_train]}", "notebook is ['1_train']"),
+        ("a: {file: [1]}", "No parameter file at"), ("a: {run_dir: x}", "run_dir is set"),
+        ("a b: {}\na/b: {}", "two jobs for the folder a-b"), ("a: {seed: [1, 1]}", "two jobs"),
+        ("a: {notebook: 2_benchmark, checkpoint: [x, y]}", "No checkpoint at x"),
+        ("a: {notebook: 2_benchmark, checkpoint: }", "checkpoint is empty"),
+        ("a: !!x {}", "it has a tag"),
+    ],
+)  # fmt: skip
+def test_a_bad_plan_is_one_sentence_and_nothing_starts(project, capsys, text, words):
+    shutil.copy(PARAMS.parent / "notebooks/2_benchmark.ipynb", "notebooks")
+    assert cli.main(["batch", plan("good: {}\n" * (text[:1] == "a") + text)]) == 1
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and not Path("reports").exists()
+
+
+def test_a_grid_is_every_combination_and_what_a_job_reads_travels_with_it(saved):
+    given = f"{saved.parent.name}/saved"
+    Path(path := saved.parent / "plan.yaml").write_text(
+        f"m: {{notebook: 2_benchmark, checkpoint: {saved}, trials: [5, 6], k: [400000, 800000], "
+        "ns: [10, 20]}"
+    )
+    made = batch.jobs(str(path))
+    assert [job.name.partition(", ")[2] for job in made] == [
+        f"trials {t}, k {k}" for t in (5, 6) for k in (400_000, 800_000)
+    ]
+    for job in made:
+        assert job.parameters["checkpoint"] == given and job.parameters["ns"] == [10, 20]
+        assert job.given[f"{given}/model.safetensors"] == (saved / "model.safetensors").read_bytes()
+    assert len({job.key for job in made}) == 4
+
+
+def test_a_worker_of_another_version_and_a_scheduler_that_is_not_there_are_refused(
+    project, capsys, monkeypatch
+):
+    [job] = batch.jobs(plan("a: {}"))
+    with pytest.raises(InputError, match="another version"):
+        batch.perform(job._replace(code="other"))
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        assert cli.main(["batch", "plan.yaml", "--scheduler", address]) == 1
+        said = capsys.readouterr().err
+        assert f"No Dask scheduler with workers at {address}" in said and said.count("\n") == 1

@@ -1,0 +1,100 @@
+"""A recorded run, run again: equal here, in its interval elsewhere, else refused."""
+
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from fluxttice_core import cli, files
+from fluxttice_core.certification import certificate
+from fluxttice_core.checkpoints import folder as checkpoints
+from fluxttice_core.report import reproduce
+
+PARAMS = files.root() / "params"
+
+
+def measured(value, low=0.2, high=0.4):
+    return {"value": value, "low": low, "high": high, "n": 5, "method": "m"}
+
+
+@pytest.mark.parametrize(
+    "old, new, here, elsewhere",
+    [
+        (measured(0.3), measured(0.3), "equal", "equal"),
+        (measured(0.3), measured(0.4), "DIFFERS", "in interval"),
+        (measured(0.3), measured(0.41), "DIFFERS", "DIFFERS"),
+        (measured(0.3), measured(0.3, 0.1), "DIFFERS", "in interval"),  # its interval is another
+        (measured(0.3), measured(None, None, None), "DIFFERS", "DIFFERS"),
+        (measured(None, None, None), measured(0.3), "DIFFERS", "DIFFERS"),
+        (1.5, 1.6, "DIFFERS", "no interval"), ("PASS", "FAIL", "DIFFERS", "DIFFERS"),
+        (True, False, "DIFFERS", "DIFFERS"),
+    ],
+)  # fmt: skip
+def test_a_number_is_equal_in_its_interval_or_not_reproduced(old, new, here, elsewhere):
+    [found] = reproduce.compared("x", {"rows": [{"a": old}]}, {"rows": [{"a": new}]})
+    assert (found.said(True), found.said(False)) == (here, elsewhere)
+
+
+def test_dates_and_places_are_not_compared_and_what_is_missing_is():
+    apart = {name: name for name in reproduce.APART + reproduce.TOLD}
+    old = {**apart, "checkpoint": {"sha256": "a", "path": "x"}, "rows": [{"gate": "g", "n": 1}]}
+    new = {"checkpoint": {"sha256": "b", "path": "y"}, "more": 2}
+    found = reproduce.compared("x", old, new)
+    assert [(n.name, n.old, n.new, n.said(False)) for n in found] == [
+        ("x checkpoint sha256", "a", "b", "DIFFERS"),
+        ("x rows 0 g 1 gate", "g", "nothing", "DIFFERS"),
+        ("x rows 0 g 1 n", 1, "nothing", "DIFFERS"),
+        ("x more", "nothing", 2, "DIFFERS"),
+    ]
+
+
+@pytest.fixture
+def recorded(tmp_path, saved, monkeypatch):
+    """Records a benchmark of `saved` whose notebook finds 0.3 (really, by papermill)."""
+    monkeypatch.setattr(files, "root", lambda: tmp_path)
+    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
+    document = {"checkpoint": {"sha256": checkpoints.load(saved).sha256}, "value": measured(0.3)}
+    write = f"import json, pathlib\nfound = json.loads({json.dumps(document)!r})\n"
+    write += "pathlib.Path(run_dir, 'coverage_vs_entropy.json').write_text(json.dumps(found))"
+    own = new_code_cell("# parameters\nseed = 1", metadata={"tags": ["parameters"]})
+    spec = {"name": "python3", "display_name": "", "language": "python"}
+    book = new_notebook(cells=[own, new_code_cell(write)], metadata={"kernelspec": spec})
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(book, tmp_path / "notebooks/2_benchmark.ipynb")
+    text = (PARAMS / "benchmark.yaml").read_text("utf-8")
+    (saved.parent / "benchmark.params.yaml").write_text(f"{text}\ncheckpoint: elsewhere\n")
+    saved.rename(saved.parent / "checkpoint")
+
+    def record(value, **environment):
+        about = {"git": {"commit": "abc"}, "environment": certificate.environment() | environment}
+        whole = json.dumps({**document, **about, "value": measured(value)})
+        (tmp_path / "coverage_vs_entropy.json").write_text(whole)
+        return cli.main(["reproduce", str(tmp_path)])
+
+    return record
+
+
+@pytest.mark.parametrize(
+    "value, environment, code, words",
+    [
+        (0.3, {}, 0, "benchmark value: 0.3 (0.2 … 0.4) → 0.3, equal"),
+        (0.31, {}, 1, "benchmark value: 0.31 (0.2 … 0.4) → 0.3, DIFFERS"),
+        (0.31, {"torch": "1"}, 0, "benchmark value: 0.31 (0.2 … 0.4) → 0.3, in interval"),
+    ],
+)
+def test_a_run_is_repeated_and_every_number_printed(
+    recorded, capsys, value, environment, code, words
+):
+    assert recorded(value, **environment) == code
+    out, said = capsys.readouterr()
+    assert out.startswith("commit: abc then, ") and words in out
+    assert ("torch: 1 then, " in out) == bool(environment)
+    assert bool(code) == ("1 of 2 numbers are not reproduced: first benchmark value" in said)
+
+
+def test_what_records_no_run_is_named(tmp_path, capsys):
+    for folder in ("nowhere", tmp_path):
+        assert cli.main(["reproduce", str(folder)]) == 1
+        said = capsys.readouterr().err
+        assert "records no run" in said and said.count("\n") == 1
