@@ -80,7 +80,10 @@ class TernaryVAE:
         """
         if not isinstance(ns, Iterable):
             raise InputError(f"ns is {ns!r}, but must be numbers of draws, such as [50_000].")
-        ns, modes = list(ns), list(how) if isinstance(how, list | tuple) else [how]
+        ns, modes = (
+            list(ns),
+            [how] if isinstance(how, str) or not isinstance(how, Iterable) else [*how],
+        )
         unknown = [mode for mode in modes if mode not in HOW]
         if unknown:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
