@@ -83,6 +83,8 @@ def running(tmp_path):
     yield job
     for process in [job.process, *job.others()]:
         process.kill()
+    with job.process:
+        pass  # its pipes are closed
 
 
 def kernel(running: Job) -> psutil.Process:

@@ -214,11 +214,13 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
     for name in ("papermill", "traitlets", "asyncio"):  # what they say of an end, `execute` says
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _temporary(folder):
-        sockets = {"transport": "ipc", "ip": str(Path(folder, "kernel")), "shutdown_wait_time": 60}
+        place = str(Path(folder, "kernel"))
+        kernel = {"transport": "ipc", "ip": place, "connection_file": f"{place}.json",
+                  "shutdown_wait_time": 60}  # fmt: skip
         papermill.execute_notebook(
             f"notebooks/{notebook}.ipynb", str(target), parameters=parameters,
             kernel_name="python3", progress_bar=False, stdout_file=output,
-            config=Config({"KernelManager": sockets}),
+            config=Config({"KernelManager": kernel}),
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )  # fmt: skip
 
