@@ -448,10 +448,11 @@ v5.12 distance_corr_B 0.5 agrees: D2 of B
 v5.11 distance_corr_B 0.5 differs: D1 of B
 v5.11 dist_corr_B 0.5 agrees: D2 of B
 v5.12 dist_corr 0.5 agrees: D2 of B
+v5.11 radius_min_B 0.1 agrees: radius_min of B
 v5.12 Q 1.9 agrees: Q (D3) of B
 v5.12 coverage 1.0 agrees: exact match from mu of A
-v5.6 coverage_A 1.0 cannot be recomputed: its data or draws are lost
-v5.6 H_A_history 1.0 cannot be recomputed: its data or draws are lost
+v5.6 coverage_A 1.0 cannot be recomputed: its rule, data or draws are not in the file
+v5.6 H_A_history 1.0 cannot be recomputed: its rule, data or draws are not in the file
 v5.12 best_Q 1.0 cannot be recomputed: the best so far: of other weights, perhaps
 """
 
@@ -459,7 +460,7 @@ v5.12 best_Q 1.0 cannot be recomputed: the best so far: of other weights, perhap
 @pytest.mark.parametrize("line", CLAIMS.strip().splitlines())
 def test_claims_are_compared_under_their_own_definition(line):
     (layout, name, stored, *_), what = line.split(" "), line.split(" ", 3)[3]
-    values = {"hierarchy": -0.8, "D1": 0.3, "D2": 0.5, "D3": 0.7, "Q (D3)": 1.9}
+    values = {"hierarchy": -0.8, "D1": 0.3, "D2": 0.5, "D3": 0.7, "Q (D3)": 1.9, "radius_min": 0.1}
     ours = {name: exact(value, 0.01) for name, value in values.items()}
     measured = {"A": {"exact match from mu": exact(1.0)}, "B": ours}
     noise = {"epoch": 3, "lambda1": 0.5, "note": "x", "tau_frozen": True, "loss": math.inf}

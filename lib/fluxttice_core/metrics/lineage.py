@@ -152,6 +152,8 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
         "triplets": float((nearer == closer).double().mean()),
         "mean_radius": float(r.mean()),
         "std_radius": float(r.std()),
+        "radius_min": float(r.min()),
+        "radius_max": float(r.max()),
         "radius_range": float(r.max() - r.min()),
         "radius_v0": float(r[levels[0]].mean()),
         "radius_v9": float(r[levels[9]].mean()),
@@ -245,7 +247,8 @@ def compare(
         ours = {f"{m} of {x}": measured[x][m] for x, m in pairs if m in measured[x]}
         fits = [d for d, m in ours.items() if m.low - 1e-6 <= stored <= m.high + 1e-6]
         best = name.startswith("best_")
-        why = "the best so far: of other weights, perhaps" if best else "its data or draws are lost"
+        lost = "its rule, data or draws are not in the file"
+        why = "the best so far: of other weights, perhaps" if best else lost
         definition = next(iter([*fits, *ours]), why)
         verdict = "agrees" if fits else "differs" if ours else "cannot be recomputed"
         row = {"measured": ours.get(definition), "verdict": verdict, "definition": definition}
