@@ -16,8 +16,8 @@ DOCUMENT = "coverage_vs_entropy.json"
 class Document(Record):
     """coverage_vs_entropy.json: everything that the pages of a benchmark are drawn from."""
 
-    schema_: Literal["fluxttice/coverage_vs_entropy/3"] = Field(
-        "fluxttice/coverage_vs_entropy/3", alias="schema"
+    schema_: Literal["fluxttice/coverage_vs_entropy/4"] = Field(
+        "fluxttice/coverage_vs_entropy/4", alias="schema"
     )
     created_utc: str
     git: dict[str, str | bool | None]

@@ -24,8 +24,8 @@ TEMPLATE = Path(__file__).parent / "template" / "index"
 VERDICT = "verdict.json"
 READ = (status.STATUS, DOCUMENT, VERDICT, "*.params.yaml", "*.html")
 HEADLINES = {
+    "argmax_entropy": "argmax entropy",
     "argmax_coverage_50000": "argmax coverage at 50,000",
-    "exact_match_worst_kind": "exact match, worst unseen kind",
     "exact_match_sampled": "exact match, posterior sample",
     "rate": "rate, nats",
 }
