@@ -24,6 +24,13 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _digest(value: Any) -> str:
+    text = str(value or "").strip().lower()
+    if text and not re.fullmatch("[0-9a-f]{64}", text):
+        raise ValueError("must be a sha256, which has 64 hexadecimal digits, or empty")
+    return text
+
+
 # Text that means a number is one: papermill hands `1e-3` over as text. True is none.
 Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_no_bool), Field(lt=2**63)]
@@ -32,6 +39,7 @@ Seed = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
+Digest = Annotated[str, BeforeValidator(_digest)]
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 

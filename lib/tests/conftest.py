@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,6 +57,5 @@ def recipe() -> dict:
 @pytest.fixture
 def thrifty(monkeypatch):
     """What training is judged by comes from few draws."""
-    few = partial(reconstruction.sampled_hits, draws=2)
-    monkeypatch.setattr(reconstruction, "sampled_hits", few)
+    monkeypatch.setattr(reconstruction, "DRAWS", 2)
     monkeypatch.setattr(loop, "LATENTS", 2_000)

@@ -55,18 +55,20 @@ def test_a_vae_reconstructs_without_the_other(perfect_model, vae, other):
 
 
 @pytest.mark.parametrize("mean, sigma", [(1, 0.3), (0.8, 0.25), (1.4, 0.5)])
-def test_exact_match_from_posterior_samples(perfect_model, mean, sigma):
+def test_exact_match_from_posterior_samples(perfect_model, monkeypatch, mean, sigma):
     """Share of all operations over all draws, and of the test part from one draw, by seed."""
     q, truth, test = posteriors(mean, sigma), chance(mean, sigma), split(42).test
     missed = np.zeros(2)
+    monkeypatch.setattr(reconstruction, "DRAWS", 2)
     for seed in range(SEEDS):
-        hits = sampled(perfect_model, "A", q, seed, draws=2)
+        hits = sampled(perfect_model, "A", q, seed)
+        assert sampled(perfect_model, "A", q, seed, test).equal(hits[:, test])
         assert hits.shape == (2, M) and not torch.equal(hits[0], hits[1])
         for i, (found, p) in enumerate(((hits, truth), (hits[0, test], truth[test]))):
             row = share(found)
             missed[i] += not row.low <= p.mean() <= row.high
             assert row.n == found.numel() and row.high - row.low < 2.3 / row.n**0.5
-    assert missed.max() <= MISSES and DRAWS == 20
+    assert missed.max() <= MISSES and DRAWS == 20  # as imported
 
 
 def test_robustness_falls_as_the_normal_distribution_says(perfect_model, monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.network import Measurable, Posterior
 from ..model.operations import M, Split
 from ..model.streams import generator
-from ..params import Params, Seed, Text, Whole
+from ..params import Digest, Params, Seed, Text, Whole
 from . import (
     codes,
     connection,
@@ -38,7 +38,7 @@ class Measurement(Params):
     """Common to everything that measures. `checkpoint` is a folder of ours or a `.pt`."""
 
     checkpoint: Text
-    expected_sha256: Text
+    expected_sha256: Digest
     split_seed: Seed
     k: Latents
     untrained_seed: Seed

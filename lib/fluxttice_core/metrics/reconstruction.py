@@ -14,6 +14,7 @@ from .results import Record
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 DRAWS = 20
+EVERY = slice(None)
 
 
 @torch.no_grad()
@@ -23,10 +24,11 @@ def posterior(model: Measurable, vae: str) -> Posterior:
 
 
 @torch.no_grad()
-def right_trits(model: Measurable, vae: str, codes: Tensor) -> Tensor:
-    """(M, T) bool: which trits argmax decoding of `codes` (M, D), one an operation, returns."""
+def right_trits(model: Measurable, vae: str, codes: Tensor, of: Tensor | slice = EVERY) -> Tensor:
+    """(n, T) bool: which trits argmax decoding returns of `codes` (n, D), one for each operation of
+    the rows `of`."""
     classes = read_out(logits_of(model.decoder(vae), codes), "argmax")
-    return classes - 1 == all_operations().to(model.device)
+    return classes - 1 == all_operations()[of].to(model.device)
 
 
 def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
@@ -36,13 +38,13 @@ def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
 
 
 def sampled_hits(
-    model: Measurable, vae: str, q: Posterior, seed: int, draws: int = DRAWS
+    model: Measurable, vae: str, q: Posterior, seed: int, of: Tensor | slice = EVERY
 ) -> Tensor:
-    """(R, M) bool: which operations come back whole from each of `draws` posterior samples."""
+    """(R, n) bool: which operations of the rows `of` come back whole from each of DRAWS posterior
+    samples, which are the same whatever is asked of."""
     rng = generator(seed, "posterior sample", vae, device=model.device)
-    return torch.stack(
-        [right_trits(model, vae, drawn(q, 1.0, rng)).all(1).cpu() for _ in range(draws)]
-    )
+    samples = (drawn(q, 1.0, rng)[of] for _ in range(DRAWS))
+    return torch.stack([right_trits(model, vae, z, of).all(1).cpu() for z in samples])
 
 
 class Robustness(Record):
