@@ -83,7 +83,7 @@ def row(run: Path, bands: dict[str, Any]) -> dict[str, Any]:
                 reader(found, place, bands)
             except (ValueError, KeyError, TypeError, AttributeError, OSError,
                     yaml.YAMLError):  # fmt: skip
-                found["damaged"] = f"{place.name} is damaged and left out"
+                found["damaged"] = f"{place.name} is damaged or of another release: left out"
     return found
 
 
