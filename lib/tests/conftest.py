@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,14 @@ def saved(tmp_path, untrained) -> Path:
 def recipe() -> dict:
     """The v5.5 recipe's parameters, as its YAML file has them."""
     return params.read_yaml(ROOT / "params" / "train_v5_5.yaml")
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """The folder of the one run that the README shows."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    [run] = {*re.findall(r"reports/\d{4}-\d\d-\d\d/[\w-]+", text)}
+    return ROOT / run
 
 
 @pytest.fixture
