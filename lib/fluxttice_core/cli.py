@@ -113,8 +113,7 @@ def _reproduce(folder: str) -> None:
 def _controls(benchmark: str) -> None:
     """measure what stands beside every model"""
     p = _checked(measurement.Benchmark, benchmark)
-    measurement.beside_path().unlink(missing_ok=True)
-    files.write_bytes(measurement.beside_path(), measurement.beside(p).to_json())
+    files.write_bytes(measurement.beside_path(), measurement.measured_beside(p).to_json())
 
 
 def _power(certify: str) -> None:

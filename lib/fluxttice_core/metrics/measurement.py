@@ -190,12 +190,16 @@ def beside_path() -> Path:
 def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     """The stored rows (reports/controls.json) where the code that measures and the parameters are
     the same, else measured now. `make controls` stores them anew."""
-    key, code = _key(p), files.code_hash("model", "metrics")
     if beside_path().is_file():
         stored = files.parse_json(beside_path().read_bytes())
-        if (stored["code"], stored["key"]) == (code, key):
+        if (stored["code"], stored["key"]) == (_code(), _key(p)):
             return Beside.model_validate(stored)
         report("reports/controls.json is of other code or parameters: measuring the controls now")
+    return measured_beside(p, report)
+
+
+def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
+    """The optimum, the read-out of ten operations, and every control from each of its seeds."""
     networks = [(OPTIMUM, p.untrained_seed), (READOUT, p.untrained_seed)]
     for name, control in CONTROLS.items():
         networks += [(name, p.untrained_seed + number) for number in range(control.seeds)]
@@ -205,8 +209,8 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
         for name, seed in networks
     ]
     return Beside(
-        code=code,
-        key=key,
+        code=_code(),
+        key=_key(p),
         created_utc=files.utc_now().isoformat(),
         environment=files.environment(),
         rows=parallel.each(jobs, report),
@@ -221,6 +225,10 @@ def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
     shown = (name, seed) == (UNTRAINED, p.untrained_seed)
     row = _row(name, seed, network, vae, FEWEST, p, shown)
     return row.model_copy(update={"drawings": drawings(network, vae, p)}) if shown else row
+
+
+def _code() -> str:
+    return files.code_hash("model", "metrics")
 
 
 def _key(p: Benchmark) -> dict[str, int | list[int]]:
