@@ -13,8 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from ..model.network import D, Network
@@ -115,7 +114,7 @@ def valuation() -> Tensor:
 def correlation(a: object, b: object, ranks: bool = True) -> float:
     """Spearman's coefficient (average ranks), or Pearson's; 0 where one side is constant."""
     x, y = (np.asarray(side, dtype=np.float64) for side in (a, b))
-    x, y = (rankdata(x), rankdata(y)) if ranks else (x, y)
+    x, y = (pd.Series(side).rank().to_numpy() for side in (x, y)) if ranks else (x, y)
     x, y = x - x.mean(), y - y.mean()
     scale = np.sqrt((x * x).sum() * (y * y).sum())
     return float((x * y).sum() / scale) if scale > 0 else 0.0
@@ -189,7 +188,7 @@ def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measur
     c = ball.stated["curvature"][0] if ball else None
     z = (drawn(q, 1.0, rng) for _ in range(draws))
     table = pd.DataFrame(of_points(ball(x) if ball else x, c, rng) for x in z).dropna(axis=1)
-    wide = student.ppf(0.9995, draws - 1) * (1 + 1 / draws) ** 0.5
+    wide = stdtrit(draws - 1, 0.9995) * (1 + 1 / draws) ** 0.5
     for name, x in table.items():
         ends = x.mean() + wide * x.std() * np.array([0, -1, 1])
         numbers = dict(zip(("value", "low", "high"), ends.tolist(), strict=True))
