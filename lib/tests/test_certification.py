@@ -151,15 +151,16 @@ def test_a_certificate_appears_whole_or_not_at_all(world, tmp_path, monkeypatch)
 
 
 def test_the_epochs_beside_a_checkpoint_are_measured(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(certificate.parallel, "each", lambda jobs, report: [j.name for j in jobs])
+    """But for the one that is the checkpoint itself."""
+    monkeypatch.setattr(certificate.parallel, "each", in_process)
     monkeypatch.setattr(gates, "of_vae", lambda model, vae, k, p, asked=(): world.rows[:1])
     path = checkpoints.save(tmp_path / "checkpoint", DualVAE.fresh(1), 12, {})
-    assert certificate.by_epoch(str(path), world.p, str) == []
-    for epoch in (10, 0):
-        checkpoints.save(tmp_path / f"epochs/epoch-{epoch:03d}", DualVAE.fresh(1), epoch, {})
-    assert certificate.by_epoch(str(path), world.p, str) == ["epoch-000", "epoch-010"]
-    kept = certificate._epoch(tmp_path / "epochs/epoch-010", world.p)
-    assert (kept.epoch, kept.k, len(kept.gates)) == (10, FEWEST, 2)  # the one row of A and of B
+    loaded = checkpoints.load(path)
+    assert certificate.by_epoch(str(path), loaded, world.p, str) == []
+    for epoch, seed in ((10, 3), (0, 2), (12, 1)):
+        checkpoints.save(tmp_path / f"epochs/epoch-{epoch:03d}", DualVAE.fresh(seed), epoch, {})
+    kept = certificate.by_epoch(str(path), loaded, world.p, str)
+    assert [(one.epoch, one.k, len(one.gates)) for one in kept] == [(0, FEWEST, 2), (10, FEWEST, 2)]
 
 
 # --- Measuring again ---
@@ -177,16 +178,16 @@ def test_a_true_certificate_is_measured_again_and_found_equal(world, capsys, mon
 def test_what_is_measured_are_the_bytes_that_were_verified(world, signed, monkeypatch):
     """The weights may change on disk meanwhile, and the recorded parameters are those used."""
 
-    def measure(model, p, report):
+    def measure(model, p, report, parts):
         (signed / WEIGHTS).write_bytes(b"something else")
         seen.append((model, p.seed, p.k))
-        return world.rows
+        return [row for row in world.rows if row.gate in gates.PARTS[parts[0]]]
 
     seen = []
     monkeypatch.setattr(gates, "gates", measure)
     found = world.check(signed, quick=False)
     assert found.problem == "" and {row.agreement for row in found.rows} == {"equal"}
-    assert seen == [(found.checkpoint.model, world.p.seed, FEWEST)]
+    assert seen == [(found.checkpoint.model, world.p.seed, FEWEST)] * 2
     assert found.checkpoint.sha256 == world.loaded.sha256
 
 
@@ -224,25 +225,32 @@ def test_equal_here_and_within_the_interval_elsewhere(world, value, ends, verdic
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("at", [9, 17])  # the first and the last gate of VAE-B
 def test_one_figure_that_the_weights_do_not_give_is_enough(
-    world, monkeypatch, capsys, elsewhere, request
+    world, monkeypatch, capsys, elsewhere, at, request
 ):
-    again = [*world.rows[:-1], measured(world.rows[-1], value=9.0)]
-    monkeypatch.setattr(gates, "gates", lambda model, p, report: again)
+    again = [measured(row, value=9.0) if i == at else row for i, row in enumerate(world.rows)]
+    parts = []
+
+    def measure(model, p, report, asked):
+        parts.extend(asked)
+        return [row for row in again if row.gate in gates.PARTS[asked[0]]]
+
+    monkeypatch.setattr(gates, "gates", measure)
     there = certificate.environment() | ({"torch": "0.1"} if elsewhere else {})
     folder = world.issue(request.node.name, environment=there)
     public = str(folder / signing.PUBLIC_KEY)
     assert cli.main(["verify", str(folder), "--public-key", public]) == 1
     out, err = capsys.readouterr()
     assert "DIFFERS" in out and "PASS:" not in out
-    assert "1 of 18 figures are not what the weights give" in err
-    assert f"{again[-1].title} of VAE-B" in err and err.count("\n") == 1
+    assert "1 of its figures are not what the weights give" in err
+    assert f"{again[at].title} of VAE-B" in err and err.count("\n") == 1
+    assert parts == (["codes"] if at == 9 else ["codes", "generation"])  # no further than that
 
 
 def test_other_gates_than_this_code_measures_are_refused(world, monkeypatch):
-    row = world.rows[0]
-    for other in (world.rows[1:], [*world.rows, row], world.rows[::-1]):
-        monkeypatch.setattr(gates, "gates", lambda model, p, report, other=other: other)
+    for other in (gates.BOUNDS[1:], (*gates.BOUNDS, "max_rate"), gates.BOUNDS[::-1]):
+        monkeypatch.setattr(gates, "BOUNDS", other)
         with pytest.raises(InputError, match="its gates are not those of this code"):
             world.check(quick=False)
 

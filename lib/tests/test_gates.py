@@ -136,7 +136,7 @@ def test_a_bound_beyond_what_there_is_fails_and_thrift_stops_there(strict):
 def test_one_vae_that_lacks_something_fails_alone(monkeypatch, strict):
     """VAE-B does not encode trit 6; the rows are those of A, then of B."""
     monkeypatch.setattr(gates.parallel, "each", in_process)
-    monkeypatch.setattr(gates, "BOUNDS", CHEAP)
+    monkeypatch.setattr(gates, "PARTS", {"codes": CHEAP, "generation": ()})
     model = optimum()
     model.encoder_B.fc_mu.weight.data[6] = 0
     rows = gates.gates(model, strict, report=print)

@@ -166,20 +166,22 @@ class KeptEpoch(Record):
     gates: list[Judged]
 
 
-def by_epoch(path: str, p: Certify, report: Callable[[str], None] = print) -> list[KeptEpoch]:
-    """The epochs that training kept in `epochs/` beside the checkpoint at `path`.
+def by_epoch(
+    path: str, loaded: Checkpoint, p: Certify, report: Callable[[str], None] = print
+) -> list[KeptEpoch]:
+    """The epochs that training kept in `epochs/` beside the checkpoint at `path`, but for those
+    whose weights are `loaded`'s.
 
     At FEWEST latents, so the intervals are wider than the certificate's. Empty where there is
     no such folder.
     """
     folders = sorted(files.existing(path).resolve().parent.glob("epochs/epoch-*"))
-    return parallel.each([Job(folder.name, _epoch, (folder, p)) for folder in folders], report)
-
-
-def _epoch(folder: Path, p: Certify) -> KeptEpoch:
-    kept = checkpoints.load(folder)
-    found = gates.thrifty(kept.model, p)
-    return KeptEpoch(epoch=kept.epoch, sha256=kept.sha256, k=FEWEST, gates=found)
+    kept = [each for each in map(checkpoints.load, folders) if each.sha256 != loaded.sha256]
+    jobs = [Job(f"epoch {each.epoch}", gates.thrifty, (each.model, p)) for each in kept]
+    return [
+        KeptEpoch(epoch=each.epoch, sha256=each.sha256, k=FEWEST, gates=found)
+        for each, found in zip(kept, parallel.each(jobs, report), strict=True)
+    ]
 
 
 def environment() -> dict[str, str]:

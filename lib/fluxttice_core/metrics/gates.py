@@ -35,6 +35,7 @@ class Certify(Measurement):
 
 BOUNDS = tuple(name for name in Certify.model_fields if name.startswith(("min_", "max_")))
 CHEAP = BOUNDS[:4]
+PARTS = {"codes": BOUNDS[:5], "generation": BOUNDS[5:]}
 
 
 class Judged(Record):
@@ -96,12 +97,16 @@ def thrifty(network: Measurable, p: Certify) -> list[Judged]:
     return rows
 
 
-def gates(network: Measurable, p: Certify, report: Callable[[str], None] = print) -> list[Judged]:
-    """Every VAE of a network, each alone, against every bound."""
-    five = len(CHEAP) + 1
+def gates(
+    network: Measurable,
+    p: Certify,
+    report: Callable[[str], None] = print,
+    parts: Iterable[str] = ("generation", "codes"),
+) -> list[Judged]:
+    """Every VAE of a network, each alone, against every bound of PARTS."""
     jobs = [
-        Job(f"VAE-{vae}, {what}", of_vae, (network, vae, p.k, p, asked))
-        for what, asked in (("generation", BOUNDS[five:]), ("codes", BOUNDS[:five]))
+        Job(f"VAE-{vae}, {part}", of_vae, (network, vae, p.k, p, PARTS[part]))
+        for part in parts
         for vae in network.vaes[::-1]  # the longest job begins first
     ]
     rows = [row for found in parallel.each(jobs, report) for row in found]

@@ -52,12 +52,12 @@ def begin(step: str) -> tuple[Any, Path]:
     Raises:
         InputError: a bad parameter, or a folder that cannot be written.
     """
-    parallel.start()
     p = check(step, _in_notebook(), f"notebook {step}")
     torch.set_num_threads(1)  # as in the workers: see `parallel`
     run = files.run_folder(p.run_dir, step)
     params.record(run, step, p.model_dump())
     _watch(step, run)
+    parallel.start()
     libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
     print(f"seed       {p.seed}\nrun folder {files.shown(run)}\nlibraries  {libraries}")
     return p, run
@@ -132,6 +132,8 @@ def _say(run: Path, state: State, reason: str = "") -> None:
     link = "" if mine else '<a href="../../index.html">All runs</a>'  # a job puts the page there
     shown = HTML(banner(state, reason, link))
     display(shown, display_id="fluxttice", update=state != "running")
+    if state != "running":
+        parallel.stop()
     if mine:
         status.write(run, state, dict.fromkeys(_running, state), reason)
         index.write()
