@@ -78,7 +78,8 @@ def _verify(path: str, quick: bool, public_key: str | None) -> None:
     if found.problem:
         raise InputError(f"{path} is refused: {found.problem}.")
     measured = "nothing measured again" if quick else "every gate measured again"
-    print(f"PASS: {path}, signed by the trusted key, {measured}")
+    vaes = " and ".join(f"VAE-{vae}" for vae in found.checkpoint.model.vaes)
+    print(f"PASS: {path}, {vaes}, signed by the trusted key, {measured}")
 
 
 def _import(old: str, folder: str) -> None:

@@ -50,7 +50,11 @@ class World:
         self.loaded = checkpoints.load(self.saved)
         model = self.loaded.model
         self.rows = [row for vae in "AB" for row in gates.of_vae(model, vae, FEWEST, self.p)]
-        self.stated = certificate.state(self.loaded, self.p, self.rows, [])
+        self.refused = [
+            gates.Refusal(control=name, seed=1, k=FEWEST, verdict="FAIL", gates=[])
+            for name in gates.adversaries(model, self.p)
+        ]
+        self.stated = certificate.state(self.loaded, self.p, self.rows, self.refused)
         self.folder = self.issue("certified")
         self.original = contents(self.folder)
 
@@ -243,7 +247,7 @@ def test_one_figure_that_the_weights_do_not_give_is_enough(
     assert cli.main(["verify", str(folder), "--public-key", public]) == 1
     out, err = capsys.readouterr()
     assert "DIFFERS" in out and "PASS:" not in out
-    assert "1 of its figures are not what the weights give" in err
+    assert "at least 1 of its figures are not what the weights give" in err
     assert f"{again[at].title} of VAE-B" in err and err.count("\n") == 1
     assert parts == (["codes"] if at == 9 else ["codes", "generation"])  # no further than that
 
@@ -255,9 +259,29 @@ def test_other_gates_than_this_code_measures_are_refused(world, monkeypatch):
             world.check(quick=False)
 
 
+def test_a_certificate_that_contradicts_itself_is_refused(world):
+    first, *rest = world.rows
+    lies = {
+        "calls min_exact_match of VAE-A PASS, but its numbers say FAIL": {
+            "gates": [measured(first, value=0.5, low=0.5, high=0.5), *rest]
+        },
+        "does not say that every control fails": {"controls": world.refused[1:]},
+        "not say that every control fails": {
+            "controls": [
+                world.refused[0].model_copy(update={"verdict": "PASS"}),
+                *world.refused[1:],
+            ]
+        },
+    }
+    for number, (words, lie) in enumerate(lies.items()):
+        with pytest.raises(InputError, match=words):
+            world.check(world.issue(f"lie {number}", **lie))
+
+
 @pytest.mark.parametrize("verdict", ["FAIL", "ABSTAIN"])
 def test_a_genuine_certificate_that_does_not_pass_is_no_pass(world, verdict):
-    rows = [*world.rows[:-1], world.rows[-1].model_copy(update={"verdict": verdict})]
+    ends = {"FAIL": 0.9, "ABSTAIN": 0.0}
+    rows = [*world.rows[:-1], measured(world.rows[-1], verdict, low=ends[verdict], high=1.0)]
     found = world.check(world.issue(f"genuine {verdict}", gates=rows, verdict=verdict))
     assert found.problem == f"the certificate is genuine and says {verdict}"
     with pytest.raises(InputError, match=f"says PASS, but its gates say {verdict}"):

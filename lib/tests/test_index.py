@@ -69,7 +69,7 @@ def test_a_row_says_what_the_files_of_its_run_say(reports):
     assert later["figures"]["B"] == {"argmax_entropy": [0.25], "mig": [None]}
     assert later["params"] == {"benchmark: k": 100, "benchmark: seed": 1} and not later["verdict"]
     assert (shipped["state"], shipped["verdict"], shipped["recipe"]) == (
-        "unknown",
+        "complete",
         "PASS",
         "turned",
     )

@@ -164,7 +164,7 @@ def test_any_parameters_are_refused_in_one_sentence_or_mean_the_same_when_read_a
             assert sentence.startswith("my.yaml: ") and len(sentence.splitlines()) == 1
             assert sentence[-1] in ".?" and len(sentence) < 2_000
             return
-        record(tmp_path, name, p)
+        record(tmp_path, name, p.model_dump())
         again = {"run_dir": p.run_dir, **read_yaml(tmp_path / f"{name}.params.yaml")}
         assert preamble.check(step, again, "my.yaml") == p
 

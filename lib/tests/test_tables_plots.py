@@ -119,7 +119,7 @@ def test_an_interval_shows_both_ends_and_a_point_is_exact(ends):
     [
         (0.5, "share", "50.00%"), (0.99996, "share", "99.9960%"), (16.0, "count", "16"),
         (9.8875, "nats", "9.8875"), (2.5, "number", "2.500"), (0.0123, "number", "0.0123"),
-        (None, "share", "refused"), (1 - 2**-53, "share", "99.99999999999999%"),
+        (None, "share", "not told"), (1 - 2**-53, "share", "99.99999999999999%"),
     ],
 )  # fmt: skip
 def test_a_number_is_shown_by_its_unit(value, unit, text):
@@ -129,10 +129,12 @@ def test_a_number_is_shown_by_its_unit(value, unit, text):
 def test_what_was_refused_and_what_is_exact_say_so():
     assert tables.with_interval(exact(0.5, 9)) == "50.00%"
     assert tables.with_interval(between(0.5, 0.4, 0.6)) == "50.00% (40.00% … 60.00%)"
-    assert tables.with_interval(REFUSED) == "refused" and tables.interval(REFUSED) == REFUSED.method
+    assert (
+        tables.with_interval(REFUSED) == "not told" and tables.interval(REFUSED) == REFUSED.method
+    )
     first, second = cells(tables.kinds({"A": {"all_of_it": exact(0.75, M), "shift": REFUSED}}))
     assert first == f"all of it | 75.00% | 19,683 | {CENSUS}"
-    assert second == f"shift | refused | 12 | {REFUSED.method}"
+    assert second == f"shift | not told | 12 | {REFUSED.method}"
 
 
 # --- Tables ---

@@ -30,8 +30,8 @@ SCHEMA: Final = "fluxttice/certificate/3"
 GUARANTEES = (
     "The weights with the sha256 below, measured by this code with the recorded seeds, give the "
     "recorded values and intervals.",
-    "PASS: for every VAE, each alone, the whole 95 % interval of every gate meets its bound; an "
-    "interval that straddles a bound is ABSTAIN, which is never PASS.",
+    "PASS: for every VAE that is named with its gates, each alone, the whole 95 % interval of "
+    "every gate meets its bound; one that straddles its bound is ABSTAIN, which is never PASS.",
     "The controls below were measured by the same gates and fail them.",
     "Signed: every file of the folder is as the holder of the key left it.",
 )
@@ -41,6 +41,8 @@ LIMITS = (
     "Not that the test split was unseen in training: the manifest says so, and a .pt of the "
     "original records no split at all.",
     "Not that the recipe gives these weights again on another machine.",
+    "Not that the bounds are strict, nor that the seed was not one of many: whoever certifies sets "
+    "both, and they stand here.",
     "Nothing of other priors, of decoding other than argmax, or of other tasks.",
     "Not that this is the newest certificate: an older folder, whole, stays validly signed.",
     "Not who holds the key: only that it is the key with the trusted fingerprint.",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..checkpoints import folder as checkpoints
 from ..metrics.marginal import FEWEST
+from ..metrics.results import exact
 from . import certificate, signing
 from .certificate import CERTIFICATE, Certificate
 from .verify import refusal
@@ -46,7 +47,10 @@ def _untrained(lab: Path, loaded: checkpoints.Checkpoint, stated: Certificate) -
     """Fresh weights under the certificate of the others, every gate PASS, at few latents."""
     network = loaded.model.untrained(stated.params["untrained_seed"])
     fresh = checkpoints.load(checkpoints.save(lab / "fresh", network, 0, {}))
-    gates = [row.model_copy(update={"verdict": "PASS"}) for row in stated.gates]
+    gates = [
+        row.model_copy(update={"verdict": "PASS", "measured": exact(row.bound, 1)})
+        for row in stated.gates
+    ]
     changes = {"verdict": "PASS", "gates": gates, "params": {**stated.params, "k": FEWEST}}
     lie = stated.model_copy(update=changes)
     certificate.issue(lab / "untrained", fresh, lie, str(lab / "key.pem"))

@@ -172,7 +172,7 @@ def expected(m: Marginal, n: int, how: str) -> Measured:
 
 
 class Point(Record):
-    """Expected distinct operations at one N; argmax is None beyond k/2 (see `expected`)."""
+    """Expected distinct operations at one N; argmax is None beyond k."""
 
     n: int
     ceiling: float

@@ -21,7 +21,7 @@ from ..model.network import prior
 from ..model.operations import C, M, T, describe
 from ..model.streams import generator
 from .intervals import jackknife_half
-from .results import Measured, mean
+from .results import Measured, counted
 
 Decoder = Callable[[Tensor], Tensor]  # latents (B, D) → logits (B, T, C)
 LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M operations
@@ -210,9 +210,9 @@ def hardest(m: Marginal, count: int = 10) -> dict[str, Measured]:
     """The `count` operations least likely by argmax: what each is called → P(x)·M.
 
     It is 1 for a perfect generator. Half of the groups choose the operations and the other half
-    measure them, so that the value is unbiased and its Student t interval holds: the smallest of
-    M noisy numbers would be low by chance alone.
+    measure them, so that the value is unbiased and its interval (Clopper-Pearson) holds: the
+    smallest of M noisy numbers would be low by chance alone.
     """
-    groups = m.argmax / (m.k / GROUPS) * M
-    chosen = np.argsort(groups[0::2].mean(0), kind="stable")[:count]
-    return {describe(i): mean(groups[1::2, i], low=0.0) for i in chosen.tolist()}
+    chosen = np.argsort(m.argmax[0::2].sum(0), kind="stable")[:count]
+    measuring, n = m.argmax[1::2].sum(0), m.k // 2
+    return {describe(i): counted(int(measuring[i]), n).of(1 / M) for i in chosen.tolist()}

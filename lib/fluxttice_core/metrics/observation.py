@@ -132,10 +132,10 @@ def _coverage(how: str) -> Callable[..., Measured]:
 
 
 def _least_rate(o: Observed, _parts: Split) -> Measured:
-    come_back = share(o.sampled)  # where all do, the least rate is told at the interval's lower end
-    return exact(
-        rate.least_rate(come_back.value if come_back.value < 1 else come_back.low), come_back.n
-    )
+    come_back = share(o.sampled)
+    if come_back.value < 1:
+        return come_back.mapped(rate.least_rate)
+    return exact(rate.least_rate(come_back.low), come_back.n, "told at the interval's lower end")
 
 
 def _worst_kind(o: Observed, parts: Split) -> Measured:
@@ -208,6 +208,7 @@ METRICS = {
     "prior_norm_share": Metric(
         "posterior samples where the prior has 99.9 %",
         lambda o, _: rate.prior_norm_share(o.q, o.rng("norm")),
+        better=0,  # the prior itself has 99.9 %, and a constant code more
     ),
     "effective_support": Metric(
         "effective support exp H(P), share of M",

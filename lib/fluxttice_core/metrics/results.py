@@ -72,5 +72,10 @@ def mean(values: object, low: float = -np.inf, high: float = np.inf) -> Measured
 def share(hits: object) -> Measured:
     """Share of the true among independent cases, `hits` (…) bool, by Clopper and Pearson."""
     x = np.asarray(hits, dtype=bool)
-    low, high = clopper_pearson(int(x.sum()), x.size)
-    return Measured(value=float(x.mean()), low=low, high=high, n=x.size, method="Clopper-Pearson")
+    return counted(int(x.sum()), x.size)
+
+
+def counted(successes: int, n: int) -> Measured:
+    """As `share`, from the count of the true among `n`."""
+    low, high = clopper_pearson(successes, n)
+    return Measured(value=successes / n, low=low, high=high, n=n, method="Clopper-Pearson")

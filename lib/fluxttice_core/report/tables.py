@@ -50,7 +50,7 @@ def summary(results: Results) -> Markdown:
         ("elbo", "nats of ELBO", "ignoring the latent"),
     ):
         ours = [rows[name, vae].ours for vae in vaes]
-        least = [number(rows["least_rate", vae].ours.value, "nats") for vae in vaes]
+        least = [with_interval(rows["least_rate", vae].ours, "nats") for vae in vaes]
         limit = " / ".join(least) if name == "rate" else f"{-LIMIT_NATS:.4f}"
         cells = [f"**{with_interval(value, 'nats')}**" for value in ours]
         lines.append([label, *cells, f"{beside}: {limit}"])
@@ -132,7 +132,7 @@ def hardest(results: Results, count: int = 5) -> Styler:
 def epochs(rows: list[dict], every: int) -> Styler:
     """The honest measures of every so many epochs, of the selected one and of the last."""
     shown = [key for key in rows[0] if key not in ("epoch", "score", "selected", "lr")]
-    shares = ("val_exact", "coverage", "information")
+    shares = ("val_exact", "coverage", "argmax_entropy")
     return left(
         {
             "epoch": row["epoch"],
@@ -191,7 +191,9 @@ def by_epoch(kept: "list[KeptEpoch]") -> Styler:
         for gate in dict.fromkeys(row.gate for row in epoch.gates):
             rows = [row for row in epoch.gates if row.gate == gate]
             worse = (max if gate.startswith("max_") else min)(row.measured.value for row in rows)
-            line[rows[0].title] = number(worse, rows[0].unit)
+            # A VAE that failed before was measured no further: no worse one can be named.
+            all_of = {row.vae for row in rows} == {row.vae for row in epoch.gates}
+            line[rows[0].title] = number(worse, rows[0].unit) if all_of else "–"
         lines.append({**line, "verdict": judging.verdict(epoch.gates)})
     return _coloured(lines)
 
@@ -238,9 +240,11 @@ def label(certificate: "Certificate") -> HTML:
 def number(value: float | None, unit: str = "share", decimals: int = 2) -> str:
     """A share as a percentage, with as many decimals as keep what is below 100 % below it."""
     if value is None:
-        return "refused"
+        return "not told"
     if unit == "count":
         return f"{value:.0f}"
+    if unit == "number" and 0.999 < value < 1:
+        return f"{value:.{next(d for d in range(4, 17) if round(value, d) < 1)}f}"
     if unit != "share":
         return f"{value:.4f}" if unit == "nats" or 0 < abs(value) < 0.1 else f"{value:.3f}"
     if 0.999 < value < 1:
