@@ -78,6 +78,12 @@ def test_an_operation_has_the_same_number_and_equal_logits_mean_the_first(engine
     assert engine("Array.from(classes(logits))", logits=logits) == [0, 0, 1, 0]
 
 
+def test_only_a_hundred_is_printed_as_a_hundred(engine):
+    values = [100, 99.5, 99.96, 99.996, 100 - 2**-46, 100.004]
+    printed = engine("values.map((value) => percent(value, 2))", values=values)
+    assert printed == ["100.00", "99.50", "99.96", "99.996", "99.99999999999999", "100.00"]
+
+
 def test_the_page_draws_from_the_distributions_that_it_names(engine):
     z = np.array(engine("Array.from(normals(generator(7, 0), 200000))"))
     assert stats.kstest(z, "norm").pvalue > 0.01
@@ -151,6 +157,7 @@ def test_a_browser_shows_it_asks_nobody_and_says_nothing(tmp_path, record_proper
         return
     with browser.opened(explore.write(SHIPPED, tmp_path / "explore.html")) as page:
         assert page.value("$('name').textContent") == "AND (min)"
+        assert "−1, over 99.9 % likely" in page.value("$('entry0').ariaLabel")
         moved = page.value(MOVED)
         page.key("End", 35)
         assert page.value("document.querySelectorAll('.changed').length") == 1
@@ -163,7 +170,8 @@ def test_a_browser_shows_it_asks_nobody_and_says_nothing(tmp_path, record_proper
         ours, untrained = page.value(browser.DRAWN)
         margin = 1.96 * page.value("spread(50000)")
         assert abs(ours - ceiling(N)) < margin and untrained < ceiling(N) / 2
-        assert f"reached {ours:,} operations, as many as" in page.value("$('verdict').textContent")
+        said = f"reached {ours:,} operations, within what chance allows a perfect generator (18,131"
+        assert f"{said} ± 66)" in page.value("$('verdict').textContent")
     told = {event["method"] for event in page.events}
     assert not told & {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
     sent = [e["params"] for e in page.events if e["method"] == "Network.requestWillBeSent"]

@@ -166,7 +166,9 @@ def a_row(run, figures=None, **values):
         ([0.5, 0.4, 0.6], [0.7, 0.6, 0.8], False),  # they touch
         ([0.5, 0.1, 0.9], [0.7], False),
         ([0.5], [0.5], False),
-        ([0.5], [0.5000001], True),
+        ([0.5], [0.5000004], False),  # exact: what rounding does is no difference
+        ([-0.5], [-0.500001], True),
+        ([0.5], [0.5000004, 0.5000003, 0.5000005], True),
         ([None], [0.5], True),
         ([None], [None], False),
     ],
@@ -189,6 +191,9 @@ def test_rows_are_sorted_by_the_worse_vae_and_what_is_undefined_comes_last(call)
         a_row("d", {"x": [None]}),
     ]
     found[2]["figures"]["B"] = {"x": [0.1]}
+    found[0]["figures"]["B"] = {"rate": [17]}
+    found[0]["figures"]["A"]["rate"], found[2]["figures"]["A"]["rate"] = [15], [16]
+    assert [row["run"] for row in call("sorted", found, "rate", False)][:2] == ["c", "a"]
     for down, order in ((False, "cadb"), (True, "acdb")):
         assert [row["run"] for row in call("sorted", found, "x", down)] in (
             list(order), [*order[:2], "b", "d"],

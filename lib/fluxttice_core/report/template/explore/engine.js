@@ -6,6 +6,12 @@ const T = 9, C = 3, M = C ** T; // entries of a table, values of an entry, opera
 const TILE = 8; // outputs of a layer that are summed at a time, in registers
 const BATCH = 128; // latents through a network at a time
 
+/** A percentage; more decimals where fewer would round it up to 100. */
+function percent(value, decimals) {
+  while (value < 100 && Number(value.toFixed(decimals)) >= 100) decimals++;
+  return value.toFixed(decimals);
+}
+
 // --- Random numbers ------------------------------------------------------------------------------
 
 /** sfc32 (Doty-Humphrey, PractRand): a stream of whole numbers below 2^32. */

@@ -5,8 +5,7 @@ const { vaes, names } = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const VALUE = ["−1", "0", "+1"], COLOUR = ["var(--minus)", "var(--zero)", "var(--plus)"];
 const STEPS = 81; // places along a slider at which its latent is decoded
-const say = (n, digits = 0) =>
-  n.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+const say = (n) => n.toLocaleString("en", { maximumFractionDigits: 0 });
 const TWO = { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "negative" };
 const entry = (t) => `entry a = ${VALUE[Math.floor(t / C)]}, b = ${VALUE[t % C]}`;
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
@@ -86,7 +85,8 @@ function showLatent(wanted) {
   for (let t = 0; t < T; t++) {
     const button = $(`entry${t}`), weights = logits.subarray(C * t, C * t + C);
     const powers = Array.from(weights, (v) => Math.exp(v - Math.max(...weights)));
-    const sum = powers.reduce((x, y) => x + y), likely = say((100 * powers[table[t]]) / sum, 1);
+    const sum = powers.reduce((x, y) => x + y), share = (100 * powers[table[t]]) / sum;
+    const likely = share > 99.9 ? "over 99.9" : percent(share, 1); // float64 may say 100: it is less
     button.className = `value${table[t]}` + (table[t] === marked[t] ? "" : " changed");
     button.firstChild.textContent = VALUE[table[t]];
     button.ariaLabel = `${entry(t)}: ${VALUE[table[t]]}, ${likely} % likely. Press for the next value.`;
@@ -208,10 +208,10 @@ function tellCoverage() {
   const [ours, untrained] = runs.map((run) => run.count), n = runs[0].drawn;
   const top = ceiling(n), margin = 1.96 * spread(n);
   const more = ours < top ? "fewer than" : "more than";
-  const inside = Math.abs(ours - top) <= margin ? "as many as" : more;
+  const inside = Math.abs(ours - top) <= margin ? "within what" : more;
   $("verdict").textContent =
-    `${say(n)} draws: this network reached ${say(ours)} operations, ${inside} a ` +
-    `perfect generator (${say(top)} ± ${say(margin)}); the untrained one ${say(untrained)}.`;
+    `${say(n)} draws: this network reached ${say(ours)} operations, ${inside} chance ` +
+    `allows a perfect generator (${say(top)} ± ${say(margin)}); the untrained one ${say(untrained)}.`;
   MAPS.forEach((name, i) =>
     ($(name).ariaLabel = `Map of 19,683 operations, ${say(runs[i].count)} of them lit`));
 }
@@ -233,7 +233,7 @@ function showMap(name, i) {
   for (let index = 0; index < M; index++) pixels[index] = seen[index] * colour;
   $(name).getContext("2d").putImageData(image, 0, 0);
   $(`${name}-count`).textContent = say(count);
-  $(`${name}-share`).textContent = drawn ? `${say(share, 2)} % of the ceiling` : "press Draw";
+  $(`${name}-share`).textContent = drawn ? `${percent(share, 2)} % of the ceiling` : "press Draw";
   $(`${name}-line`).setAttribute("points", points(curve, Number($("n").value)));
 }
 

@@ -21,9 +21,11 @@ function interval([value, low = value, high = value], unit) {
   return low === high ? "exact" : `${number(low, unit)} … ${number(high, unit)}`;
 }
 
-/** Whether two figures differ by more than both intervals: they are disjoint. */
+/** Whether two figures' intervals are disjoint; two exact figures, by more than a millionth. */
 function disjoint([a, aLow = a, aHigh = a], [b, bLow = b, bHigh = b]) {
   if (a === null || b === null) return a !== b;
+  if (aLow === aHigh && bLow === bHigh) // what another machine's rounding does is no difference
+    return Math.abs(a - b) > 1e-6 * Math.max(Math.abs(a), Math.abs(b));
   return aLow > bHigh || bLow > aHigh;
 }
 
@@ -47,12 +49,13 @@ function compare(a, b) {
   return { figures, parameters, compared };
 }
 
-/** What a column sorts by; of a metric, the smaller of both VAEs. Undefined comes last. */
+/** What a column sorts by; of a metric, the worse of both VAEs. Undefined comes last. */
 function key(row, column) {
   if (column in row) return row[column] === null ? undefined : row[column];
   const values = Object.values(row.figures).map((figures) => (figures[column] || [null])[0]);
   const known = values.filter((value) => value !== null);
-  return known.length ? Math.min(...known) : undefined;
+  if (!known.length) return undefined;
+  return column === "rate" ? Math.max(...known) : Math.min(...known);
 }
 
 function sorted(rows, column, down) {
@@ -109,7 +112,8 @@ function page(data) {
   function figure(row, vae, metric) {
     const found = row.figures[vae][metric], unit = data.metrics[metric][1];
     if (!found) return "";
-    const controls = ((data.bands[row.band] || {})[vae] || {})[metric] || {};
+    // A band says what noise scores. Of the rate neither more nor less is better: it has none.
+    const controls = metric === "rate" ? {} : ((data.bands[row.band] || {})[vae] || {})[metric] || {};
     const made = element("div", { class: "figure" },
       element("span", { class: `vae ${vae}` }, vae), number(found[0], unit), " ",
       element("small", {}, found[0] === null ? "" : `(${interval(found, unit)})`));
@@ -193,7 +197,7 @@ function page(data) {
     });
     const parameters = found.parameters.map((one) => [[one.name], [one.a], [one.b]]);
     return [
-      element("h2", {}, `${figures.length} of ${found.compared} figures differ by more than both intervals`),
+      element("h2", {}, `${figures.length} of ${found.compared} figures differ by more than both intervals, exact ones by more than a millionth`),
       table("Figures that differ", figures),
       element("h2", {}, `${parameters.length} parameters differ`),
       table("Parameters that differ", parameters),
