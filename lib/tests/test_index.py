@@ -75,8 +75,8 @@ def test_a_row_says_what_the_files_of_its_run_say(reports):
     )
     assert shipped["pages"] == ["1_train.html", "2_benchmark.html", "3_certify.html"]
     [path] = reports.glob("*/*/verdict.json")
-    gate = files.parse_json(path.read_bytes())["gates"][2]
-    assert gate["gate"] == "min_exact_match_sampled"
+    gates = files.parse_json(path.read_bytes())["gates"]
+    gate = next(gate for gate in gates if gate["gate"] == "min_exact_match_sampled")
     found = shipped["figures"]["A"]["exact_match_sampled"]
     assert found == [gate["measured"][key] for key in ("value", "low", "high")]
     assert re.search(f'"{shipped["band"]}":{{"A":', index.path().read_text("utf-8"))

@@ -1,18 +1,20 @@
 "use strict";
 // The first half computes and touches no page; the second builds the page.
 
-/** A number as the reports print it: never rounded up to 100 %. */
+/** A number as the reports print it: never rounded up to 1 or 100 %. */
 function number(value, unit) {
   if (value === null) return "undefined";
   if (unit === "count") return value.toFixed(0);
+  const near = value > 0.999 && value < 1;
+  const fixed = (x, one) => {
+    let decimals = 4;
+    while (decimals < 16 && Number(x.toFixed(decimals)) >= one) decimals++;
+    return x.toFixed(decimals);
+  };
+  if (unit === "number" && near) return fixed(value, 1);
   if (unit !== "share")
     return value.toFixed(unit === "nats" || (value !== 0 && Math.abs(value) < 0.1) ? 4 : 3);
-  let decimals = 2;
-  if (value > 0.999 && value < 1) {
-    decimals = 4;
-    while (decimals < 14 && Number((100 * value).toFixed(decimals)) >= 100) decimals++;
-  }
-  return (100 * value).toFixed(decimals) + "%";
+  return (near ? fixed(100 * value, 100) : (100 * value).toFixed(2)) + "%";
 }
 
 /** The interval, or that nothing was drawn. A figure is [value, low, high]; an exact one [value]. */
