@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -63,8 +64,9 @@ def scheduler(tmp_path_factory):
         subprocess.Popen([*dask[:2], dask[2] + words[0], *words[1:]], **silent) for words in asked
     ]
     try:
-        while not (place / "scheduler.json").is_file():
+        while not ((file := place / "scheduler.json").is_file() and file.read_bytes()[-1:] == b"}"):
             assert started[0].poll() is None
+            time.sleep(0.1)
         yield files.parse_json((place / "scheduler.json").read_bytes())["address"], started
     finally:
         for process in started:
