@@ -94,6 +94,14 @@ def opened(path: Path) -> Iterator[Page]:
             process.wait()
 
 
+def assert_silent(page: Page) -> None:
+    """The console said nothing, and nobody was asked: only the page, its icon and its workers."""
+    told = {event["method"] for event in page.events}
+    assert not told & {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
+    sent = [e["params"] for e in page.events if e["method"] == "Network.requestWillBeSent"]
+    assert {params["request"]["url"].split(":")[0] for params in sent} <= {"file", "data", "blob"}
+
+
 def picture(source: Path, target: Path, scheme: str = "light") -> None:
     """explore.html from top to bottom, after 50,000 draws, with the one latent moved that turns
     Kleene's implication into Łukasiewicz's: they differ in one entry."""

@@ -172,8 +172,4 @@ def test_a_browser_shows_it_asks_nobody_and_says_nothing(tmp_path, record_proper
         assert abs(ours - ceiling(N)) < margin and untrained < ceiling(N) / 2
         said = f"reached {ours:,} operations, within what chance allows a perfect generator (18,131"
         assert f"{said} ± 66)" in page.value("$('verdict').textContent")
-    told = {event["method"] for event in page.events}
-    assert not told & {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
-    sent = [e["params"] for e in page.events if e["method"] == "Network.requestWillBeSent"]
-    asked = {params["request"]["url"].split(":")[0] for params in sent}
-    assert asked <= {"file", "data", "blob"}, "the page, its icon, and its own workers"
+    browser.assert_silent(page)

@@ -8,6 +8,7 @@ from pathlib import Path
 import py_mini_racer
 import pytest
 
+import browser
 from fluxttice_core import files, params
 from fluxttice_core.metrics.measurement import MODEL, Results, Row
 from fluxttice_core.metrics.results import Measured, exact
@@ -157,6 +158,26 @@ def a_row(run, figures=None, **values):
     return {"run": run, "date": run, "name": "n", "state": "complete", "verdict": "PASS",
             "checkpoint": "ab", "recipe": "turned", "seed": 1, "damaged": "", "params": {},
             "figures": {"A": figures or {}}, **values}  # fmt: skip
+
+
+def test_a_browser_sorts_filters_and_compares(reports, record_property):
+    """Where no browser is, the summary says in a line of its own that nothing was checked."""
+    if browser.chromium() is None:
+        record_property("not checked", "no Chromium or Chrome here opens index.html")
+        return
+    index.write()
+    shown = "[...document.querySelectorAll('#runs tbody tr')].map((row) => row.innerText)"
+    with browser.opened(index.path()) as page:
+        newest, oldest = page.value(shown)
+        assert "mine" in newest and "PASS" in oldest
+        page.value("document.querySelector('#runs thead button').click()")
+        assert page.value(shown) == [oldest, newest]
+        page.value("document.querySelectorAll('#runs input').forEach((box) => box.click())")
+        assert "argmax entropy" in page.value("document.getElementById('comparison').innerText")
+        page.value("""(() => { const box = document.getElementById('filter');
+                   box.value = 'PASS'; box.dispatchEvent(new Event('input')); })()""")
+        assert page.value(shown) == [oldest]
+    browser.assert_silent(page)
 
 
 @pytest.mark.parametrize(
