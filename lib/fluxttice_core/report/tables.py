@@ -184,16 +184,18 @@ def refusals(rows: list[Refusal]) -> Styler:
 
 
 def by_epoch(kept: "list[KeptEpoch]") -> Styler:
-    """The worse VAE's value at each gate, epoch by epoch, and the verdict."""
+    """The worse VAE's value at each gate, epoch by epoch, and the verdict. A VAE that has failed is
+    measured no further: no worse one can be named then."""
     lines = []
+    asked = {row.gate: row for epoch in kept for row in epoch.gates}
     for epoch in kept:
         line = {"epoch": epoch.epoch, "latents": f"{epoch.k:,}"}
-        for gate in dict.fromkeys(row.gate for row in epoch.gates):
-            rows = [row for row in epoch.gates if row.gate == gate]
-            worse = (max if gate.startswith("max_") else min)(row.measured.value for row in rows)
-            # A VAE that failed before was measured no further: no worse one can be named.
-            all_of = {row.vae for row in rows} == {row.vae for row in epoch.gates}
-            line[rows[0].title] = number(worse, rows[0].unit) if all_of else "–"
+        vaes = {row.vae for row in epoch.gates}
+        for gate, about in asked.items():
+            found = {row.vae: row.measured.value for row in epoch.gates if row.gate == gate}
+            pick = max if gate.startswith("max_") else min
+            worse = None if None in found.values() else pick(found.values(), default=None)
+            line[about.title] = number(worse, about.unit) if found.keys() == vaes else "–"
         lines.append({**line, "verdict": judging.verdict(epoch.gates)})
     return _coloured(lines)
 
