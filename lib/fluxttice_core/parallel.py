@@ -142,8 +142,9 @@ def stop() -> None:
     that ends with them beside it waits half a minute: the tracker heeds no signal."""
     server: Any = forkserver._forkserver  # nothing public ends either
     tracker: Any = resource_tracker._resource_tracker
-    if server._forkserver_pid:
-        os.kill(server._forkserver_pid, signal.SIGTERM)  # by itself it takes torch apart, slowly
+    for pid in (server._forkserver_pid, tracker._pid):
+        if pid:  # asked to end, one takes torch apart and the other waits for every worker
+            os.kill(pid, signal.SIGKILL)
     server._stop()
     tracker._stop()
     _context.cache_clear()
