@@ -35,6 +35,8 @@ class Job:
         self.process = subprocess.Popen(
             [FLUXTTICE, "report", "--train", folder / "train.params.yaml"], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | places,
+            # As from a terminal: tests in the background start with Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     @property
