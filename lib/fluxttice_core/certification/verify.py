@@ -19,7 +19,6 @@ from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..errors import InputError
 from ..metrics import gates
 from ..metrics.gates import Certify, Judged
-from ..metrics.results import Measured
 from . import certificate, signing
 from .certificate import CERTIFICATE, SCHEMA, Certificate
 
@@ -204,9 +203,11 @@ def _again(
     return list(rows.values())
 
 
-def room(m: Measured) -> float:
-    """What float32 products in another order may move a figure that has no interval."""
-    return 1e-6 * abs(m.value) if m.low == m.high else 0.0
+def inside(value: float, low: float, high: float) -> bool:
+    """Is a figure measured again elsewhere in the stated interval? One without an interval may move
+    by a millionth: float32 products are summed in another order there."""
+    room = 1e-6 * abs(low) if low == high else 0.0
+    return low - room <= value <= high + room
 
 
 def agreement(row: Judged, again: Judged, same: bool) -> str:
@@ -214,6 +215,6 @@ def agreement(row: Judged, again: Judged, same: bool) -> str:
     if row == again:
         return "equal"
     m, value = row.measured, again.measured.value
-    inside = None not in (m.value, value) and m.low - room(m) <= value <= m.high + room(m)
-    alike = inside and again.verdict == row.verdict and not same
+    near = None not in (m.value, value) and inside(value, m.low, m.high)
+    alike = near and again.verdict == row.verdict and not same
     return "in interval" if alike else "DIFFERS"

@@ -4,8 +4,8 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import papermill
@@ -213,7 +213,10 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
     """
     for name in ("papermill", "traitlets", "asyncio"):  # what they say of an end, `execute` says
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _temporary(folder):
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        mock.patch.dict(os.environ, TMPDIR=folder),
+    ):
         place = str(Path(folder, "kernel"))
         kernel = {"transport": "ipc", "ip": place, "connection_file": f"{place}.json",
                   "shutdown_wait_time": 60}  # fmt: skip
@@ -223,19 +226,6 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
             config=Config({"KernelManager": kernel}),
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _temporary(folder: str) -> Iterator[None]:
-    """`folder` is TMPDIR of the processes that begin meanwhile."""
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = folder
-    try:
-        yield
-    finally:
-        del os.environ["TMPDIR"]
-        if before is not None:
-            os.environ["TMPDIR"] = before
 
 
 def _pages(draft: Path, target: Path, state: State = "complete", reason: str = "") -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from .. import files, params
 from ..certification import certificate
+from ..certification.verify import inside
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from .job import NOTEBOOKS, execute
@@ -48,8 +49,7 @@ class Number(NamedTuple):
             return "DIFFERS"
         if self.low is None:
             return "no interval"
-        room = 1e-6 * abs(self.old) if self.low == self.high else 0  # as in `verify`
-        return "in interval" if self.low - room <= self.new <= self.high + room else "DIFFERS"
+        return "in interval" if inside(self.new, self.low, self.high) else "DIFFERS"
 
 
 def run(folder: str) -> Path:
