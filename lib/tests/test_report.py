@@ -129,7 +129,11 @@ def test_a_step_leaves_its_page_a_failed_and_an_interrupted_one_with_a_banner(
     job.execute("good", {"seed": 3}, "run")
     with pytest.raises(job.StepFailed, match="bad stopped: AssertionError: too low"):
         job.execute("bad", {"seed": 4}, "run")
-    names = ["bad.html", "bad.ipynb", "good.html", "good.ipynb"]
+    dead = [("import os\nos.write(2, b'no\\nmemory left\\n')\nos._exit(1)", None, [])]
+    written(tmp_path / "notebooks/dead.ipynb", *dead)
+    with pytest.raises(job.StepFailed, match=r"dead stopped: its kernel died \(memory left\)"):
+        job.execute("dead", {}, "run")
+    names = [f"{name}.{kind}" for name in ("bad", "dead", "good") for kind in ("html", "ipynb")]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
 
     def interrupt(notebook, parameters, draft, output):
@@ -140,7 +144,7 @@ def test_a_step_leaves_its_page_a_failed_and_an_interrupted_one_with_a_banner(
     with pytest.raises(KeyboardInterrupt, match="good was interrupted"):
         job.execute("good", {"seed": 3}, "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
-    for name, state in (("bad", "Failed"), ("good", "Interrupted")):
+    for name, state in (("bad", "Failed"), ("dead", "Failed"), ("good", "Interrupted")):
         assert f"<b>{state}.</b>" in (tmp_path / f"run/{name}.html").read_text("utf-8")
         book = nbformat.read(tmp_path / f"run/{name}.ipynb", as_version=4)
         assert f"<b>{state}.</b>" in book.cells[0].source and book.metadata.papermill.exception

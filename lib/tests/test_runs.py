@@ -101,7 +101,7 @@ ENDS = {  # how it is ended, what it says, and what the folder then says
     "a closed pipe": (lambda running: running.process.stdout.close(),
                       "interrupted: its output cannot be written (Broken pipe).", "interrupted"),
     "a dead kernel": (lambda running: kernel(running).kill(),
-                      "1_train stopped: its kernel died.", "failed"),
+                      "1_train stopped: its kernel died without a word.", "failed"),
     "a deleted folder": (lambda running: shutil.rmtree(running.folder),
                          "was moved or deleted.", None),
 }  # fmt: skip

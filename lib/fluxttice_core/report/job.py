@@ -5,17 +5,18 @@ import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import nbformat
 import papermill
-from nbclient.exceptions import DeadKernelError
+from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from .. import files, params
-from ..errors import InputError
+from ..errors import InputError, printable
 from . import index, status
 from .preamble import banner, check
 from .status import State
@@ -167,8 +168,8 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
     except PapermillExecutionError as error:
         problem = f"{notebook} stopped: {error.ename}: {' '.join(error.evalue.split())}"
         _pages(draft, target, "failed", problem)
-    except DeadKernelError:
-        problem = f"{notebook} stopped: its kernel died."
+    except StepFailed as error:
+        problem = str(error)
         _pages(draft, target, "failed", problem)
     except KeyboardInterrupt:
         reason = f"{notebook} was interrupted{said.why}."
@@ -178,6 +179,14 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
         draft.unlink(missing_ok=True)
     if problem:
         raise StepFailed(problem)
+
+
+class _Kernel(AsyncKernelManager):
+    """Its standard error goes to a file: its libraries say things as it ends that are nobody's."""
+
+    async def start_kernel(self, **named: Any) -> None:  # type: ignore[override]
+        with open(f"{self.ip}.stderr", "wb") as said:
+            await super().start_kernel(stderr=said, **named)
 
 
 class _Said:
@@ -210,6 +219,9 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
     would race for TCP ports (papermill issues 239 and 511). That folder is the kernel's for
     temporary files, too, so that one that is killed leaves no key behind. An interrupted kernel
     has a minute to write the weights that training had selected.
+
+    Raises:
+        StepFailed: the kernel died; its last words are in the message.
     """
     for name in ("papermill", "traitlets", "asyncio"):  # what they say of an end, `execute` says
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -220,12 +232,18 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
         place = str(Path(folder, "kernel"))
         kernel = {"transport": "ipc", "ip": place, "connection_file": f"{place}.json",
                   "shutdown_wait_time": 60}  # fmt: skip
-        papermill.execute_notebook(
-            f"notebooks/{notebook}.ipynb", str(target), parameters=parameters,
-            kernel_name="python3", progress_bar=False, stdout_file=output,
-            config=Config({"KernelManager": kernel}),
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-        )  # fmt: skip
+        try:
+            papermill.execute_notebook(
+                f"notebooks/{notebook}.ipynb", str(target), parameters=parameters,
+                kernel_name="python3", progress_bar=False, stdout_file=output,
+                config=Config({"KernelManager": kernel}), kernel_manager_class=_Kernel,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            )  # fmt: skip
+        except RuntimeError:  # DeadKernelError, and what nbclient raises before the first cell
+            said = Path(f"{place}.stderr").read_text("utf-8", "replace")
+            last = said.strip().rpartition("\n")[2]
+            why = f"({printable(last)})" if last else "without a word"
+            raise StepFailed(f"{notebook} stopped: its kernel died {why}.") from None
 
 
 def _pages(draft: Path, target: Path, state: State = "complete", reason: str = "") -> None:
