@@ -15,13 +15,16 @@ from fluxttice_core.errors import InputError
 from fluxttice_core.report import batch
 
 PARAMS = files.root() / "params"
-# Its kernel is the worker's child. Seed 2 kills the worker once; seed 3 fails, every time.
+# Its kernel is the worker's child. Seed 2 kills the worker once; seed 3 fails, every time; seed 4
+# kills the scheduler.
 CELLS = """
 import os, pathlib, signal
 mark = pathlib.Path({place!r}, f"{{seed}} killed its worker")
 if seed == 2 and not mark.exists():
     mark.touch()
     os.kill(os.getppid(), signal.SIGKILL)
+if seed == 4:
+    os.kill(int(pathlib.Path({place!r}, "scheduler").read_text()), signal.SIGKILL)
 assert seed != 3, "three is no good"
 pathlib.Path(run_dir, "deep").mkdir()
 pathlib.Path(run_dir, "deep", "rows").write_text(f"{{seed * 7}} {{lr}}")
@@ -103,6 +106,15 @@ def test_a_batch_survives_a_kill_and_a_failure_and_goes_on(
     assert cli.main(["batch", path, "--scheduler", address]) == 1
     assert capsys.readouterr().out.startswith("1 of 4 jobs to do")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_scheduler_lost_in_the_middle_is_one_sentence(project, scheduler, capfd):
+    address, processes = scheduler
+    (project / "scheduler").write_text(str(processes[0].pid))
+    assert cli.main(["batch", plan("a: {seed: [4, 5]}"), "--scheduler", address]) == 1
+    said = capfd.readouterr().err
+    assert f"The scheduler at {address} is gone; what was finished is stored" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

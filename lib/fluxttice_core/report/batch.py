@@ -14,6 +14,7 @@ import contextlib
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import tempfile
@@ -229,6 +230,7 @@ def _executor(scheduler: str) -> Iterator[Executor]:
         with parallel.Processes() as workers:
             yield workers
         return
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says, a sentence says
     try:
         from distributed import Client
 
