@@ -18,6 +18,7 @@ from typing import Any
 from .errors import InputError
 
 MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
+DRAFT = ".draft"  # how the names of drafts end
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "safetensors")
 
 
@@ -166,7 +167,7 @@ def fresh(wanted: Path) -> Path:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Atomic: the file is the old one or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -196,7 +197,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise InputError(f"{folder} exists already: a checkpoint is never written over.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        draft = Path(tempfile.mkdtemp(DRAFT, f".{folder.name}.", folder.parent))
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}).") from None
     try:
@@ -204,8 +205,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
         draft.chmod(0o755)
         draft.rename(folder)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        delete(draft)
         raise
+
+
+def delete(path: Path) -> None:
+    """A file, or a folder with all that is in it, if it is there and can be deleted."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def git_commit() -> dict[str, Any]:

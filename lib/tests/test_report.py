@@ -5,7 +5,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from fluxttice_core import cli, files
-from fluxttice_core.report import job, status
+from fluxttice_core.report import job, pages, status
 
 ROOT = files.root()
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
@@ -34,13 +34,13 @@ def written(path, *cells, **metadata):
 def test_a_report_is_valid_only_if_every_cell_ran_without_an_error(
     tmp_path, cells, metadata, reason
 ):
-    said = job.incomplete(written(tmp_path / "x.ipynb", *cells, **metadata))
+    said = pages.incomplete(written(tmp_path / "x.ipynb", *cells, **metadata))
     assert reason in said and bool(said) == bool(reason)
 
 
 def test_the_exported_page_needs_no_network(tmp_path):
     path = written(tmp_path / "x.ipynb", ("print('here')", 1, [PICTURE]))
-    html = job.export_html(path).read_text("utf-8")
+    html = pages.export_html(path).read_text("utf-8")
     assert "here" in html and "data:image/png;base64,aGk=" in html
     for reference in ("<script src=", 'src="http', '<link rel="stylesheet"', "@import url("):
         assert reference not in html

@@ -1,5 +1,6 @@
 """What a run says of itself, and what is left of it, whatever ends it: real jobs, really ended."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -132,7 +133,7 @@ def test_whatever_ends_a_run_is_one_sentence_and_leaves_what_it_had_alone(
         assert checkpoints.load(running.folder / "checkpoint").epoch is not None
 
 
-def test_a_killed_job_reads_as_interrupted(running):
+def test_a_killed_job_reads_as_interrupted_and_the_next_one_tidies_up(running, monkeypatch):
     """Nobody is left to write it, but nobody holds the folder either."""
     running.process.kill()
     running.process.wait()
@@ -140,3 +141,14 @@ def test_a_killed_job_reads_as_interrupted(running):
         time.sleep(0.1)
     assert status.stored(running.folder).state == "running"
     assert status.read(running.folder).state == "interrupted"
+    [left] = running.temporary.iterdir()  # the kernel's folder for temporary files
+    [draft] = running.folder.glob(".*")
+    monkeypatch.setenv("FLUXTTICE_REPORTS", str(running.reports))
+    monkeypatch.setattr(tempfile, "tempdir", str(running.temporary))
+    alive = running.temporary / f"{job.LEFT}alive"
+    alive.mkdir()
+    for held in (True, False):
+        with status.held(alive) if held else contextlib.nullcontext(), pytest.raises(InputError):
+            job.run("none.yaml", "", "")
+        assert alive.exists() == held and not left.exists() and not draft.exists()
+    assert "<b>Interrupted.</b>" in (running.folder / "1_train.html").read_text("utf-8")

@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +29,8 @@ import torch
 
 from .. import files, parallel, params
 from ..errors import InputError
-from . import preamble
-from .job import NOTEBOOKS, execute
+from . import preamble, status
+from .job import NOTEBOOKS, execute, scratch
 
 STEPS = {notebook: step for step, notebook in NOTEBOOKS.items()}
 READ = ("checkpoint", "inherited_from", "claims")  # parameters that name files
@@ -125,7 +124,7 @@ def perform(job: Job) -> dict[str, bytes]:
     torch.set_num_threads(1)
     with (
         _ONE,
-        tempfile.TemporaryDirectory() as place,
+        scratch() as place,
         contextlib.chdir(place),
         mock.patch.dict(os.environ, FLUXTTICE_REPORTS=place),
         contextlib.redirect_stdout(io.StringIO()),
@@ -164,9 +163,10 @@ def run(plan: str, scheduler: str = "") -> Path:
         with files.new_folder(folder / job.folder) as draft:
             _write(draft, contents)
 
-    missing = [job for job in wanted if not (folder / job.folder).is_dir()]
-    print(f"{len(missing)} of {len(wanted)} jobs to do, into {files.shown(folder)}", flush=True)
-    each(missing, perform, keep, scheduler)
+    with status.held(folder):
+        missing = [job for job in wanted if not (folder / job.folder).is_dir()]
+        print(f"{len(missing)} of {len(wanted)} jobs to do, into {files.shown(folder)}", flush=True)
+        each(missing, perform, keep, scheduler)
     return folder
 
 

@@ -4,26 +4,25 @@ import contextlib
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from .. import files, params
 from ..errors import InputError, printable
-from . import index, status
-from .preamble import banner, check
+from . import index, pages, status
+from .preamble import check
 from .status import State
 
 NOTEBOOKS = {"train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify"}
 WRITTEN_ONCE = {"train": ("checkpoint", "epochs"), "benchmark": (), "certify": ("certified",)}
-TEMPLATES = Path(__file__).parent / "template"
+LEFT = "fluxttice-"  # temporary folders
 
 
 class StepFailed(InputError):
@@ -48,6 +47,7 @@ def run(
         KeyboardInterrupt: Ctrl-C, SIGTERM, or nobody reads the output any more; what there was
             until then is in the folder.
     """
+    _sweep()
     if resume:
         folder, values, done = _recorded(resume)
     else:
@@ -61,14 +61,35 @@ def run(
         each["run_dir"] = files.local(folder)
         if step != "train" and "train" in values:
             each["checkpoint"] = files.local(folder / "checkpoint")
-    if not status.hold(folder):
-        raise InputError(f"{files.shown(folder)} is being run now, by another process.")
-    try:
-        with contextlib.chdir(files.root()):  # so that records hold paths of the project alone
-            _steps(folder, values, done)
-    finally:
-        status.release(folder)
+    with status.held(folder), contextlib.chdir(files.root()):  # records hold the project's paths
+        _steps(folder, values, done)
     return folder
+
+
+def _sweep() -> None:
+    """Tidy up after jobs that were killed: pages of how far they came, no drafts, no keys."""
+    for run in files.reports_folder().glob("*/*/"):
+        with contextlib.suppress(InputError), status.held(run):
+            for draft in run.glob(".*.running.ipynb"):
+                target = run / draft.name.replace(".running", "")[1:]
+                pages.write(draft, target, "interrupted", f"{target.stem} was killed.")
+                draft.unlink()
+            for draft in run.rglob(f".*{files.DRAFT}"):
+                files.delete(draft)
+    for place in Path(tempfile.gettempdir()).glob(f"{LEFT}*"):
+        with (
+            contextlib.suppress(InputError, OSError),
+            status.held(place),
+        ):  # OSError: another user's
+            files.delete(place)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[str]:
+    """A temporary folder. If this process is killed, the next run deletes it."""
+    made = tempfile.TemporaryDirectory(prefix=LEFT, ignore_cleanup_errors=True)
+    with made as folder, status.held(Path(folder)):
+        yield folder
 
 
 def _steps(folder: Path, values: dict[str, dict], done: dict[str, State]) -> None:
@@ -163,17 +184,17 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
     try:
         said.write(f"\n── {notebook} → {files.shown(folder)}\n")
         execute_quietly(notebook, parameters, draft, said)
-        _pages(draft, target)
-        problem = incomplete(target)
+        pages.write(draft, target)
+        problem = pages.incomplete(target)
     except PapermillExecutionError as error:
         problem = f"{notebook} stopped: {error.ename}: {' '.join(error.evalue.split())}"
-        _pages(draft, target, "failed", problem)
+        pages.write(draft, target, "failed", problem)
     except StepFailed as error:
         problem = str(error)
-        _pages(draft, target, "failed", problem)
+        pages.write(draft, target, "failed", problem)
     except KeyboardInterrupt:
         reason = f"{notebook} was interrupted{said.why}."
-        _pages(draft, target, "interrupted", reason)
+        pages.write(draft, target, "interrupted", reason)
         raise KeyboardInterrupt(reason) from None
     finally:
         draft.unlink(missing_ok=True)
@@ -226,7 +247,7 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
     for name in ("papermill", "traitlets", "asyncio"):  # what they say of an end, `execute` says
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        scratch() as folder,
         mock.patch.dict(os.environ, TMPDIR=folder),
     ):
         place = str(Path(folder, "kernel"))
@@ -244,58 +265,3 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
             last = said.strip().rpartition("\n")[2]
             why = f"({printable(last)})" if last else "without a word"
             raise StepFailed(f"{notebook} stopped: its kernel died {why}.") from None
-
-
-def _pages(draft: Path, target: Path, state: State = "complete", reason: str = "") -> None:
-    """The draft as notebook and page, with a banner on top where it is not complete.
-
-    papermill takes what an interrupt left for completed: here the cells say how far it came.
-    """
-    try:
-        book = nbformat.read(draft, as_version=4)
-    except (OSError, ValueError):  # interrupted before it was written, or twice
-        return
-    if state != "complete":
-        begun = [c for c in book.cells if c.metadata.get("papermill", {}).get("start_time")]
-        for cell in book.cells:
-            if "papermill" in cell.metadata and cell not in begun:
-                cell.metadata.papermill.status = "pending"
-        if begun:
-            begun[-1].metadata.papermill.status = "failed"
-        book.metadata.papermill.exception = True
-        book.cells.insert(0, nbformat.v4.new_markdown_cell(banner(state, reason)))
-    files.write_bytes(target, nbformat.writes(book).encode())
-    export_html(target)
-
-
-def incomplete(path: Path) -> str:
-    """Why an executed notebook is not a valid report; empty if it is one.
-
-    Valid: every code cell has run, none shows an error, papermill raised no exception.
-    """
-    notebook, reasons = nbformat.read(path, as_version=4), []
-    code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    for number, cell in code:
-        if cell.execution_count is None:
-            reasons.append(f"cell {number} was not executed")
-        elif any(output.output_type == "error" for output in cell.outputs):
-            reasons.append(f"cell {number} shows an error")
-    if notebook.metadata.get("papermill", {}).get("exception"):
-        reasons.append("papermill noted an exception")
-    return f"{path.name} is not a finished run: {reasons[0]}." if reasons else ""
-
-
-def export_html(path: Path) -> Path:
-    """One self-contained HTML file beside the notebook: images inside, nothing from the network."""
-    exporter = HTMLExporter(
-        config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
-        embed_images=True,
-        template_name="fluxttice",
-        extra_template_basedirs=[str(TEMPLATES)],
-    )
-    html, _ = exporter.from_notebook_node(
-        nbformat.read(path, as_version=4), {"metadata": {"name": f"fluxttice: {path.stem}"}}
-    )
-    target = path.with_suffix(".html")
-    files.write_bytes(target, html.encode())
-    return target

@@ -4,8 +4,10 @@ Whoever runs in a folder holds a lock on it, which the system lifts however the 
 folder that says "running" and is not locked was interrupted: SIGKILL leaves nobody to write it.
 """
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +51,21 @@ def hold(folder: Path) -> bool:
 
 def release(folder: Path) -> None:
     os.close(_held.pop(folder))
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """`hold` it for the length of a block.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    if folder in _held or not hold(folder):
+        raise InputError(f"{files.shown(folder)} is being run now, by another process.")
+    try:
+        yield
+    finally:
+        release(folder)
 
 
 def write(folder: Path, state: State, steps: dict[str, State], reason: str = "") -> None:
