@@ -8,12 +8,12 @@ import torch
 from planted import PLANTED, SEEDS, SKEWED, UNIFORM, assert_honest, ends, from_counts, held, sharp
 from scipy import integrate, special, stats
 
-from fluxttice_core.metrics import controls, likelihood, rate
-from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics import controls, likelihood, rate, reconstruction
+from fluxttice_core.metrics.adversaries import Functions, optimum
 from fluxttice_core.metrics.codes import aggregate_kl
 from fluxttice_core.metrics.marginal import GROUPS, LIMIT_NATS, Marginal, marginal
 from fluxttice_core.metrics.rate import least_rate, straight_cells
-from fluxttice_core.metrics.reconstruction import posterior
+from fluxttice_core.metrics.reconstruction import posterior, samples
 from fluxttice_core.metrics.results import exact
 from fluxttice_core.model.network import D, Posterior
 from fluxttice_core.model.operations import C, M, T, all_operations
@@ -174,7 +174,7 @@ def test_mutual_information_of_two_gaussians(apart, scale):
     assert held(draws, truth)
 
 
-def test_distortion_elbo_and_gap_of_a_decoder_whose_posterior_is_known():
+def test_distortion_elbo_and_gap_of_a_decoder_whose_posterior_is_known(monkeypatch):
     """One latent a trit and q = p: D = -9·E_z mean_c ln p(c|z), and the gap is R + D - NLL."""
     decoder, p = cut(2.0, 0.5)
     q = Posterior(torch.zeros(M, D), torch.zeros(M, D))
@@ -184,7 +184,9 @@ def test_distortion_elbo_and_gap_of_a_decoder_whose_posterior_is_known():
         return -special.log_softmax(logits).mean() * stats.norm.pdf(z)
 
     truth, nll = T * integrate.quad(nats, -9, 9)[0], -np.log(p).mean()
-    draws = [rate.distortion(decoder, q, generator(seed, "test"), 5) for seed in range(SEEDS)]
+    model = Functions({}, {"A": decoder}, q.mu.device)
+    monkeypatch.setattr(reconstruction, "DRAWS", 5)
+    draws = [rate.distortion(samples(model, "A", q, seed)) for seed in range(SEEDS)]
     assert held(draws, truth)
     bound = rate.elbo(rate.rate(q), draws[0])
     assert bound.value == -draws[0].value and bound.low == -draws[0].high
@@ -201,7 +203,7 @@ def test_distortion_by_loops():
         p = model.decoder_B(q.mu).double().softmax(-1).numpy()
     classes = (all_operations() + 1).tolist()
     slow = [-sum(math.log(p[x, t, c]) for t, c in enumerate(row)) for x, row in enumerate(classes)]
-    fast = rate.distortion(model.decoder_B, still, generator(1, "test"), 2)
+    fast = rate.distortion(samples(model, "B", still, 1))
     assert fast.value == pytest.approx(np.mean(slow), abs=1e-5)
 
 

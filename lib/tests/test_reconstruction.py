@@ -5,8 +5,13 @@ from planted import DIGITS, MISSES, SEEDS, TERCILE
 from scipy import stats
 
 from fluxttice_core.metrics import reconstruction
-from fluxttice_core.metrics.reconstruction import DRAWS, posterior, right_trits, robustness
-from fluxttice_core.metrics.reconstruction import sampled_hits as sampled
+from fluxttice_core.metrics.reconstruction import (
+    DRAWS,
+    posterior,
+    right_trits,
+    robustness,
+    samples,
+)
 from fluxttice_core.metrics.results import share
 from fluxttice_core.model.network import VAES, D, Posterior
 from fluxttice_core.model.operations import M, T, all_operations, split
@@ -61,8 +66,8 @@ def test_exact_match_from_posterior_samples(perfect_model, monkeypatch, mean, si
     missed = np.zeros(2)
     monkeypatch.setattr(reconstruction, "DRAWS", 2)
     for seed in range(SEEDS):
-        hits = sampled(perfect_model, "A", q, seed)
-        assert sampled(perfect_model, "A", q, seed, test).equal(hits[:, test])
+        hits = samples(perfect_model, "A", q, seed).hits
+        assert samples(perfect_model, "A", q, seed, test).hits.equal(hits[:, test])
         assert hits.shape == (2, M) and not torch.equal(hits[0], hits[1])
         for i, (found, p) in enumerate(((hits, truth), (hits[0, test], truth[test]))):
             row = share(found)

@@ -35,7 +35,10 @@ class Certify(Measurement):
 
 BOUNDS = tuple(name for name in Certify.model_fields if name.startswith(("min_", "max_")))
 CHEAP = BOUNDS[:4]
-PARTS = {"codes": BOUNDS[:5], "generation": BOUNDS[5:]}
+PARTS = {
+    part: tuple(gate for gate in BOUNDS if metric(gate[4:]).part == part)
+    for part in ("codes", "generation")
+}
 
 
 class Judged(Record):

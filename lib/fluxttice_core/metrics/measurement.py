@@ -19,6 +19,7 @@ from .adversaries import linear_readout, optimum
 from .controls import CONTROLS, OPTIMUM, READOUT
 from .marginal import FEWEST
 from .observation import HOURS, Measurement, Observed, metric, names, observe, values
+from .rate import posterior_gap
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
@@ -168,19 +169,44 @@ def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = pri
     """
     report(f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE")
     vaes = model.vaes[::-1]  # B's decoder is the larger one: the longest job begins first
-    jobs = [Job(f"VAE-{vae}", _row, (MODEL, None, model, vae, p.k, p, True)) for vae in vaes]
-    jobs += [Job(f"VAE-{vae}, by drawing", drawings, (model, vae, p)) for vae in vaes]
-    found = parallel.each(jobs, report)
-    n, others = len(vaes), beside(p, report)
-    rows = [
-        row.model_copy(update={"drawings": drawn})
-        for row, drawn in zip(found[:n][::-1], found[n:][::-1], strict=True)
+    jobs = [
+        Job(f"VAE-{vae}, {name}", function, (model, vae, p))
+        for name, function in (("generation", _generation), ("drawn", drawings), ("codes", _codes))
+        for vae in vaes
     ]
+    found, n = parallel.each(jobs, report), len(vaes)
+    parts = zip(vaes, found[:n], found[n : 2 * n], found[2 * n :], strict=True)
+    rows = [_joined(p, *part) for part in parts][::-1]
+    others = beside(p, report)
     return Results(
         rows=[*rows, *others.rows],
         controls_measured=others.created_utc,
         comparison=compare(rows, others.rows),
     )
+
+
+def _generation(model: Measurable, vae: str, p: Benchmark) -> tuple[dict[str, Measured], Details]:
+    o = observe(model, vae, p.k, p.seed)
+    return values(o, split(p.split_seed), names(p.ns, "generation")), details(o)
+
+
+def _codes(model: Measurable, vae: str, p: Benchmark) -> dict[str, Measured]:
+    return values(observe(model, vae, p.k, p.seed), split(p.split_seed), names(p.ns, "codes"))
+
+
+def _joined(
+    p: Benchmark,
+    vae: str,
+    generation: tuple[dict[str, Measured], Details],
+    drawn: Drawings,
+    of_codes: dict[str, Measured],
+) -> Row:
+    found = generation[0] | of_codes
+    found["posterior_gap"] = posterior_gap(found["elbo"], found["nll"])
+    return Row(
+        network=MODEL, seed=None, vae=vae, k=p.k, details=generation[1], drawings=drawn,
+        values={name: found[name] for name in names(p.ns)},
+    )  # fmt: skip
 
 
 def beside_path() -> Path:
@@ -223,8 +249,13 @@ def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
     made = {OPTIMUM: lambda _seed: optimum(), READOUT: linear_readout}
     network = made[name](seed) if name in made else CONTROLS[name].make(seed)
     shown = (name, seed) == (UNTRAINED, p.untrained_seed)
-    row = _row(name, seed, network, vae, FEWEST, p, shown)
-    return row.model_copy(update={"drawings": drawings(network, vae, p)}) if shown else row
+    o = observe(network, vae, FEWEST, p.seed, f"{name} {seed} {vae}")
+    return Row(
+        network=name, seed=seed, vae=vae, k=FEWEST,
+        values=values(o, split(p.split_seed), names(p.ns)),
+        details=details(o) if shown else None,
+        drawings=drawings(network, vae, p) if shown else None,
+    )  # fmt: skip
 
 
 def _code() -> str:
@@ -234,12 +265,3 @@ def _code() -> str:
 def _key(p: Benchmark) -> dict[str, int | list[int]]:
     wanted = ("seed", "split_seed", "untrained_seed", "ns", "trials")
     return {name: getattr(p, name) for name in wanted}
-
-
-def _row(
-    name: str, seed: int | None, network: Measurable, vae: str, k: int, p: Benchmark, full: bool
-) -> Row:
-    o = observe(network, vae, k, p.seed, vae if name == MODEL else f"{name} {seed} {vae}")
-    found = values(o, split(p.split_seed), names(p.ns))
-    more = details(o) if full else None
-    return Row(network=name, seed=seed, vae=vae, k=k, values=found, details=more)

@@ -3,6 +3,8 @@
 Shape letters: M operations, D latent, T trits, R draws.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -37,14 +39,30 @@ def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
     return q.mu + scale * (q.logvar / 2).exp() * eps.to(q.mu.device)
 
 
-def sampled_hits(
+class Samples(NamedTuple):
+    """What R posterior samples of n operations decode to.
+
+    hits: (R, n) bool, which operations come back whole; nats: (R,) float64, mean of -ln p(x|z).
+    """
+
+    hits: Tensor
+    nats: Tensor
+
+
+@torch.no_grad()
+def samples(
     model: Measurable, vae: str, q: Posterior, seed: int, of: Tensor | slice = EVERY
-) -> Tensor:
-    """(R, n) bool: which operations of the rows `of` come back whole from each of DRAWS posterior
-    samples, which are the same whatever is asked of."""
+) -> Samples:
+    """DRAWS posterior samples of the rows `of`, which are the same whatever is asked of."""
     rng = generator(seed, "posterior sample", vae, device=model.device)
-    samples = (drawn(q, 1.0, rng)[of] for _ in range(DRAWS))
-    return torch.stack([right_trits(model, vae, z, of).all(1).cpu() for z in samples])
+    classes = all_operations()[of].to(model.device) + 1  # (n, T)
+    hits, nats = [], []
+    for _ in range(DRAWS):
+        logits = logits_of(model.decoder(vae), drawn(q, 1.0, rng)[of])
+        hits.append((read_out(logits, "argmax") == classes).all(1).cpu())
+        own = logits.gather(-1, classes[..., None])[..., 0]
+        nats.append((logits.logsumexp(-1) - own).sum(1).double().mean().cpu())
+    return Samples(torch.stack(hits), torch.stack(nats))
 
 
 class Robustness(Record):

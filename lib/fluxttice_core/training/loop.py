@@ -15,7 +15,7 @@ from ..metrics.coverage import ceiling, expected
 from ..metrics.marginal import LIMIT_NATS, argmax_entropy
 from ..metrics.observation import observe
 from ..metrics.rate import rate
-from ..metrics.reconstruction import sampled_hits
+from ..metrics.reconstruction import samples
 from ..model.network import VAES, DualVAE
 from ..model.operations import SPLIT_SIZES, split, split_record
 from ..params import Count, Params, Seed, Share, Whole
@@ -72,7 +72,7 @@ def honest_measures(model: DualVAE, vae: str, p: Train, epoch: int) -> dict[str,
     o, val = observe(model, vae, LATENTS, p.seed, f"epoch {epoch} {vae}"), split(p.split_seed).val
     found = {
         "val_exact": float(o.hits[val].double().mean()),
-        "val_exact_sampled": float(sampled_hits(model, vae, o.q, p.seed, val).double().mean()),
+        "val_exact_sampled": float(samples(model, vae, o.q, p.seed, val).hits.double().mean()),
         "coverage": expected(o.marginal, p.coverage_n, "argmax").value
         / float(ceiling(p.coverage_n)),
         "argmax_entropy": argmax_entropy(o.marginal).value / LIMIT_NATS,
