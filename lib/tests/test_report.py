@@ -110,6 +110,13 @@ def test_the_steps_share_a_folder_and_what_is_named_is_measured_alone(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["a/b", "", "..\\x", "two words"])
+def test_a_name_that_is_no_folder_name_is_one_sentence(capsys, name):
+    assert cli.main(["report", "--name", name]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("fluxttice: name is ") and said.count("\n") == 1
+
+
 def test_an_unwritable_reports_folder_is_one_sentence(capsys, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "file"))

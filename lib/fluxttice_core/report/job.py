@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,8 @@ def run(
     Nothing follows a training that failed; a benchmark that failed keeps nothing from running.
 
     Raises:
-        InputError: bad parameters, a missing checkpoint, an unwritable folder, nothing to resume.
+        InputError: a bad parameter or name, a missing checkpoint, an unwritable folder, nothing to
+            resume.
         StepFailed: notebooks stopped; what they left is in the folder.
         KeyboardInterrupt: Ctrl-C, SIGTERM, or nobody reads the output any more; what there was
             until then is in the folder.
@@ -50,6 +52,8 @@ def run(
     _sweep()
     if resume:
         folder, values, done = _recorded(resume)
+    elif not re.fullmatch(r"[\w.+-]+", name):
+        raise InputError(f"name is {name!r}, but must be letters, digits and any of . _ + -.")
     else:
         paths = {"train": train, "benchmark": benchmark, "certify": certify}
         if checkpoint:
