@@ -51,7 +51,7 @@ function compare(a, b) {
   return { figures, parameters, compared };
 }
 
-/** What a column sorts by; of a metric, the worse VAE's (`better`: 1 if more is). Undefined comes last. */
+/** What a column sorts by; of a metric, the worse VAE's (1: more is better). Undefined comes last. */
 function key(row, column, better) {
   if (column in row) return row[column] === null ? undefined : row[column];
   const known = Object.values(row.figures).flatMap((figures) => figures[column]?.[0] ?? []);
