@@ -1,5 +1,6 @@
 """explore.html: what the page computes is what the library computes, and a browser shows it."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics.coverage import indices
 from fluxttice_core.model.lineage import network_of
 from fluxttice_core.model.network import DualVAE, prior
-from fluxttice_core.model.operations import C, M, all_operations
+from fluxttice_core.model.operations import C, M, T, all_operations
 from fluxttice_core.model.streams import generator
 from fluxttice_core.report import explore
 
@@ -24,23 +25,33 @@ ATOB = """const atob = (text) => // which an engine without a browser lacks
   Array.from(Uint8Array.fromBase64(text), (byte) => String.fromCharCode(byte)).join("");"""
 TYPED = "$('typed').value = '%s', $('typed').dispatchEvent(new Event('input'))"
 MOVED = "document.querySelector('#active input').focus(), document.activeElement.id"
+FAST = """new Promise((done) => {
+  const script = [$("engine").textContent, "postMessage(fast !== null)"];
+  new Worker(URL.createObjectURL(new Blob(script))).onmessage = ({ data }) => done(data);
+})"""  # whether the page's policy lets its workers use WebAssembly
 SHIPPED = checkpoints.load("checkpoints/certified")
 IMPROVED = network_of(STATES["v5.12.4 improved"][0], "improved")  # LayerNorm, SiLU, and only A
 MODELS = [(SHIPPED.model, "A"), (SHIPPED.model, "B"), (DualVAE.fresh(1), "B"), (IMPROVED, "A")]
 EACH = pytest.mark.parametrize(("model", "vae"), MODELS, ids=["A", "B", "untrained", "improved"])
 
 
-@pytest.fixture(scope="module")
-def engine():
+@contextlib.contextmanager
+def started(first=ATOB):
     """The page's engine.js, as a function of an expression and of what its names mean."""
     with mini_racer() as racer:
-        racer.eval(ATOB + (explore.TEMPLATE / "engine.js").read_text("utf-8"))
+        racer.eval(first + (explore.TEMPLATE / "engine.js").read_text("utf-8"))
 
         def evaluate(expression, **names):
             values = ", ".join(json.dumps(value) for value in names.values())
             function = f"({', '.join(names)}) => JSON.stringify({expression})"
             return json.loads(racer.eval(f"({function})({values})"))
 
+        yield evaluate
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with started() as evaluate:
         yield evaluate
 
 
@@ -69,6 +80,15 @@ def test_every_argmax_is_that_of_the_library(engine, model, vae):
     for found, latents in zip(given[1:], (codes, z), strict=True):
         assert found == indices(model.decoder(vae)(latents), "argmax").tolist()
     assert len(set(given[2])) > 20, "a decoder that ignores its latents would pass"
+
+
+def test_where_there_is_no_webassembly_the_numbers_are_the_same_to_the_last_bit(engine):
+    script = """[fast !== null, ...[1, 100].map((n) =>
+      Array.from(run(network(layers), normals(generator(1, 2), 16 * n), n)))]"""
+    layers = explore.layers(SHIPPED.model.decoder("B"))
+    with started(ATOB + "; delete globalThis.WebAssembly;") as without:
+        [no, *plain], [yes, *fast] = (each(script, layers=layers) for each in (without, engine))
+    assert (no, yes) == (False, True) and plain == fast and len(fast[1]) == 100 * T * C
 
 
 def test_an_operation_has_the_same_number_and_equal_logits_mean_the_first(engine):
@@ -166,6 +186,7 @@ def test_a_browser_shows_it_asks_nobody_and_says_nothing(tmp_path, record_proper
         assert page.value("$('typed').ariaInvalid") == "true"
         page.value(TYPED % "−1 0 1 000 +-0")
         assert page.value("table.join('')") == "012111201"
+        assert page.value(FAST)
         page.value("$('draw').click()")
         ours, untrained = page.value(browser.DRAWN)
         margin = 1.96 * page.value("spread(50000)")

@@ -16,6 +16,7 @@ from fluxttice_core.report import document, index, status, tables
 from fluxttice_core.report.document import Document
 
 REFUSED = Measured(value=None, low=None, high=None, n=1, method="refused: constant")
+BANDS = "document.querySelectorAll('#runs td:nth-last-child(%d) .band').length"
 
 
 def planted(value=0.25, **about):
@@ -169,6 +170,7 @@ def test_a_browser_sorts_filters_and_compares(reports, record_property):
     shown = "[...document.querySelectorAll('#runs tbody tr')].map((row) => row.innerText)"
     with browser.opened(index.path()) as page:
         newest, oldest = page.value(shown)
+        assert [page.value(BANDS % column) > 0 for column in (2, 1)] == [True, False]  # 1: rate
         assert "mine" in newest and "PASS" in oldest
         page.value("document.querySelector('#runs thead button').click()")
         assert page.value(shown) == [oldest, newest]
@@ -214,9 +216,9 @@ def test_rows_are_sorted_by_the_worse_vae_and_what_is_undefined_comes_last(call)
     found[2]["figures"]["B"] = {"x": [0.1]}
     found[0]["figures"]["B"] = {"rate": [17]}
     found[0]["figures"]["A"]["rate"], found[2]["figures"]["A"]["rate"] = [15], [16]
-    assert [row["run"] for row in call("sorted", found, "rate", False)][:2] == ["c", "a"]
+    assert [row["run"] for row in call("sorted", found, "rate", False, 0)][:2] == ["c", "a"]
     for down, order in ((False, "cadb"), (True, "acdb")):
-        assert [row["run"] for row in call("sorted", found, "x", down)] in (
+        assert [row["run"] for row in call("sorted", found, "x", down, 1)] in (
             list(order), [*order[:2], "b", "d"],
         )  # fmt: skip
     assert [row["run"] for row in call("sorted", found, "date", True)] == list("dcba")

@@ -36,7 +36,7 @@ def page(loaded: Checkpoint) -> str:
     )
     allowed = " ".join(map(_hash, (engine, script)))
     policy = (
-        f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; "
+        f"default-src 'none'; script-src {allowed} 'wasm-unsafe-eval'; style-src {_hash(style)}; "
         "worker-src blob:; img-src data:; base-uri 'none'; form-action 'none'"
     )
     vaes = {vae: _vae(loaded.model, vae) for vae in loaded.model.vaes}

@@ -55,7 +55,8 @@ def write() -> None:
             bands[found["band"]] = old["bands"][found["band"]]
         rows.append(found)
     names = dict.fromkeys(n for r in rows for figures in r["figures"].values() for n in figures)
-    about = {name: [metric(name).title, metric(name).unit] for name in (*HEADLINES, *names)}
+    entries = {name: metric(name) for name in (*HEADLINES, *names)}
+    about = {name: [entry.title, entry.unit, entry.better] for name, entry in entries.items()}
     data = {"rows": rows, "bands": bands, "metrics": about, "headlines": HEADLINES}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     page = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True).get_template("page.html")

@@ -3,7 +3,7 @@
    with the library. */
 
 const T = 9, C = 3, M = C ** T; // entries of a table, values of an entry, operations
-const TILE = 8; // outputs of a layer that are summed at a time, in registers
+const TILE = 16; // outputs of a layer that are summed at a time, in registers
 const BATCH = 128; // latents through a network at a time
 
 /** A percentage; more decimals where fewer would round it up to 100. */
@@ -72,50 +72,100 @@ function network(layers, next) {
   });
 }
 
-/** (inputs + 1, outputs), the last row the biases → tiles of TILE outputs, each (inputs + 1, TILE). */
+/** (inputs + 1, outputs), the biases last → tiles of TILE outputs, (inputs + 1, TILE), biases first. */
 function tiled([wide, narrow], values) {
-  const tiles = new Float64Array(Math.ceil(narrow / TILE) * (wide + 1) * TILE);
-  for (let i = 0; i <= wide; i++)
+  const high = wide + 1, tiles = new Float64Array(Math.ceil(narrow / TILE) * high * TILE);
+  for (let i = 0; i < high; i++)
     for (let o = 0; o < narrow; o++)
-      tiles[(Math.floor(o / TILE) * (wide + 1) + i) * TILE + (o % TILE)] = values[i * narrow + o];
+      tiles[(Math.floor(o / TILE) * high + ((i + 1) % high)) * TILE + (o % TILE)] =
+        values[i * narrow + o];
   return tiles;
 }
 
+/** What `linear` spends its time in: to the first TILE places, the biases at byte `tile` and, of
+    every value up to byte `end`, the value times its weights. A value takes 16 bytes: itself, and
+    how far behind the biases its weights stand. */
+const plain = (floats, whole) => (value, end, tile) => {
+  floats.copyWithin(0, tile / 8, tile / 8 + TILE);
+  for (let k = value / 8; k < end / 8; k += 2)
+    for (let o = 0, at = (tile + whole[2 * k + 2]) / 8; o < TILE; o++)
+      floats[o] += floats[k] * floats[at + o];
+};
+
+const BYTES = { // of the words of a WebAssembly function; 0x40: a block that leaves nothing
+  "local.get": [0x20], "local.set": [0x21], "i32.const": [0x41], "i32.add": [0x6a],
+  "i32.lt_u": [0x49], "i32.load": [0x28], "v128.load": [0xfd, 0], "v128.load64_splat": [0xfd, 10],
+  "v128.store": [0xfd, 11], "f64x2.add": [0xfd, 0xf0, 1], "f64x2.mul": [0xfd, 0xf2, 1],
+  loop: [0x03, 0x40], if: [0x04, 0x40], br: [0x0c], end: [0x0b],
+  $value: [0], $end: [1], $tile: [2], $twice: [3], $weights: [4],
+};
+
+/** A module of `plain`, two outputs at a time: the same numbers to the last bit. A number in the
+    text is below 128, one byte; after a load or a store are its alignment and its offset. */
+function assembled() {
+  const each = (text) => Array.from({ length: TILE / 2 }, (_, i) => text(5 + i, 16 * i)).join(" ");
+  const text = `
+    ${each((sum, at) => `local.get $tile v128.load 3 ${at} local.set ${sum}`)}
+    loop local.get $value local.get $end i32.lt_u if
+      local.get $value v128.load64_splat 3 0 local.set $twice
+      local.get $value i32.load 2 8 local.get $tile i32.add local.set $weights
+      ${each((sum, at) => `local.get $twice local.get $weights v128.load 3 ${at} f64x2.mul
+        local.get ${sum} f64x2.add local.set ${sum}`)}
+      local.get $value i32.const 16 i32.add local.set $value
+    br 1 end end
+    ${each((sum, at) => `i32.const 0 local.get ${sum} v128.store 3 ${at}`)}
+    end`;
+  const code = text.trim().split(/\s+/).flatMap((word) => BYTES[word] ?? [Number(word)]);
+  const sized = (bytes) => [(bytes.length % 128) | 128, bytes.length >> 7, ...bytes];
+  const name = (letters) => [letters.length, ...Array.from(letters, (c) => c.charCodeAt(0))];
+  const I32 = 0x7f, V128 = 0x7b, locals = [3, 1, V128, 1, I32, TILE / 2, V128];
+  return Uint8Array.from([
+    0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, // "asm" of version 1, then its sections by number:
+    1, ...sized([1, 0x60, 3, I32, I32, I32, 0]), // one type, of three numbers to nothing;
+    3, ...sized([1, 0]), // one function, of type 0;
+    5, ...sized([1, 0, 1]), // one memory, of one page at first;
+    7, ...sized([2, ...name("sum"), 0, 0, ...name("memory"), 2, 0]), // both, seen from outside;
+    10, ...sized([1, ...sized([...locals, ...code])]), // and what the function does
+  ]);
+}
+
+const fast = (() => {
+  try {
+    return new WebAssembly.Instance(new WebAssembly.Module(assembled())).exports;
+  } catch {
+    return null; // an older browser, or one where it is switched off
+  }
+})();
+
+/** Places for numbers, `length` of them at least; of the module's memory where there is one. */
+function room(length) {
+  if (!fast) return new Float64Array(length);
+  const missing = Math.ceil((8 * length - fast.memory.buffer.byteLength) / 2 ** 16);
+  if (missing > 0) fast.memory.grow(missing);
+  return new Float64Array(fast.memory.buffer);
+}
+
 /** x (n, inputs) → (n, outputs). A ReLU leaves half of the inputs 0: they are left out. */
-function linear({ shape: [wide, narrow], values: w }, x, n) {
-  const at = new Int32Array(n * wide), kept = new Float64Array(n * wide), ends = new Int32Array(n);
+function linear({ shape: [wide, narrow], values: tiles }, x, n) {
+  const start = TILE + tiles.length, floats = room(start + 2 * n * wide);
+  const whole = new Int32Array(floats.buffer), sum = fast ? fast.sum : plain(floats, whole);
+  const ends = new Int32Array(n), y = new Float64Array(n * narrow);
+  floats.set(tiles, TILE);
   for (let row = 0; row < n; row++) {
-    let end = row * wide;
+    let k = start + 2 * row * wide;
     for (let i = 0; i < wide; i++) {
       const value = x[row * wide + i];
-      kept[end] = value; // and the next one overwrites it if it is 0: faster than a branch
-      at[end] = i * TILE;
-      end += value !== 0 ? 1 : 0;
+      floats[k] = value; // and the next one overwrites it if it is 0: faster than a branch
+      whole[2 * k + 2] = 8 * TILE * (i + 1);
+      k += 2 * (value !== 0);
     }
-    ends[row] = end;
+    ends[row] = k;
   }
-  const y = new Float64Array(n * narrow), sums = new Float64Array(TILE);
-  for (let first = 0, tile = 0; first < narrow; first += TILE, tile += (wide + 1) * TILE) {
-    const bias = tile + wide * TILE, count = Math.min(TILE, narrow - first);
+  for (let first = 0, tile = TILE; first < narrow; first += TILE, tile += (wide + 1) * TILE)
     for (let row = 0; row < n; row++) {
-      let a = w[bias], b = w[bias + 1], c = w[bias + 2], d = w[bias + 3];
-      let e = w[bias + 4], f = w[bias + 5], g = w[bias + 6], h = w[bias + 7];
-      for (let k = row * wide, end = ends[row]; k < end; k++) {
-        const value = kept[k], j = tile + at[k];
-        a += value * w[j];
-        b += value * w[j + 1];
-        c += value * w[j + 2];
-        d += value * w[j + 3];
-        e += value * w[j + 4];
-        f += value * w[j + 5];
-        g += value * w[j + 6];
-        h += value * w[j + 7];
-      }
-      sums[0] = a; sums[1] = b; sums[2] = c; sums[3] = d;
-      sums[4] = e; sums[5] = f; sums[6] = g; sums[7] = h;
-      for (let o = 0; o < count; o++) y[row * narrow + first + o] = sums[o];
+      sum(8 * (start + 2 * row * wide), 8 * ends[row], 8 * tile);
+      for (let o = 0; o < TILE && first + o < narrow; o++) y[row * narrow + first + o] = floats[o];
     }
-  }
   return y;
 }
 
@@ -134,7 +184,7 @@ function layernorm({ shape: [wide], values, eps }, x, n) {
 
 function relu(layer, x) {
   const y = new Float64Array(x.length);
-  for (let i = 0; i < x.length; i++) y[i] = x[i] > 0 ? x[i] : 0;
+  for (let i = 0; i < x.length; i++) y[i] = (x[i] + Math.abs(x[i])) / 2; // no branch
   return y;
 }
 
@@ -218,15 +268,18 @@ class Coverage {
 }
 
 const FRAMES = 40, SLICE = 100; // frames of a run at least, milliseconds of one at most
+const PACE = 20; // milliseconds of one at least, for the eye
 
 /** What a worker of the page does: n draws, and after every frame a word of how it stands. */
 async function count({ layers, untrained, seed, categorical, n }, post) {
   const decoder = network(layers, untrained ? generator(seed, 1) : undefined);
   const own = new Coverage(decoder, seed, categorical);
   while (own.drawn < n) {
-    const goal = Math.min(n, own.drawn + Math.ceil(n / FRAMES)), until = Date.now() + SLICE;
-    while (own.drawn < goal && Date.now() < until) own.draw(Math.min(BATCH, goal - own.drawn));
+    const goal = Math.min(n, own.drawn + Math.ceil(n / FRAMES)), began = Date.now();
+    while (own.drawn < goal && Date.now() < began + SLICE)
+      own.draw(Math.min(BATCH, goal - own.drawn));
     post({ drawn: own.drawn, count: own.count, seen: own.seen });
-    if (own.drawn === goal) await new Promise((then) => setTimeout(then, 12)); // for the eye
+    const left = began + PACE - Date.now();
+    if (left > 0) await new Promise((then) => setTimeout(then, left));
   }
 }

@@ -51,18 +51,17 @@ function compare(a, b) {
   return { figures, parameters, compared };
 }
 
-/** What a column sorts by; of a metric, the worse of both VAEs. Undefined comes last. */
-function key(row, column) {
+/** What a column sorts by; of a metric, the worse VAE's (1: more is better). Undefined comes last. */
+function key(row, column, better) {
   if (column in row) return row[column] === null ? undefined : row[column];
-  const values = Object.values(row.figures).map((figures) => (figures[column] || [null])[0]);
-  const known = values.filter((value) => value !== null);
+  const known = Object.values(row.figures).flatMap((figures) => figures[column]?.[0] ?? []);
   if (!known.length) return undefined;
-  return column === "rate" ? Math.max(...known) : Math.min(...known);
+  return better > 0 ? Math.min(...known) : Math.max(...known);
 }
 
-function sorted(rows, column, down) {
+function sorted(rows, column, down, better) {
   const order = (x, y) => (x < y ? -1 : x > y ? 1 : 0);
-  return rows.map((row) => [key(row, column), row]).sort(([x, a], [y, b]) => {
+  return rows.map((row) => [key(row, column, better), row]).sort(([x, a], [y, b]) => {
     if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
     return (down ? -1 : 1) * order(x, y) || order(b.run, a.run);
   }).map(([, row]) => row);
@@ -112,10 +111,10 @@ function page(data) {
   }
 
   function figure(row, vae, metric) {
-    const found = row.figures[vae][metric], unit = data.metrics[metric][1];
+    const found = row.figures[vae][metric], [, unit, better] = data.metrics[metric];
     if (!found) return "";
-    // A band says what noise scores. Of the rate neither more nor less is better: it has none.
-    const controls = metric === "rate" ? {} : ((data.bands[row.band] || {})[vae] || {})[metric] || {};
+    // A band says what noise scores. Where neither more nor less is better, there is none.
+    const controls = (better && data.bands[row.band]?.[vae]?.[metric]) || {};
     const made = element("div", { class: "figure" },
       element("span", { class: `vae ${vae}` }, vae), number(found[0], unit), " ",
       element("small", {}, found[0] === null ? "" : `(${interval(found, unit)})`));
@@ -164,8 +163,8 @@ function page(data) {
 
   function show() {
     clearTimeout(waiting);
-    const text = at("filter").value;
-    shown = sorted(data.rows.filter((row) => matches(row, text)), column, down);
+    const found = data.rows.filter((row) => matches(row, at("filter").value));
+    shown = sorted(found, column, down, data.metrics[column]?.[2]);
     at("count").textContent = `${shown.length} of ${data.rows.length} runs`;
     at("runs").tBodies[0].replaceChildren();
     more();
