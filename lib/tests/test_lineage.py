@@ -13,10 +13,10 @@ from test_checkpoint import pt
 
 from fluxttice_core import cli
 from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.checkpoints.lineage import LAYOUTS, network_of
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import lineage as metrics
 from fluxttice_core.metrics.observation import Measurement
-from fluxttice_core.model.lineage import LAYOUTS, network_of
 from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of
 from fluxttice_core.model.streams import generator
