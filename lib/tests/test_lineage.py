@@ -4,6 +4,7 @@ No file of the original is in this repository; names and shapes are those of the
 """
 
 import math
+from decimal import Decimal
 
 import pytest
 import torch
@@ -147,7 +148,11 @@ def same(one, other):
 def test_every_layout_is_read_and_kept(tmp_path, name, prefix, key):
     state, numbers = STATES[name]
     claims = {"epoch": 3, "metrics": {"hierarchy_A": -0.5}, "config": {"max_radius": 0.9}}
-    content = {key: {f"{prefix}{k}": v for k, v in state.items()}, "optimizer": {}, **claims}
+    content = {
+        key: {f"{prefix}{k}": v for k, v in state.items()},
+        "optimizer": [torch.ones(2)],
+        **claims,
+    }
     model = loaded(tmp_path, content).model
     assert name.startswith(model.layout)
     assert numbers is None or sum(v.numel() for v in model.tensors.values()) == numbers
@@ -394,10 +399,10 @@ def test_valuation_is_how_often_three_divides_the_index():
 
 def test_cheap_points_reach_what_they_are_said_to():
     points = metrics.cheap_points(0)
-    maps = points.pop("random maps")
-    assert points.keys() == CHEAP.keys() and len(maps) == 5
-    for name, (hierarchy, d3) in CHEAP.items():
-        found = metrics.of_points(points[name][0], 1.0, generator(0, "pairs"))
+    maps = [y for name, y in points if name == "random maps"]
+    assert [name for name, _ in points] == [*CHEAP, *["random maps"] * 5]
+    for (name, y), (hierarchy, d3) in zip(points, CHEAP.values(), strict=False):
+        found = metrics.of_points(y, 1.0, generator(0, "pairs"))
         near = 0.02 if name == "random" else 0.004
         assert found["hierarchy"] == pytest.approx(hierarchy, abs=near)
         assert found["D3"] == pytest.approx(d3, abs=0.04)
@@ -420,6 +425,19 @@ def test_planted_points_have_their_closed_forms():
     assert found["richness"] == pytest.approx(float(spread[v == 0].double().var(correction=0)) / 10)
     line = metrics.of_points((v[:, None] - 4.5) / 10, 0.01, rng)
     assert line["D2"] == pytest.approx(1, abs=1e-3)  # distance is the difference of v
+
+
+def test_a_point_that_is_not_finite_is_a_sentence_and_no_number():
+    y = torch.rand(M, 2, generator=generator(0, "y"))
+    y[7] = math.nan
+    state = STATES["v5.11 dual"][0]
+    wide = state | {"encoder_B.fc_mu.weight": state["encoder_B.fc_mu.weight"] * 1e38}
+    for measure in (
+        lambda: metrics.of_points(y, 1.0, generator(0, "pairs")),
+        lambda: metrics.measure(network_of(wide, "x"), "B", 2, 0),
+    ):
+        with pytest.raises(InputError, match="not finite"):
+            measure()
 
 
 def test_d1_is_pearson_of_the_poincare_distance():
@@ -451,9 +469,9 @@ v5.12 dist_corr 0.5 agrees: D2 of B
 v5.11 radius_min_B 0.1 agrees: radius_min of B
 v5.12 Q 1.9 agrees: Q (D3) of B
 v5.12 coverage 1.0 agrees: exact match from mu of A
-v5.6 coverage_A 1.0 cannot be recomputed: its rule, data or draws are not in the file
-v5.6 H_A_history 1.0 cannot be recomputed: its rule, data or draws are not in the file
-v5.12 best_Q 1.0 cannot be recomputed: the best so far: of other weights, perhaps
+v5.6 coverage_A 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
+v5.6 H_A_history 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
+v5.12 best_Q 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
 """
 
 
@@ -469,6 +487,17 @@ def test_claims_are_compared_under_their_own_definition(line):
     assert (row.name, row.stored) == (name, float(stored))
     assert f"{row.verdict}: {row.definition}" == what
     assert (row.measured is None) is (row.verdict == "cannot be recomputed")
+
+
+@pytest.mark.parametrize("stored, verdict", [
+    (Decimal("0.62"), "agrees"), (Decimal("0.6"), "agrees"), (Decimal("6e-1"), "agrees"),
+    (Decimal("0.620"), "differs"), (Decimal("0.61"), "differs"), (1, "differs"), (0.62, "differs"),
+])  # fmt: skip
+def test_a_claim_made_elsewhere_agrees_at_the_digits_it_is_given_with(stored, verdict):
+    name = f"richness_A{metrics.ELSEWHERE}"
+    measured = {"A": {"richness": exact(0.6183)}, "B": {}}
+    [row] = metrics.compare({name: stored}, measured, "v5.12")
+    assert (row.name, row.stored, row.verdict) == (name, float(stored), verdict)
 
 
 def test_what_floors_reach_decides_nothing():
@@ -495,12 +524,16 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     inherited = [k for k in state if k.startswith(("encoder_A.", "decoder_A."))]
     state = STATES["v5.12 to v5.12.4 plain"][0] | {k: state[k] for k in inherited}
     claims = {"Q": 9.0, "epoch": 3, "best_Q": 2.0, "loss": math.inf}
-    (given := tmp_path / "claims.yaml").write_text("Q: 1.96")
+    (given := tmp_path / "claims.yaml").write_text(
+        "Q: 1.96\nmean_radius_A: 0.40\nmean_radius_B: 0.5"
+    )
     file = loaded(tmp_path, {"model_state_dict": state, **claims})
     found = page.of(file, P, str(given), str(base))
     assert found.inherited == inherited
-    assert [row.name for row in found.claims] == ["Q", "best_Q", "Q, claimed elsewhere"]
-    assert [row.verdict for row in found.claims] == ["differs", "cannot be recomputed", "differs"]
+    assert [(row.name, row.verdict) for row in found.claims] == [
+        ("Q", "differs"), ("best_Q", "cannot be recomputed"), ("Q, claimed elsewhere", "differs"),
+        ("mean_radius_A, claimed elsewhere", "differs"), ("mean_radius_B, claimed elsewhere", "agrees"),
+    ]  # fmt: skip
     text = "".join(shown.to_html() for shown in page.section(found))
     words = "encoder B has no decoder in this layout|none recorded|0.95|best_Q|differs|assumed|" + (
         "cannot be recomputed|steers training alone|the tangent path|random maps"

@@ -85,7 +85,9 @@ def read_original(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any
             try:
                 texts[str(key)] = json.dumps(value, default=_plain)
             except TypeError:
-                left_out[printable(key)] = _reason(str(key)) or "tensors of no network measured"
+                left_out[printable(key)] = (
+                    _reason(str(key)) or "tensors of no network that is measured"
+                )
         if sum(map(len, texts.values())) > MAX_CLAIMS:
             raise Refused(f"what it claims has more than {MAX_CLAIMS:,} characters")
     except (Refused, RecursionError) as error:
