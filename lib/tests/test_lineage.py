@@ -14,7 +14,7 @@ from test_checkpoint import pt
 
 from fluxttice_core import cli
 from fluxttice_core.checkpoints import folder as checkpoint
-from fluxttice_core.checkpoints.lineage import LAYOUTS, network_of
+from fluxttice_core.checkpoints.lineage import LAYOUTS, RAW, network_of
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import lineage as metrics
 from fluxttice_core.metrics.observation import Measurement
@@ -39,15 +39,13 @@ STATE_NET = "encoder.0 {1} {0}, encoder.1 {1}, encoder.3 8 {1}, decoder.0 {1} 8,
 
 
 def projection(width=64, depth=1, dropout=0):
-    half, text = max(32, width // 2), ""
-    for i in range(depth):
-        d, r, deep = (3 + dropout) * i, (2 + dropout) * i, i > 0
-        text += (
-            f"direction_net.{d} {width} {width if deep else 16}, direction_net.{d + 1} {width}, "
-        )
-        text += f"radius_net.{r} {half} {half if deep else 16}, "
-    last = f"direction_net.{(3 + dropout) * depth} 16 {width}"
-    return f"{text}{last}, radius_net.{(2 + dropout) * depth} 1 {half}"
+    half, layers = max(32, width // 2), []
+    for i, (wide, narrow) in enumerate([(16, 16), *[(width, half)] * depth]):
+        d, r, last = (3 + dropout) * i, (2 + dropout) * i, i == depth
+        layers += [f"direction_net.{d} {16 if last else width} {wide}"]
+        layers += [] if last else [f"direction_net.{d + 1} {width}"]
+        layers += [f"radius_net.{r} {1 if last else half} {narrow}"]
+    return ", ".join(layers)
 
 
 def made(rng, **layers):
@@ -114,8 +112,12 @@ def layouts():
 
 
 STATES = layouts()
+BARE = {n: {k.removeprefix("base."): v for k, v in s.items()} for n, (s, _) in STATES.items()}
 NEEDED = ("encoder_", "decoder_", "projection.")
-STATE_KEYS = ("model", "model_state", "model_state_dict", "base_model_state_dict")
+KEYS = {  # where a state dict stands, and a prefix of its names
+    "model": "", "model_state": "_orig_mod.", "model_state_dict": "module.",
+    "base_model_state_dict": "", RAW: "",
+}  # fmt: skip
 
 
 def loaded(tmp_path, content):
@@ -142,35 +144,35 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", STATES)
-@pytest.mark.parametrize(
-    "prefix, key", [*zip(["", "_orig_mod.", "module.", ""], STATE_KEYS, strict=True)]
-)
-def test_every_layout_is_read_and_kept(tmp_path, name, prefix, key):
-    state, numbers = STATES[name]
+@pytest.mark.parametrize("key", KEYS)
+def test_every_layout_is_read_and_kept(tmp_path, name, key):
+    """Under each key, with each prefix; and raw, where the file claims nothing."""
+    (state, numbers), bare = STATES[name], BARE[name]
+    state, left_out = {f"{KEYS[key]}{k}": v for k, v in state.items()}, {}
     claims = {"epoch": 3, "metrics": {"hierarchy_A": -0.5}, "config": {"max_radius": 0.9}}
-    content = {
-        key: {f"{prefix}{k}": v for k, v in state.items()},
-        "optimizer": [torch.ones(2)],
-        **claims,
-    }
+    content = {key: state, "optimizer": [torch.ones(2)], **claims}
+    if key == RAW:
+        content, claims = state, {}
+    else:
+        left_out["optimizer"] = "state of an optimiser"
     model = loaded(tmp_path, content).model
     assert name.startswith(model.layout)
     assert numbers is None or sum(v.numel() for v in model.tensors.values()) == numbers
     assert cli.main(["import", str(tmp_path / "x.pt"), str(tmp_path / "ours")]) == 0
     ours = checkpoint.load(tmp_path / "ours")
     assert ours.model.layout == model.layout and same(outputs(ours.model), outputs(model))
-    bare = {k.removeprefix("base."): v for k, v in state.items()}
     assert ours.model.tensors.keys() == bare.keys()
     assert all(torch.equal(v, bare[k]) for k, v in ours.model.tensors.items())
     imported = ours.manifest["imported"]
-    assert ours.manifest["claims"] == claims
-    assert (imported["layout"], imported["state"], ours.epoch) == (model.layout, key, 3)
-    assert imported["left_out"] == {"optimizer": "state of an optimiser", **ours.model.left_out}
-    read = set(bare) - set(imported["left_out"])
-    assert all(k.startswith(NEEDED) for k in read) or name == "v5.5"
+    assert ours.manifest["claims"] == claims and ours.epoch == claims.get("epoch")
+    assert (imported["layout"], imported["state"]) == (model.layout, key)
+    assert imported["left_out"] == left_out | ours.model.left_out
+    assert (
+        all(k.startswith(NEEDED) for k in set(bare) - set(imported["left_out"])) or name == "v5.5"
+    )
     assert ours.model.vaes == (("A", "B") if "decoder_B.fc_in.bias" in bare else ("A",))
     for ball in ours.model.projections.values():
-        assert ball.stated["max_radius"] == (0.9, "config.max_radius")
+        assert ball.stated["max_radius"][0] == (0.9 if claims else 0.95)
 
 
 def test_every_layout_of_the_table_but_one_has_a_file_here():
@@ -179,20 +181,16 @@ def test_every_layout_of_the_table_but_one_has_a_file_here():
     assert missing == "v5.12 to v5.12.4 plain, without dropout"
 
 
-def test_a_raw_state_dict_is_read(tmp_path):
-    assert loaded(tmp_path, STATES["v5.11 dual"][0]).model.layout == "v5.11 dual"
-
-
 def test_what_is_claimed_is_kept_as_data_and_other_tensors_are_named(tmp_path):
     claims = {"H_A_history": [torch.tensor(1.5), math.nan], "raw": b"x", "pair": (1, -math.inf)}
-    deep = {"ema": {"shadow": [torch.ones(2)]}, "radii": torch.ones(10), "model": STATES["v5.5"][0]}
+    deep = {"ema": {"shadow": [torch.ones(2)]}, "radii": torch.ones(10), "model": BARE["v5.5"]}
     manifest = loaded(tmp_path, claims | deep).manifest
     assert manifest["claims"] == {
         "H_A_history": [1.5, "nan"],
         "raw": "(bytes)",
         "pair": [1, "-inf"],
     }
-    reason = "tensors of no network that is measured"
+    reason = "tensors of no network measured"
     assert manifest["imported"]["left_out"] == {"ema": reason, "radii": reason}
 
 
@@ -204,14 +202,14 @@ def test_v5_5_by_either_class_computes_the_same():
 
 
 def test_an_encoder_without_a_decoder_says_so():
-    model = network_of(STATES["v5.11 dual"][0], "x")
+    model = network_of(BARE["v5.11 dual"], "x")
     assert model.vaes == ("A",) and model.encode(MU[:2], "B").shape == (2, D)
     with pytest.raises(InputError, match=r"encoder B has no decoder in this layout \(v5.11 dual\)"):
         model.decode(torch.zeros(1, D), "B")
 
 
 def test_untrained_is_the_same_layout_with_fresh_weights():
-    model = network_of(STATES["v5.12.4 improved"][0], "x")
+    model = network_of(BARE["v5.12.4 improved"], "x")
     one, other = model.untrained(1), model.untrained(1)
     assert same(outputs(one), outputs(other)) and not same(outputs(one), outputs(model))
     ours, fresh = DualVAE.fresh(0).untrained(5).state_dict(), DualVAE.fresh(5).state_dict()
@@ -241,7 +239,7 @@ def block(state, name, number, x):
 
 @pytest.mark.parametrize("recorded", [{"max_radius": 0.8}, {"model": {"max_radius": 0.8}}, None])
 def test_the_projection_is_that_of_the_readme(recorded):
-    state = STATES["v5.12 to v5.12.4 plain"][0]
+    state = BARE["v5.12 to v5.12.4 plain"]
     made = network_of(state, "x", recorded).projections["B"]
     z, at = torch.randn(50, D, generator=generator(1, "z")), "projection.proj_B"
     d, r, limit = z, z, 0.8 if recorded else 0.95
@@ -263,7 +261,7 @@ def test_the_projection_is_that_of_the_readme(recorded):
 @pytest.mark.parametrize("depth", [1, 2])
 def test_numbers_that_dropout_shifts_make_no_difference(depth):
     """Layers 0, 1, 3 without dropout are layers 0, 1, 4 with it: the same projection."""
-    alone = STATES["encoders and decoders alone"][0]
+    alone = BARE["encoders and decoders alone"]
     texts = (projection(64, depth, dropout) for dropout in (0, 1))
     plain, shifted = (both(generator(2, "p"), text) for text in texts)
     assert plain.keys() != shifted.keys()
@@ -271,7 +269,7 @@ def test_numbers_that_dropout_shifts_make_no_difference(depth):
 
 
 def test_improved_is_silu_norm_and_a_clamped_logvar():
-    state = dict(STATES["v5.12.4 improved"][0])
+    state = dict(BARE["v5.12.4 improved"])
     state["encoder_B.fc_logvar.bias"] = torch.linspace(-30, 30, D)
     h = MU[::997]
     for number in (0, 4, 8):
@@ -283,7 +281,7 @@ def test_improved_is_silu_norm_and_a_clamped_logvar():
 
 # --- Attacks ---
 
-DUAL = STATES["v5.11 dual"][0]
+DUAL = BARE["v5.11 dual"]
 NO_NETWORK = {
     r"no network in it, only radii for the one in b\?\.pt": {
         "soft_proj_state_dict": {"radius_net.0.weight": torch.ones(2, 2)},
@@ -295,7 +293,7 @@ NO_NETWORK = {
         "model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}
     },
     "projection.proj_B.manifold.isp_c is missing": {
-        "model": {k: v for k, v in STATES["v5.11.11 and later"][0].items() if "B.manifold" not in k}
+        "model": {k: v for k, v in BARE["v5.11.11 and later"].items() if "B.manifold" not in k}
     },
     "come to more than the file holds": {
         "model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))
@@ -333,7 +331,7 @@ EDITS = {
 @settings(max_examples=250, deadline=None, database=None, derandomize=True)
 @given(st.sampled_from(sorted(STATES)), st.sampled_from(sorted(EDITS)), st.data())
 def test_one_edit_of_what_is_needed_is_refused_by_name(name, edit, data):
-    state = {k.removeprefix("base."): v for k, v in STATES[name][0].items()}
+    state = dict(BARE[name])
     key = data.draw(st.sampled_from([k for k in state if k.startswith(NEEDED)]))
     EDITS[edit](state, key)
     with pytest.raises(InputError) as refused:
@@ -349,7 +347,7 @@ def test_one_edit_of_what_is_needed_is_refused_by_name(name, edit, data):
 )
 def test_what_is_accepted_computes_the_same(name, edits, data):
     """Any order, and any edits of any tensor: refused, or nothing that is measured has changed."""
-    state = {k.removeprefix("base."): v for k, v in STATES[name][0].items()}
+    state = dict(BARE[name])
     right = outputs(network_of(state, "x"))
     for edit in edits:
         tensors = sorted(k for k in state if isinstance(state[k], torch.Tensor))
@@ -366,7 +364,7 @@ def test_what_is_accepted_computes_the_same(name, edits, data):
 @pytest.mark.parametrize("name", STATES)
 def test_swapped_tensors_of_one_shape_change_what_is_computed(name):
     """Or the test above proves nothing: a permutation of values is another network."""
-    state = {k.removeprefix("base."): v for k, v in STATES[name][0].items()}
+    state = BARE[name]
     one, other = "encoder_A.fc_mu.weight", "encoder_A.fc_logvar.weight"
     swapped = state | {one: state[other], other: state[one]}
     assert not same(outputs(network_of(swapped, "x")), outputs(network_of(state, "x")))
@@ -430,7 +428,7 @@ def test_planted_points_have_their_closed_forms():
 def test_a_point_that_is_not_finite_is_a_sentence_and_no_number():
     y = torch.rand(M, 2, generator=generator(0, "y"))
     y[7] = math.nan
-    state = STATES["v5.11 dual"][0]
+    state = BARE["v5.11 dual"]
     wide = state | {"encoder_B.fc_mu.weight": state["encoder_B.fc_mu.weight"] * 1e38}
     for measure in (
         lambda: metrics.of_points(y, 1.0, generator(0, "pairs")),
@@ -522,7 +520,7 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     base = checkpoint.save(tmp_path / "v5_5", DualVAE.fresh(1), 0, {})
     state = checkpoint.load(base).model.state_dict()
     inherited = [k for k in state if k.startswith(("encoder_A.", "decoder_A."))]
-    state = STATES["v5.12 to v5.12.4 plain"][0] | {k: state[k] for k in inherited}
+    state = BARE["v5.12 to v5.12.4 plain"] | {k: state[k] for k in inherited}
     claims = {"Q": 9.0, "epoch": 3, "best_Q": 2.0, "loss": math.inf}
     (given := tmp_path / "claims.yaml").write_text(
         "Q: 1.96\nmean_radius_A: 0.40\nmean_radius_B: 0.5"
@@ -530,9 +528,9 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     file = loaded(tmp_path, {"model_state_dict": state, **claims})
     found = page.of(file, P, str(given), str(base))
     assert found.inherited == inherited
-    assert [(row.name, row.verdict) for row in found.claims] == [
-        ("Q", "differs"), ("best_Q", "cannot be recomputed"), ("Q, claimed elsewhere", "differs"),
-        ("mean_radius_A, claimed elsewhere", "differs"), ("mean_radius_B, claimed elsewhere", "agrees"),
+    assert [f"{row.name}: {row.verdict}" for row in found.claims] == [
+        "Q: differs", "best_Q: cannot be recomputed", "Q, claimed elsewhere: differs",
+        "mean_radius_A, claimed elsewhere: differs", "mean_radius_B, claimed elsewhere: agrees",
     ]  # fmt: skip
     text = "".join(shown.to_html() for shown in page.section(found))
     words = "encoder B has no decoder in this layout|none recorded|0.95|best_Q|differs|assumed|" + (

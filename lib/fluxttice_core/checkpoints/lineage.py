@@ -21,7 +21,7 @@ from . import archive
 from .archive import Refused
 
 STATE_NET, NORM = "state_net.encoder.0.weight", "encoder_A.encoder.1.weight"
-SINGLE, DUAL = "projection.direction_net.0.weight", "projection.proj_A.direction_net"
+SINGLE, DUAL = "projection.direction_net", "projection.proj_A.direction_net"
 LAYOUTS = (  # name; the tensor, and its shape where that matters, of the first row that fits
     ("appetitive", "curiosity.z_history", None),
     ("v5.5", STATE_NET, (32, 9)),
@@ -35,7 +35,7 @@ LAYOUTS = (  # name; the tensor, and its shape where that matters, of the first 
     ("v5.12 to v5.12.4 plain, without dropout", f"{DUAL}.6.weight", (16, 64)),
     ("v5.11.11 and later", "projection.proj_A.manifold.isp_c", ()),
     ("v5.11 dual", f"{DUAL}.0.weight", None),
-    ("v5.11 single projection", SINGLE, None),
+    ("v5.11 single projection", f"{SINGLE}.0.weight", None),
 )
 ALONE = "encoders and decoders alone"
 LEFT_OUT = {  # how a tensor's name (and shape) or a part's begins; why no measurement needs it
@@ -46,7 +46,8 @@ LEFT_OUT = {  # how a tensor's name (and shape) or a part's begins; why no measu
     r"(model_)?optim": "state of an optimiser",
     r"snap": "radii by the true valuation, given and not learnt: the network is measured without",
 }
-STATES = ("model", "model_state", "model_state_dict", "base_model_state_dict", "the file itself")
+STATES = ("model", "model_state", "model_state_dict", "base_model_state_dict")
+RAW = "the file itself"
 PREFIXES = r"((_orig_mod|module|base)\.)*"  # of compiling, parallel training and a wrapper
 MAX_WIDTH = 1_024  # of a projection's layers
 MAX_CLAIMS = 2**24  # characters of what a file claims, as JSON
@@ -66,13 +67,13 @@ def read_original(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any
         if not isinstance(content, dict):
             raise Refused("it holds no dict")
         if content and all(isinstance(value, Tensor) for value in content.values()):
-            content = {STATES[-1]: content}
-        under = [key for key in STATES if isinstance(content.get(key), dict)]
+            content = {RAW: content}
+        under = [key for key in (*STATES, RAW) if isinstance(content.get(key), dict)]
         if not under and "soft_proj_state_dict" in content:
             base = printable(content.get("base_checkpoint", "another file"))
             raise Refused(f"there is no network in it, only radii for the one in {base}")
         if len(under) != 1:
-            known = ", ".join(under) or "none of " + ", ".join(STATES[:-1])
+            known = ", ".join(under) or "none of " + ", ".join(STATES)
             raise Refused(f"it must have one state dict, and has {known}")
         found = content.pop(under[0])
         state = {re.sub(f"^{PREFIXES}", "", str(key)): value for key, value in found.items()}
@@ -85,9 +86,7 @@ def read_original(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any
             try:
                 texts[str(key)] = json.dumps(value, default=_plain)
             except TypeError:
-                left_out[printable(key)] = (
-                    _reason(str(key)) or "tensors of no network that is measured"
-                )
+                left_out[printable(key)] = _reason(str(key), "tensors of no network measured")
         if sum(map(len, texts.values())) > MAX_CLAIMS:
             raise Refused(f"what it claims has more than {MAX_CLAIMS:,} characters")
     except (Refused, RecursionError) as error:
@@ -115,9 +114,9 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else f"({type(value).__name__})"
 
 
-def _reason(begins: str) -> str:
-    """Why a tensor or a part of a file is left out, or nothing."""
-    return next((why for name, why in LEFT_OUT.items() if re.match(name, begins)), "")
+def _reason(begins: str, otherwise: str = "") -> str:
+    """Why a tensor or a part of a file is left out."""
+    return next((why for name, why in LEFT_OUT.items() if re.match(name, begins)), otherwise)
 
 
 def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
@@ -139,7 +138,7 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
     vaes = ("A", "B") if any(key.startswith("decoder_B.") for key in shapes) else ("A",)
     with torch.device("meta"):  # shapes alone: the numbers are the file's
         model = DualVAE() if layout == "v5.5" else Network(vaes, NORM in shapes)
-        if SINGLE in shapes:  # one for both
+        if any(key.startswith(SINGLE) for key in shapes):  # one for both
             model.projection = Projection(shapes, "projection")
             model.projections = dict.fromkeys(model.encoders, model.projection)
         elif any(key.startswith("projection.") for key in shapes):

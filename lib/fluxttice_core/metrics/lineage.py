@@ -25,7 +25,6 @@ from .reconstruction import drawn, posterior, right_trits
 from .results import Measured, Record, exact
 
 OPERATIONS, PAIRS, TRIPLETS = 1_000, 2_000, 100_000  # drawn for D2 and D3; for D1; for triplets
-LOST = "its rule, data, draws or weights are not in the file"
 ELSEWHERE = ", claimed elsewhere"  # than in the file
 SETTINGS = re.compile(r"epoch|lambda\d|rho|phase|tau|grad_.*")  # numbers, but measures of nothing
 MEANT = {  # a claim's name, "_" where A or B follows: its metrics, the likeliest first
@@ -76,8 +75,8 @@ class Lineage(Record):
         """Is the whole interval beyond all that stands beside it, but the ceilings? (Some must.)"""
         key = "hierarchy" if "hierarchy" in name else name
         floors = [at.get(key) for what, at in self.beside.items() if "ceiling" not in what]
-        direction = -1 if key == "hierarchy" else 1
-        return better(self.measured[vae][name], [*filter(None, floors)], direction)
+        up = -1 if key == "hierarchy" else 1
+        return better(self.measured[vae][name], [*filter(None, floors)], up)
 
 
 @cache
@@ -244,7 +243,9 @@ def compare(
         found = {f"{m} of {x}": measured[x].get(m) for m in metrics for x in vae or "BA"}
         ours = {what: row for what, row in found.items() if row}
         fits = [d for d, m in ours.items() if m.low - near <= stored <= m.high + near]
-        definition = next(iter([*fits, *ours]), LOST)
+        definition = next(
+            iter([*fits, *ours]), "its rule, data, draws or weights are not in the file"
+        )
         verdict = "agrees" if fits else "differs" if ours else "cannot be recomputed"
         row = {"measured": ours.get(definition), "verdict": verdict, "definition": definition}
         rows.append(Claim(name=told, stored=stored, **row))
