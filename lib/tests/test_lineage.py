@@ -523,6 +523,8 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     assert [
         word for word in (*words.split("|"), page.PRIOR, inherited[0]) if word not in text
     ] == []
+    _, _, nothing = page.section(found.model_copy(update={"claims": []}))
+    assert "claims nothing" in nothing.data
     given.write_text("Q: all")
     with pytest.raises(InputError, match="Q is 'all', but a claim must be a number"):
         page.of(file, P, str(given))

@@ -139,12 +139,13 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
     with torch.device("meta"):  # shapes alone: the numbers are the file's
         model = DualVAE() if layout == "v5.5" else Network(vaes, NORM in shapes)
         if any(key.startswith(SINGLE) for key in shapes):  # one for both
-            model.projection = Projection(shapes, "projection")
+            model.projection = Projection(shapes, "projection", config)
             model.projections = dict.fromkeys(model.encoders, model.projection)
         elif any(key.startswith("projection.") for key in shapes):
-            balls = {f"proj_{vae}": Projection(shapes, f"projection.proj_{vae}") for vae in "AB"}
-            model.projection = nn.ModuleDict(balls)
-            model.projections = dict(zip(model.encoders, balls.values(), strict=True))
+            places = {vae: f"projection.proj_{vae}" for vae in model.encoders}
+            model.projections = {v: Projection(shapes, at, config) for v, at in places.items()}
+            made = {f"proj_{vae}": ball for vae, ball in model.projections.items()}
+            model.projection = nn.ModuleDict(made)
     model.layout = layout
     wanted = model.float().state_dict()  # whatever torch makes by default
     for key in [*wanted, *state]:
@@ -174,7 +175,8 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
     model.load_state_dict({key: own[key] for key in wanted}, assign=True)
     model.kept = {key: own[key] for key in model.left_out}
     for ball in model.projections.values():
-        ball.stated = _stated(config, ball.manifold)
+        for c in ball.manifold.values():
+            ball.stated["curvature"] = nn.functional.softplus(c).item(), "isp_c"
     return model.eval()
 
 
@@ -183,14 +185,14 @@ class Projection(nn.Module):
 
     D: Linear, LayerNorm, SiLU, …, Linear, (B, 16) → (B, 16). R: Linear, SiLU, …, Linear → (B, 1);
     as many layers, as wide and so numbered as the file has them. `stated`: max_radius, and the
-    curvature c > 0 of the ball, whose radius is 1/√c, each with where it comes from.
+    curvature c > 0 of the ball, whose radius is 1/√c, each with where it comes from: the file's
+    config, or that's part "model"; c = ln(1 + e^isp_c) where there is such a tensor.
     """
 
     direction_net: nn.Sequential
     radius_net: nn.Sequential
-    stated: dict[str, tuple[float, str]]
 
-    def __init__(self, shapes: dict[str, tuple], prefix: str) -> None:
+    def __init__(self, shapes: dict[str, tuple], prefix: str, config: Any) -> None:
         super().__init__()
         for net, lacks, out in (("direction_net", (), D), ("radius_net", nn.LayerNorm, 1)):
             weight = re.compile(re.escape(f"{prefix}.{net}.") + r"(0|[1-9]\d?)\.weight")
@@ -203,6 +205,13 @@ class Projection(nn.Module):
             setattr(self, net, nn.Sequential(*made, nn.Linear(widths[-1], out)))
         curved = any(key.endswith(".manifold.isp_c") for key in shapes)  # of both, or of none
         self.manifold = nn.ParameterDict({"isp_c": torch.zeros(())} if curved else {})
+        assumed = "not recorded in the file: assumed"
+        self.stated = {"max_radius": (0.95, assumed), "curvature": (1.0, assumed)}
+        inner = config.get("model") if isinstance(config, dict) else None
+        for where, place in (("config.model", inner), ("config", config)):
+            for key in self.stated if isinstance(place, dict) else ():
+                if type(place.get(key)) in (float, int) and 0 < place[key] <= 100:
+                    self.stated[key] = float(place[key]), f"{where}.{key}"
 
     def forward(self, z: Tensor) -> Tensor:  # (B, D) → (B, D)
         direction = nn.functional.normalize(z + self.direction_net(z), dim=-1)
@@ -214,18 +223,3 @@ class Projection(nn.Module):
         c, _ = self.stated["curvature"]
         scaled = (c**0.5 * y.norm(dim=-1, keepdim=True)).clamp(min=1e-15)
         return scaled.atanh() / scaled * y
-
-
-def _stated(config: Any, manifold: nn.ParameterDict) -> dict[str, tuple[float, str]]:
-    """A ball's max_radius and curvature: c = ln(1 + e^isp_c) where a file has that tensor, else as
-    its config or that's part "model" says, else as the original's scripts had them."""
-    assumed = {"max_radius": 0.95, "curvature": 1.0}
-    found = {key: (value, "not recorded in the file: assumed") for key, value in assumed.items()}
-    inner = config.get("model") if isinstance(config, dict) else None
-    for where, place in (("config.model", inner), ("config", config)):
-        for key in found if isinstance(place, dict) else ():
-            if type(place.get(key)) in (float, int) and 0 < place[key] <= 100:
-                found[key] = float(place[key]), f"{where}.{key}"
-    if "isp_c" in manifold:
-        found["curvature"] = nn.functional.softplus(manifold["isp_c"]).item(), "isp_c"
-    return found

@@ -81,8 +81,9 @@ def section(found: Lineage | None) -> list[Markdown | Styler]:
             grey.append("" if found.decides(name, vae) else GREY)
     claims = pd.DataFrame(map(dict, found.claims), columns=[*Claim.model_fields])
     shown = {"stored": "{:.4g}", "measured": lambda x: with_interval(x, "number") if x else "–"}
+    claimed = left(claims).format(shown).map(lambda x: COLOURS.get(x, GREY), subset=["verdict"])
     return [
         left(pd.DataFrame(facts, columns=["this file, by its tensors", ""])),
         left(pd.DataFrame(lines).fillna("–"), found.vaes).apply(lambda column: grey),
-        left(claims).format(shown).map(lambda x: COLOURS.get(x, GREY), subset=["verdict"]),
+        claimed if found.claims else Markdown("This file claims nothing of itself."),
     ]
