@@ -94,7 +94,7 @@ def correlation(a: object, b: object, ranks: bool = True) -> float:
     """
     x, y = (np.asarray(side, dtype=np.float64) for side in (a, b))
     if not np.isfinite([x, y]).all():
-        raise InputError("the encoders give codes that are not finite: they lie nowhere.")
+        raise InputError("an encoder gives codes that are not finite: no metric of them exists.")
     x, y = (pd.Series(side).rank().to_numpy() for side in (x, y)) if ranks else (x, y)
     x, y = x - x.mean(), y - y.mean()
     scale = np.sqrt((x * x).sum() * (y * y).sum())
