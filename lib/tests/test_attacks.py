@@ -4,6 +4,7 @@ Hostile files are loaded by a process of their own, so that a crash, and the mem
 show. Attacks on what is signed are in test_certification.py.
 """
 
+import contextlib
 import io
 import itertools
 import json
@@ -25,10 +26,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoint import pt, v5_5
+from test_lineage import BARE
 
 from fluxttice_core import files
 from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.checkpoints.lineage import network_of, read_original
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
 
@@ -96,8 +99,7 @@ class Attack:
         return self.call
 
 
-def hostile_places(mark, model):
-    good = {**v5_5(model), "optimizer": {}}
+def hostile_places(mark, good):
     for function, place in itertools.product((os.system, eval, exec), good):
         attack = Attack(function, f"open({str(mark)!r}, 'w')")
         yield f"{function.__name__} in {place}", pt({**good, place: attack})
@@ -389,7 +391,8 @@ def write_hostile(place, mark, saved):
     """All of them, each under a name of its own; what it is → the name."""
     model, names = DualVAE.fresh(1), {}
     files_ = itertools.chain(
-        hostile_calls(mark), hostile_places(mark, model), hostile_programs(), hostile_tensors(),
+        hostile_calls(mark), hostile_places(mark, {**v5_5(model), "optimizer": {}}),
+        hostile_programs(), hostile_tensors(),
         hostile_archives(pt(v5_5(model))),
     )  # fmt: skip
     for number, (what, data) in enumerate(files_):
@@ -427,6 +430,25 @@ def test_hostile_files_are_refused_in_a_sentence_and_nothing_runs(tmp_path, save
     assert not mark.exists() and result["peak"] < MEMORY
     print(f"\n{len(found):,} hostile files refused, peak {result['peak'] / 2**20:.0f} MiB")
     assert len(found) >= HOSTILE
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_what_is_thrown_at_v5_5_no_layout_lets_through(tmp_path, name):
+    """Code in each part of its file, damaged archives, and headers that lie."""
+    state = BARE[name]
+    mark, model = tmp_path / "it-ran", network_of(state, "x")
+    good = {"model_state": state, "optimizer": {}, "metrics": {"Q": 2.0}, "config": {}}
+    let_through = []
+    for what, data in itertools.chain(hostile_places(mark, good), hostile_archives(pt(good))):
+        with contextlib.suppress(InputError):
+            let_through.append((what, network_of(read_original(data, what)[0], what)))
+    for what, data in hostile_safetensors(model):
+        if what == "extra name":  # and then whole files, which test_lineage edits in each layout
+            break
+        manifest = json.dumps({"weights": {"sha256": files.sha256(data)}}).encode()
+        with contextlib.suppress(InputError):
+            let_through.append((what, checkpoint.from_bytes(data, manifest, what, what)))
+    assert let_through == [] and not mark.exists()
 
 
 def test_the_calls_would_have_run(tmp_path):

@@ -13,8 +13,8 @@ from test_lineage import STATES
 
 import browser
 from fluxttice_core.checkpoints import folder as checkpoints
+from fluxttice_core.checkpoints.lineage import network_of
 from fluxttice_core.metrics.coverage import indices
-from fluxttice_core.model.lineage import network_of
 from fluxttice_core.model.network import DualVAE, prior
 from fluxttice_core.model.operations import C, M, T, all_operations
 from fluxttice_core.model.streams import generator

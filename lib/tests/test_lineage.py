@@ -4,19 +4,21 @@ No file of the original is in this repository; names and shapes are those of the
 """
 
 import math
+from decimal import Decimal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoint import pt
+from torch.nn import functional
 
 from fluxttice_core import cli
 from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.checkpoints.lineage import LAYOUTS, RAW, network_of
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import lineage as metrics
 from fluxttice_core.metrics.observation import Measurement
-from fluxttice_core.model.lineage import LAYOUTS, network_of
 from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M, all_operations, index_of
 from fluxttice_core.model.streams import generator
@@ -38,15 +40,13 @@ STATE_NET = "encoder.0 {1} {0}, encoder.1 {1}, encoder.3 8 {1}, decoder.0 {1} 8,
 
 
 def projection(width=64, depth=1, dropout=0):
-    half, text = max(32, width // 2), ""
-    for i in range(depth):
-        d, r, deep = (3 + dropout) * i, (2 + dropout) * i, i > 0
-        text += (
-            f"direction_net.{d} {width} {width if deep else 16}, direction_net.{d + 1} {width}, "
-        )
-        text += f"radius_net.{r} {half} {half if deep else 16}, "
-    last = f"direction_net.{(3 + dropout) * depth} 16 {width}"
-    return f"{text}{last}, radius_net.{(2 + dropout) * depth} 1 {half}"
+    half, layers = max(32, width // 2), []
+    for i, (wide, narrow) in enumerate([(16, 16), *[(width, half)] * depth]):
+        d, r, last = (3 + dropout) * i, (2 + dropout) * i, i == depth
+        layers += [f"direction_net.{d} {16 if last else width} {wide}"]
+        layers += [] if last else [f"direction_net.{d + 1} {width}"]
+        layers += [f"radius_net.{r} {1 if last else half} {narrow}"]
+    return ", ".join(layers)
 
 
 def made(rng, **layers):
@@ -93,6 +93,7 @@ def layouts():
     v5_10 = scalars("prior_sigma", *(f"attention_head_scales.{i}" for i in range(3)))
     single, dual = made(rng, projection=projection()), both(rng, projection())
     plain = both(rng, projection(64, 2, 1), True) | steers
+    undropped = both(rng, projection(64, 2, 0), True)
     return {
         "v5.5": (old | state_net[9], 168_772),
         "v5.6 to v5.9": (old | state_net[12], 168_868),
@@ -107,14 +108,19 @@ def layouts():
         "v5.11.3 structural": (one | both(rng, projection(128, 2, 1)), 149_149),
         "v5.11.11 and later": (one | both(rng, projection(64, 1, 1), True), 101_663),
         "v5.12 to v5.12.4 plain": (one | plain, 113_957),
+        "v5.12 to v5.12.4 plain, without dropout": (one | undropped | steers, None),
         "v5.12.4 improved": (better | plain, 115_941),
         "encoders and decoders alone": (two, None),
     }
 
 
 STATES = layouts()
+BARE = {n: {k.removeprefix("base."): v for k, v in s.items()} for n, (s, _) in STATES.items()}
 NEEDED = ("encoder_", "decoder_", "projection.")
-STATE_KEYS = ("model", "model_state", "model_state_dict", "base_model_state_dict")
+KEYS = {  # where a state dict stands, and a prefix of its names
+    "model": "", "model_state": "_orig_mod.", "model_state_dict": "module.",
+    "base_model_state_dict": "", RAW: "",
+}  # fmt: skip
 
 
 def loaded(tmp_path, content):
@@ -141,53 +147,47 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", STATES)
-@pytest.mark.parametrize(
-    "prefix, key", [*zip(["", "_orig_mod.", "module.", ""], STATE_KEYS, strict=True)]
-)
-def test_every_layout_is_read_and_kept(tmp_path, name, prefix, key):
-    state, numbers = STATES[name]
+@pytest.mark.parametrize("key", KEYS)
+def test_every_layout_is_read_and_kept(tmp_path, name, key):
+    """Under each key, with each prefix; and raw, where the file claims nothing."""
+    (state, numbers), bare = STATES[name], BARE[name]
+    state, left_out = {f"{KEYS[key]}{k}": v for k, v in state.items()}, {}
     claims = {"epoch": 3, "metrics": {"hierarchy_A": -0.5}, "config": {"max_radius": 0.9}}
-    content = {key: {f"{prefix}{k}": v for k, v in state.items()}, "optimizer": {}, **claims}
+    content = {key: state, "optimizer": [torch.ones(2)], **claims}
+    if key == RAW:
+        content, claims = state, {}
+    else:
+        left_out["optimizer"] = "state of an optimiser"
     model = loaded(tmp_path, content).model
     assert name.startswith(model.layout)
     assert numbers is None or sum(v.numel() for v in model.tensors.values()) == numbers
     assert cli.main(["import", str(tmp_path / "x.pt"), str(tmp_path / "ours")]) == 0
     ours = checkpoint.load(tmp_path / "ours")
     assert ours.model.layout == model.layout and same(outputs(ours.model), outputs(model))
-    bare = {k.removeprefix("base."): v for k, v in state.items()}
     assert ours.model.tensors.keys() == bare.keys()
     assert all(torch.equal(v, bare[k]) for k, v in ours.model.tensors.items())
     imported = ours.manifest["imported"]
-    assert ours.manifest["claims"] == claims
-    assert (imported["layout"], imported["state"], ours.epoch) == (model.layout, key, 3)
-    assert imported["left_out"] == {"optimizer": "state of an optimiser", **ours.model.left_out}
-    read = set(bare) - set(imported["left_out"])
-    assert all(k.startswith(NEEDED) for k in read) or name == "v5.5"
+    assert ours.manifest["claims"] == claims and ours.epoch == claims.get("epoch")
+    assert (imported["layout"], imported["state"]) == (model.layout, key)
+    assert imported["left_out"] == left_out | ours.model.left_out
+    used = set(bare) - set(imported["left_out"])
+    assert all(k.startswith(NEEDED) for k in used) or name == "v5.5"
     assert ours.model.vaes == (("A", "B") if "decoder_B.fc_in.bias" in bare else ("A",))
     for ball in ours.model.projections.values():
-        assert ball.stated["max_radius"] == (0.9, "config.max_radius")
+        assert ball.stated["max_radius"][0] == (0.9 if claims else 0.95)
 
 
-def test_every_layout_of_the_table_but_one_has_a_file_here():
-    """The one: v5.12 without dropout, which its README has read and not seen."""
-    [missing] = {row for row, *_ in LAYOUTS} - set(STATES)
-    assert missing == "v5.12 to v5.12.4 plain, without dropout"
-
-
-def test_a_raw_state_dict_is_read(tmp_path):
-    assert loaded(tmp_path, STATES["v5.11 dual"][0]).model.layout == "v5.11 dual"
+def test_every_layout_of_the_table_has_a_file_here():
+    assert {row for row, *_ in LAYOUTS} < STATES.keys()
 
 
 def test_what_is_claimed_is_kept_as_data_and_other_tensors_are_named(tmp_path):
     claims = {"H_A_history": [torch.tensor(1.5), math.nan], "raw": b"x", "pair": (1, -math.inf)}
-    deep = {"ema": {"shadow": [torch.ones(2)]}, "radii": torch.ones(10), "model": STATES["v5.5"][0]}
+    deep = {"ema": {"shadow": [torch.ones(2)]}, "radii": torch.ones(10), "model": BARE["v5.5"]}
     manifest = loaded(tmp_path, claims | deep).manifest
-    assert manifest["claims"] == {
-        "H_A_history": [1.5, "nan"],
-        "raw": "(bytes)",
-        "pair": [1, "-inf"],
-    }
-    reason = "tensors of no network that is measured"
+    kept = {"H_A_history": [1.5, "nan"], "raw": "(bytes)", "pair": [1, "-inf"]}
+    assert manifest["claims"] == kept
+    reason = "tensors of no network measured"
     assert manifest["imported"]["left_out"] == {"ema": reason, "radii": reason}
 
 
@@ -199,14 +199,14 @@ def test_v5_5_by_either_class_computes_the_same():
 
 
 def test_an_encoder_without_a_decoder_says_so():
-    model = network_of(STATES["v5.11 dual"][0], "x")
+    model = network_of(BARE["v5.11 dual"], "x")
     assert model.vaes == ("A",) and model.encode(MU[:2], "B").shape == (2, D)
     with pytest.raises(InputError, match=r"encoder B has no decoder in this layout \(v5.11 dual\)"):
         model.decode(torch.zeros(1, D), "B")
 
 
 def test_untrained_is_the_same_layout_with_fresh_weights():
-    model = network_of(STATES["v5.12.4 improved"][0], "x")
+    model = network_of(BARE["v5.12.4 improved"], "x")
     one, other = model.untrained(1), model.untrained(1)
     assert same(outputs(one), outputs(other)) and not same(outputs(one), outputs(model))
     ours, fresh = DualVAE.fresh(0).untrained(5).state_dict(), DualVAE.fresh(5).state_dict()
@@ -217,33 +217,25 @@ def test_untrained_is_the_same_layout_with_fresh_weights():
 
 
 def apply(state, name, x):
-    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-
-
-def norm(state, name, x):
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
-
-
-def silu(x):
-    return x / (1 + (-x).exp())
+    return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
 
 def block(state, name, number, x):
-    return silu(norm(state, f"{name}.{number + 1}", apply(state, f"{name}.{number}", x)))
+    h, norm = apply(state, f"{name}.{number}", x), f"{name}.{number + 1}"
+    weight, bias = state[f"{norm}.weight"], state[f"{norm}.bias"]
+    return functional.silu(functional.layer_norm(h, weight.shape, weight, bias))
 
 
 @pytest.mark.parametrize("recorded", [{"max_radius": 0.8}, {"model": {"max_radius": 0.8}}, None])
 def test_the_projection_is_that_of_the_readme(recorded):
-    state = STATES["v5.12 to v5.12.4 plain"][0]
+    state = BARE["v5.12 to v5.12.4 plain"]
     made = network_of(state, "x", recorded).projections["B"]
     z, at = torch.randn(50, D, generator=generator(1, "z")), "projection.proj_B"
     d, r, limit = z, z, 0.8 if recorded else 0.95
     for number in (0, 4):
         d = block(state, f"{at}.direction_net", number, d)
     for number in (0, 3):
-        r = silu(apply(state, f"{at}.radius_net.{number}", r))
+        r = functional.silu(apply(state, f"{at}.radius_net.{number}", r))
     d = z + apply(state, f"{at}.direction_net.8", d)
     radius = limit / (1 + (-apply(state, f"{at}.radius_net.6", r)).exp())
     y = made(z)
@@ -258,7 +250,7 @@ def test_the_projection_is_that_of_the_readme(recorded):
 @pytest.mark.parametrize("depth", [1, 2])
 def test_numbers_that_dropout_shifts_make_no_difference(depth):
     """Layers 0, 1, 3 without dropout are layers 0, 1, 4 with it: the same projection."""
-    alone = STATES["encoders and decoders alone"][0]
+    alone = BARE["encoders and decoders alone"]
     texts = (projection(64, depth, dropout) for dropout in (0, 1))
     plain, shifted = (both(generator(2, "p"), text) for text in texts)
     assert plain.keys() != shifted.keys()
@@ -266,7 +258,7 @@ def test_numbers_that_dropout_shifts_make_no_difference(depth):
 
 
 def test_improved_is_silu_norm_and_a_clamped_logvar():
-    state = dict(STATES["v5.12.4 improved"][0])
+    state = dict(BARE["v5.12.4 improved"])
     state["encoder_B.fc_logvar.bias"] = torch.linspace(-30, 30, D)
     h = MU[::997]
     for number in (0, 4, 8):
@@ -278,25 +270,20 @@ def test_improved_is_silu_norm_and_a_clamped_logvar():
 
 # --- Attacks ---
 
-DUAL = STATES["v5.11 dual"][0]
+DUAL, GEOOPT = BARE["v5.11 dual"], BARE["v5.11.11 and later"]
 NO_NETWORK = {
-    r"no network in it, only radii for the one in b\?\.pt": {
-        "soft_proj_state_dict": {"radius_net.0.weight": torch.ones(2, 2)},
-        "base_checkpoint": "b\n.pt",
-    },
+    r"no network in it, only radii for the one in b\?\.pt":
+        {"soft_proj_state_dict": {"radius_net.0.weight": MU}, "base_checkpoint": "b\n.pt"},
     "no encoder or decoder in it": {"model_state": {"projection.a": torch.ones(1)}},
     "must have one state dict, and has model, model_state": {"model": DUAL, "model_state": DUAL},
-    "two of its tensors have the same name": {
-        "model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}
-    },
-    "projection.proj_B.manifold.isp_c is missing": {
-        "model": {k: v for k, v in STATES["v5.11.11 and later"][0].items() if "B.manifold" not in k}
-    },
-    "come to more than the file holds": {
-        "model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))
-    },
+    "two of its tensors have the same name":
+        {"model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}},
+    "projection.proj_B.manifold.isp_c is missing":
+        {"model": {k: v for k, v in GEOOPT.items() if "B.manifold" not in k}},
+    "come to more than the file holds":
+        {"model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))},
     "claims has more than 16,777,216 characters": {"model": DUAL, "x": ["\0" * 10**6] * 3},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("sentence", NO_NETWORK)
@@ -328,7 +315,7 @@ EDITS = {
 @settings(max_examples=250, deadline=None, database=None, derandomize=True)
 @given(st.sampled_from(sorted(STATES)), st.sampled_from(sorted(EDITS)), st.data())
 def test_one_edit_of_what_is_needed_is_refused_by_name(name, edit, data):
-    state = {k.removeprefix("base."): v for k, v in STATES[name][0].items()}
+    state = dict(BARE[name])
     key = data.draw(st.sampled_from([k for k in state if k.startswith(NEEDED)]))
     EDITS[edit](state, key)
     with pytest.raises(InputError) as refused:
@@ -344,7 +331,7 @@ def test_one_edit_of_what_is_needed_is_refused_by_name(name, edit, data):
 )
 def test_what_is_accepted_computes_the_same(name, edits, data):
     """Any order, and any edits of any tensor: refused, or nothing that is measured has changed."""
-    state = {k.removeprefix("base."): v for k, v in STATES[name][0].items()}
+    state = dict(BARE[name])
     right = outputs(network_of(state, "x"))
     for edit in edits:
         tensors = sorted(k for k in state if isinstance(state[k], torch.Tensor))
@@ -361,7 +348,7 @@ def test_what_is_accepted_computes_the_same(name, edits, data):
 @pytest.mark.parametrize("name", STATES)
 def test_swapped_tensors_of_one_shape_change_what_is_computed(name):
     """Or the test above proves nothing: a permutation of values is another network."""
-    state = {k.removeprefix("base."): v for k, v in STATES[name][0].items()}
+    state = BARE[name]
     one, other = "encoder_A.fc_mu.weight", "encoder_A.fc_logvar.weight"
     swapped = state | {one: state[other], other: state[one]}
     assert not same(outputs(network_of(swapped, "x")), outputs(network_of(state, "x")))
@@ -394,10 +381,10 @@ def test_valuation_is_how_often_three_divides_the_index():
 
 def test_cheap_points_reach_what_they_are_said_to():
     points = metrics.cheap_points(0)
-    maps = points.pop("random maps")
-    assert points.keys() == CHEAP.keys() and len(maps) == 5
-    for name, (hierarchy, d3) in CHEAP.items():
-        found = metrics.of_points(points[name][0], 1.0, generator(0, "pairs"))
+    maps = [y for name, y in points if name == "random maps"]
+    assert [name for name, _ in points] == [*CHEAP, *["random maps"] * 5]
+    for (name, y), (hierarchy, d3) in zip(points, CHEAP.values(), strict=False):
+        found = metrics.of_points(y, 1.0, generator(0, "pairs"))
         near = 0.02 if name == "random" else 0.004
         assert found["hierarchy"] == pytest.approx(hierarchy, abs=near)
         assert found["D3"] == pytest.approx(d3, abs=0.04)
@@ -420,6 +407,19 @@ def test_planted_points_have_their_closed_forms():
     assert found["richness"] == pytest.approx(float(spread[v == 0].double().var(correction=0)) / 10)
     line = metrics.of_points((v[:, None] - 4.5) / 10, 0.01, rng)
     assert line["D2"] == pytest.approx(1, abs=1e-3)  # distance is the difference of v
+
+
+def test_a_point_that_is_not_finite_is_a_sentence_and_no_number():
+    y = torch.rand(M, 2, generator=generator(0, "y"))
+    y[7] = math.nan
+    state = BARE["v5.11 dual"]
+    wide = state | {"encoder_B.fc_mu.weight": state["encoder_B.fc_mu.weight"] * 1e38}
+    for measure in (
+        lambda: metrics.of_points(y, 1.0, generator(0, "pairs")),
+        lambda: metrics.measure(network_of(wide, "x"), "B", 2, 0),
+    ):
+        with pytest.raises(InputError, match="not finite"):
+            measure()
 
 
 def test_d1_is_pearson_of_the_poincare_distance():
@@ -451,9 +451,9 @@ v5.12 dist_corr 0.5 agrees: D2 of B
 v5.11 radius_min_B 0.1 agrees: radius_min of B
 v5.12 Q 1.9 agrees: Q (D3) of B
 v5.12 coverage 1.0 agrees: exact match from mu of A
-v5.6 coverage_A 1.0 cannot be recomputed: its rule, data or draws are not in the file
-v5.6 H_A_history 1.0 cannot be recomputed: its rule, data or draws are not in the file
-v5.12 best_Q 1.0 cannot be recomputed: the best so far: of other weights, perhaps
+v5.6 coverage_A 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
+v5.6 H_A_history 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
+v5.12 best_Q 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
 """
 
 
@@ -469,6 +469,17 @@ def test_claims_are_compared_under_their_own_definition(line):
     assert (row.name, row.stored) == (name, float(stored))
     assert f"{row.verdict}: {row.definition}" == what
     assert (row.measured is None) is (row.verdict == "cannot be recomputed")
+
+
+@pytest.mark.parametrize("stored, verdict", [
+    (Decimal("0.62"), "agrees"), (Decimal("0.6"), "agrees"), (Decimal("6e-1"), "agrees"),
+    (Decimal("0.620"), "differs"), (Decimal("0.61"), "differs"), (1, "differs"), (0.62, "differs"),
+])  # fmt: skip
+def test_a_claim_made_elsewhere_agrees_at_the_digits_it_is_given_with(stored, verdict):
+    name = f"richness_A{metrics.ELSEWHERE}"
+    measured = {"A": {"richness": exact(0.6183)}, "B": {}}
+    [row] = metrics.compare({name: stored}, measured, "v5.12")
+    assert (row.name, row.stored, row.verdict) == (name, float(stored), verdict)
 
 
 def test_what_floors_reach_decides_nothing():
@@ -493,14 +504,18 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     base = checkpoint.save(tmp_path / "v5_5", DualVAE.fresh(1), 0, {})
     state = checkpoint.load(base).model.state_dict()
     inherited = [k for k in state if k.startswith(("encoder_A.", "decoder_A."))]
-    state = STATES["v5.12 to v5.12.4 plain"][0] | {k: state[k] for k in inherited}
+    state = BARE["v5.12 to v5.12.4 plain"] | {k: state[k] for k in inherited}
     claims = {"Q": 9.0, "epoch": 3, "best_Q": 2.0, "loss": math.inf}
-    (given := tmp_path / "claims.yaml").write_text("Q: 1.96")
+    (given := tmp_path / "claims.yaml").write_text(
+        "Q: 1.96\nmean_radius_A: 0.40\nmean_radius_B: 0.5"
+    )
     file = loaded(tmp_path, {"model_state_dict": state, **claims})
     found = page.of(file, P, str(given), str(base))
     assert found.inherited == inherited
-    assert [row.name for row in found.claims] == ["Q", "best_Q", "Q, claimed elsewhere"]
-    assert [row.verdict for row in found.claims] == ["differs", "cannot be recomputed", "differs"]
+    assert [f"{row.name}: {row.verdict}" for row in found.claims] == [
+        "Q: differs", "best_Q: cannot be recomputed", "Q, claimed elsewhere: differs",
+        "mean_radius_A, claimed elsewhere: differs", "mean_radius_B, claimed elsewhere: agrees",
+    ]  # fmt: skip
     text = "".join(shown.to_html() for shown in page.section(found))
     words = "encoder B has no decoder in this layout|none recorded|0.95|best_Q|differs|assumed|" + (
         "cannot be recomputed|steers training alone|the tangent path|random maps"
@@ -508,6 +523,8 @@ def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path
     assert [
         word for word in (*words.split("|"), page.PRIOR, inherited[0]) if word not in text
     ] == []
+    _, _, nothing = page.section(found.model_copy(update={"claims": []}))
+    assert "claims nothing" in nothing.data
     given.write_text("Q: all")
     with pytest.raises(InputError, match="Q is 'all', but a claim must be a number"):
         page.of(file, P, str(given))

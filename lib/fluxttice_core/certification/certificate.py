@@ -100,7 +100,7 @@ def state(
         p: the parameters of the measurement.
         rows: `gates.gates` of it.
         controls: `gates.control_rows`.
-        lineage: `metrics.lineage.lineage` of a file of the original's; no gate reads it.
+        lineage: `Lineage` of a file of the original's; no gate reads it.
 
     Raises:
         InputError: the checkpoint records another split than the one of `p.split_seed`.

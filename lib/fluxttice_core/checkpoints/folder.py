@@ -17,10 +17,9 @@ from torch import Tensor
 
 from .. import files
 from ..errors import InputError
-from ..model.lineage import network_of
 from ..model.network import Network
 from ..model.operations import split_record
-from .lineage import read_original
+from .lineage import network_of, read_original
 
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 SCHEMA = "fluxttice/manifest/1"

@@ -1,7 +1,9 @@
-"""The original system's own files: `.pt` archives of v5.5 to v5.12.4, read as data.
+"""The original system's own files, v5.5 to v5.12.4: `.pt` archives read as data, each as its
+tensors describe it.
 
-No byte of a pickle is executed (see `archive`). What a file claims of itself is kept as data, and
-decides nothing: its layout is read from its tensors (see `model.lineage`).
+No byte of a pickle is executed (see `archive`). A layout is a row of LAYOUTS. It says what a file
+is called, never what is computed: encoders, decoders, norms, activations and projections are read
+from the tensors' names and shapes. What a file claims of itself is kept as data.
 """
 
 import json
@@ -9,23 +11,46 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .. import files
 from ..errors import InputError, printable
+from ..model.network import D, DualVAE, Network, layers
 from . import archive
 from .archive import Refused
 
-MAX_CLAIMS = 2**24  # characters of what a file claims, as JSON
-RAW = "the file itself"
-STATES = ("model", "model_state", "model_state_dict", "base_model_state_dict", RAW)
-PREFIXES = r"((_orig_mod|module|base)\.)*"  # of compiling, parallel training and a wrapper
-LEFT_OUT = {  # what stands in the name of a part of the file; why no measurement needs it
-    "optim": "state of an optimiser",
-    "sched": "state of a schedule",
-    "snap": "radii by the true valuation, given and not learnt: the network is measured without",
-    "controller": "another network: it steers training alone",
+STATE_NET, NORM = "state_net.encoder.0.weight", "encoder_A.encoder.1.weight"
+SINGLE, DUAL = "projection.direction_net", "projection.proj_A.direction_net"
+LAYOUTS = (  # name; the tensor, and its shape where that matters, of the first row that fits
+    ("appetitive", "curiosity.z_history", None),
+    ("v5.5", STATE_NET, (32, 9)),
+    ("v5.6 to v5.9", STATE_NET, (32, 12)),
+    ("v5.7", STATE_NET, (48, 14)),
+    ("v5.10 before 2025-12-14", STATE_NET, (64, 18)),
+    ("v5.10", STATE_NET, (64, 21)),
+    ("v5.12.4 improved", NORM, (256,)),
+    ("v5.11.3 structural", f"{DUAL}.0.weight", (128, 16)),
+    ("v5.12 to v5.12.4 plain", f"{DUAL}.8.weight", (16, 64)),
+    ("v5.12 to v5.12.4 plain, without dropout", f"{DUAL}.6.weight", (16, 64)),
+    ("v5.11.11 and later", "projection.proj_A.manifold.isp_c", ()),
+    ("v5.11 dual", f"{DUAL}.0.weight", None),
+    ("v5.11 single projection", f"{SINGLE}.0.weight", None),
+)
+ALONE = "encoders and decoders alone"
+LEFT_OUT = {  # how a tensor's name (and shape) or a part's begins; why no measurement needs it
+    r"(state_net|attention_head_scales|controller)[._]": "steers training alone",
+    r"(metric|hyperbolic|curriculum)_attention": "steers training alone",
+    r"appetite|(symbiosis|curiosity|ranking|closure)\.": "an appetite: steers training alone",
+    r"[^.]+ \((1, )*(1,)?\)": "a running number of training",
+    r"(model_)?optim": "state of an optimiser",
+    r"snap": "radii by the true valuation, given and not learnt: the network is measured without",
 }
+STATES = ("model", "model_state", "model_state_dict", "base_model_state_dict")
+RAW = "the file itself"
+PREFIXES = r"((_orig_mod|module|base)\.)*"  # of compiling, parallel training and a wrapper
+MAX_WIDTH = 1_024  # of a projection's layers
+MAX_CLAIMS = 2**24  # characters of what a file claims, as JSON
 
 
 def read_original(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,20 +63,36 @@ def read_original(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any
         InputError: not such an archive, no network in it, or too much of anything.
     """
     try:
-        under, found, rest = _parts(archive.read(data))
+        content = archive.read(data)
+        if not isinstance(content, dict):
+            raise Refused("it holds no dict")
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            content = {RAW: content}
+        under = [key for key in (*STATES, RAW) if isinstance(content.get(key), dict)]
+        if not under and "soft_proj_state_dict" in content:
+            base = printable(content.get("base_checkpoint", "another file"))
+            raise Refused(f"there is no network in it, only radii for the one in {base}")
+        if len(under) != 1:
+            known = ", ".join(under) or "none of " + ", ".join(STATES)
+            raise Refused(f"it must have one state dict, and has {known}")
+        found = content.pop(under[0])
         state = {re.sub(f"^{PREFIXES}", "", str(key)): value for key, value in found.items()}
         if len(state) < len(found):
             raise Refused("two of its tensors have the same name")
         if sum(v.nbytes for v in state.values() if isinstance(v, Tensor)) > len(data):
             raise Refused("its tensors come to more than the file holds")
-        left_out = {key: reason for key, v in rest.items() if (reason := _reason(str(key), v))}
-        text = json.dumps({k: v for k, v in rest.items() if k not in left_out}, default=_plain)
-        if len(text) > MAX_CLAIMS:
+        texts, left_out = {}, {}
+        for key, value in content.items():
+            try:
+                texts[str(key)] = json.dumps(value, default=_plain)
+            except TypeError:
+                left_out[printable(key)] = _reason(str(key), "tensors of no network measured")
+        if sum(map(len, texts.values())) > MAX_CLAIMS:
             raise Refused(f"what it claims has more than {MAX_CLAIMS:,} characters")
     except (Refused, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(f"{name} is not a checkpoint of the original: {why}.") from None
-    claims = json.loads(text, parse_constant=lambda number: str(float(number)))
+    claims = {k: json.loads(t, parse_constant=lambda x: str(float(x))) for k, t in texts.items()}
     epoch = claims.get("epoch")
     return state, {
         "epoch": epoch if type(epoch) is int else None,
@@ -59,42 +100,126 @@ def read_original(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any
             "file": Path(name).name,
             "sha256": files.sha256(data),
             "bytes": len(data),
-            "state": under,
-            "left_out": {printable(key): reason for key, reason in left_out.items()},
+            "state": under[0],
+            "left_out": left_out,
         },
         "claims": claims,
     }
 
 
-def _parts(content: Any) -> tuple[str, dict[str, Any], dict[Any, Any]]:
-    """Where in a file its one state dict stands, that, and the rest."""
-    if not isinstance(content, dict):
-        raise Refused("it holds no dict")
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        content = {RAW: content}
-    found = [key for key in STATES if isinstance(content.get(key), dict)]
-    if not found and "soft_proj_state_dict" in content:
-        base = printable(content.get("base_checkpoint", "another file"))
-        raise Refused(f"there is no network in it, only radii for the one in {base}")
-    if len(found) != 1:
-        known = ", ".join(found) or "none of " + ", ".join(STATES[:-1])
-        raise Refused(f"it must have one state dict, and has {known}")
-    return found[0], content.pop(found[0]), content
-
-
-def _reason(key: str, value: Any) -> str:
-    """Why a part of the file is left out, or nothing where it is a claim."""
-    words = [why for word, why in LEFT_OUT.items() if word in key and isinstance(value, dict)]
-    return next(iter(words), "tensors of no network that is measured" if _tensors(value) else "")
-
-
-def _tensors(value: Any) -> bool:
-    """Are there tensors in it, other than single numbers?"""
-    if isinstance(value, (dict, list, tuple)):
-        return any(map(_tensors, dict.values(value) if isinstance(value, dict) else value))
-    return isinstance(value, Tensor) and value.numel() != 1
-
-
 def _plain(value: Any) -> Any:
     """A claim that JSON has no form for: the number in a tensor, or the name of its type."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise TypeError("a tensor is no claim")
     return value.item() if isinstance(value, Tensor) else f"({type(value).__name__})"
+
+
+def _reason(begins: str, otherwise: str = "") -> str:
+    """Why a tensor or a part of a file is left out."""
+    return next((why for name, why in LEFT_OUT.items() if re.match(name, begins)), otherwise)
+
+
+def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
+    """The network that `state` (tensors by their names) is, in evaluation mode; strictly.
+
+    Args:
+        name: what to call the file in a refusal.
+        config: the file's own, as data: its max_radius and curvature, which no tensor may hold.
+
+    Raises:
+        InputError: no network, or the first tensor that is missing, surplus, misshapen, not
+            float32, not dense or not finite.
+    """
+    shapes = {key: tuple(getattr(tensor, "shape", "?")) for key, tensor in state.items()}
+    fits = (row for row, key, shape in LAYOUTS if key in shapes and shape in (None, shapes[key]))
+    layout = next(fits, ALONE)
+    if not any(key.startswith(("encoder_", "decoder_")) for key in state):
+        raise InputError(f"{name} has no encoder or decoder in it: there is nothing to measure.")
+    vaes = ("A", "B") if any(key.startswith("decoder_B.") for key in shapes) else ("A",)
+    with torch.device("meta"):  # shapes alone: the numbers are the file's
+        model = DualVAE() if layout == "v5.5" else Network(vaes, NORM in shapes)
+        if any(key.startswith(SINGLE) for key in shapes):  # one for both
+            model.projection = Projection(shapes, "projection", config)
+            model.projections = dict.fromkeys(model.encoders, model.projection)
+        elif any(key.startswith("projection.") for key in shapes):
+            places = {vae: f"projection.proj_{vae}" for vae in model.encoders}
+            model.projections = {v: Projection(shapes, at, config) for v, at in places.items()}
+            made = {f"proj_{vae}": ball for vae, ball in model.projections.items()}
+            model.projection = nn.ModuleDict(made)
+    model.layout = layout
+    wanted = model.float().state_dict()  # whatever torch makes by default
+    for key in [*wanted, *state]:
+        got, want = state.get(key), wanted.get(key, state.get(key))
+        if key not in wanted:
+            model.left_out[key] = _reason(f"{key} {shapes[key]}")
+        if got is None:
+            problem = "is missing"
+        elif not isinstance(got, Tensor):
+            problem = "is not a tensor"
+        elif got.shape != want.shape:
+            shape = str(tuple(got.shape))[:40]  # a hostile one has thousands of dimensions
+            problem = f"has shape {shape} instead of {tuple(want.shape)}"
+        elif got.layout != torch.strided or not got.is_contiguous():
+            problem = "is not dense and contiguous"
+        elif got.dtype != want.dtype:
+            problem = f"holds {got.dtype} instead of {want.dtype}"
+        elif key in wanted and not got.isfinite().all():
+            problem = "holds values that are not finite"
+        elif key not in wanted and (layout in ("v5.5", ALONE) or not model.left_out[key]):
+            problem = "is not part of it"
+        else:
+            continue
+        lineage = f"{name} is no network of the lineage ({layout})"
+        raise InputError(f"{lineage}: {printable(key)} {problem}.")
+    own = {key: tensor.detach().clone() for key, tensor in state.items()}
+    model.load_state_dict({key: own[key] for key in wanted}, assign=True)
+    model.kept = {key: own[key] for key in model.left_out}
+    for ball in model.projections.values():
+        for c in ball.manifold.values():
+            ball.stated["curvature"] = nn.functional.softplus(c).item(), "isp_c"
+    return model.eval()
+
+
+class Projection(nn.Module):
+    """Latents into the ball: y = max_radius · sigmoid(R(z)) · (z + D(z)) / ‖z + D(z)‖.
+
+    D: Linear, LayerNorm, SiLU, …, Linear, (B, 16) → (B, 16). R: Linear, SiLU, …, Linear → (B, 1);
+    as many layers, as wide and so numbered as the file has them. `stated`: max_radius, and the
+    curvature c > 0 of the ball, whose radius is 1/√c, each with where it comes from: the file's
+    config, or that's part "model"; c = ln(1 + e^isp_c) where there is such a tensor.
+    """
+
+    direction_net: nn.Sequential
+    radius_net: nn.Sequential
+
+    def __init__(self, shapes: dict[str, tuple], prefix: str, config: Any) -> None:
+        super().__init__()
+        for net, lacks, out in (("direction_net", (), D), ("radius_net", nn.LayerNorm, 1)):
+            weight = re.compile(re.escape(f"{prefix}.{net}.") + r"(0|[1-9]\d?)\.weight")
+            found = {int(hit[1]): shapes[hit[0]] for hit in map(weight.fullmatch, shapes) if hit}
+            linear = sorted(number for number, shape in found.items() if len(shape) == 2)
+            widths = [max(1, min(found[number][0], MAX_WIDTH)) for number in linear[:-1]] or [D]
+            made = [layer for layer in layers((D, *widths), True) if not isinstance(layer, lacks)]
+            if linear and linear[-1] != len(made):  # no dropout, which has a number and no tensor
+                made = [layer for layer in made if not isinstance(layer, nn.Identity)]
+            setattr(self, net, nn.Sequential(*made, nn.Linear(widths[-1], out)))
+        curved = any(key.endswith(".manifold.isp_c") for key in shapes)  # of both, or of none
+        self.manifold = nn.ParameterDict({"isp_c": torch.zeros(())} if curved else {})
+        assumed = "not recorded in the file: assumed"
+        self.stated = {"max_radius": (0.95, assumed), "curvature": (1.0, assumed)}
+        inner = config.get("model") if isinstance(config, dict) else None
+        for where, place in (("config.model", inner), ("config", config)):
+            for key in self.stated if isinstance(place, dict) else ():
+                if type(place.get(key)) in (float, int) and 0 < place[key] <= 100:
+                    self.stated[key] = float(place[key]), f"{where}.{key}"
+
+    def forward(self, z: Tensor) -> Tensor:  # (B, D) → (B, D)
+        direction = nn.functional.normalize(z + self.direction_net(z), dim=-1)
+        return direction * self.stated["max_radius"][0] * self.radius_net(z).sigmoid()
+
+    def tangent(self, y: Tensor) -> Tensor:  # (B, D) → (B, D)
+        """log₀(y) = artanh(√c·‖y‖) / (√c·‖y‖) · y, not finite outside the ball, where max_radius
+        above 1/√c lets points lie: decoder A's other input (V5.12.1 on)."""
+        c, _ = self.stated["curvature"]
+        scaled = (c**0.5 * y.norm(dim=-1, keepdim=True)).clamp(min=1e-15)
+        return scaled.atanh() / scaled * y

@@ -1,13 +1,13 @@
 """The lineage's own metrics, what reaches them without a working network, and what files claim.
 
 M operations (19,683); y (M, d) their points: P(z) in the ball, or z where there is no projection;
-r (M,) the norms. Formulas: lineage README, section 5. Hierarchy, D1 to D3 and Q are the lineage's
-training target on all of the data, so none of them says anything about reconstruction.
+r (M,) the norms. Hierarchy, D1 to D3 and Q are the lineage's training target on all of the data,
+so none of them says anything about reconstruction.
 """
 
 import re
+from decimal import Decimal
 from functools import cache
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -16,15 +16,16 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from ..errors import InputError
 from ..model.network import D, Network
 from ..model.operations import M, T, all_operations
 from ..model.streams import generator
-from .observation import Measurement
+from .measurement import better
 from .reconstruction import drawn, posterior, right_trits
 from .results import Measured, Record, exact
 
 OPERATIONS, PAIRS, TRIPLETS = 1_000, 2_000, 100_000  # drawn for D2 and D3; for D1; for triplets
-GIVEN = "claimed elsewhere"
+ELSEWHERE = ", claimed elsewhere"  # than in the file
 SETTINGS = re.compile(r"epoch|lambda\d|rho|phase|tau|grad_.*")  # numbers, but measures of nothing
 MEANT = {  # a claim's name, "_" where A or B follows: its metrics, the likeliest first
     "coverage": ("exact match from mu", "exact match from the tangent path"),
@@ -72,36 +73,10 @@ class Lineage(Record):
 
     def decides(self, name: str, vae: str) -> bool:
         """Is the whole interval beyond all that stands beside it, but the ceilings? (Some must.)"""
-        key, sign = ("hierarchy", -1) if name.startswith("hierarchy") else (name, 1)
-        floors = [at.get(key, ()) for what, at in self.beside.items() if "ceiling" not in what]
-        row = self.measured[vae][name]
-        reached = max((sign * end for end in chain(*floors)), default=np.inf)
-        return min(sign * row.low, sign * row.high) > reached
-
-
-def lineage(
-    model: Network, claims: dict[str, Any], base: Network | None, p: Measurement
-) -> Lineage:
-    """All of `Lineage`, of a network of the original's; `base`: what it may have inherited from."""
-    measured = {vae: measure(model, vae, 10, p.seed) for vae in model.encoders}
-    rng, theirs = generator(p.seed, "cheap points"), base.tensors if base else {}
-    beside = {k: [of_points(y, 1.0, rng) for y in ys] for k, ys in cheap_points(p.seed).items()}
-    beside["untrained"] = []
-    for fresh in map(model.untrained, range(p.untrained_seed, p.untrained_seed + 5)):
-        for vae in model.encoders:
-            found = {name: row.value for name, row in measure(fresh, vae, 2, p.seed).items()}
-            beside["untrained"] += [found, {"hierarchy": found.pop("hierarchy of mu")}]
-    tables = {what: pd.DataFrame(rows) for what, rows in beside.items()}
-    return Lineage(
-        layout=model.layout,
-        vaes=model.vaes,
-        left_out=model.left_out,
-        stated={vae: ball.stated for vae, ball in model.projections.items()},
-        measured=measured,
-        beside={k: {name: (t[name].min(), t[name].max()) for name in t} for k, t in tables.items()},
-        claims=compare(claims, measured, model.layout),
-        inherited=[k for k, v in model.tensors.items() if k in theirs and v.equal(theirs[k])],
-    )
+        key = "hierarchy" if "hierarchy" in name else name
+        floors = [at.get(key) for what, at in self.beside.items() if "ceiling" not in what]
+        up = -1 if key == "hierarchy" else 1
+        return better(self.measured[vae][name], [*filter(None, floors)], up)
 
 
 @cache
@@ -112,12 +87,18 @@ def valuation() -> Tensor:
 
 
 def correlation(a: object, b: object, ranks: bool = True) -> float:
-    """Spearman's coefficient (average ranks), or Pearson's; 0 where one side is constant."""
+    """Spearman's coefficient (average ranks), or Pearson's; 0 where one side is constant.
+
+    Raises:
+        InputError: a value that is not finite: it has no place among the others.
+    """
     x, y = (np.asarray(side, dtype=np.float64) for side in (a, b))
+    if not np.isfinite([x, y]).all():
+        raise InputError("an encoder gives codes that are not finite: no metric of them exists.")
     x, y = (pd.Series(side).rank().to_numpy() for side in (x, y)) if ranks else (x, y)
     x, y = x - x.mean(), y - y.mean()
     scale = np.sqrt((x * x).sum() * (y * y).sum())
-    return float((x * y).sum() / scale) if scale > 0 else 0.0
+    return float((x * y).sum() / scale) if scale else 0.0
 
 
 def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, float]:
@@ -138,7 +119,6 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
     """
     v, y = valuation(), y.double().cpu()
     r = y.norm(dim=1)
-    levels = [v == level for level in range(10)]
     i, j, k = torch.randint(M, (3, TRIPLETS), generator=rng)
     nearer = (y[i] - y[j]).norm(dim=1) < (y[i] - y[k]).norm(dim=1)
     closer = v[(i - j).abs()] > v[(i - k).abs()]
@@ -148,25 +128,26 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
         "hierarchy": correlation(v, r),
         "D2": correlation(torch.pdist(y[some]), apart),
         "D3": correlation(torch.pdist(r[some, None]), apart),
-        "triplets": float((nearer == closer).double().mean()),
-        "mean_radius": float(r.mean()),
-        "std_radius": float(r.std()),
-        "radius_min": float(r.min()),
-        "radius_max": float(r.max()),
-        "radius_range": float(r.max() - r.min()),
-        "radius_v0": float(r[levels[0]].mean()),
-        "radius_v9": float(r[levels[9]].mean()),
-        "richness": float(np.mean([r[level].var(correction=0) for level in levels])),
+        "triplets": (nearer == closer).double().mean(),
+        "mean_radius": r.mean(),
+        "std_radius": r.std(),
+        "radius_min": r.min(),
+        "radius_max": r.max(),
+        "radius_range": r.max() - r.min(),
+        "radius_v0": r[v == 0].mean(),
+        "radius_v9": r[v == 9].mean(),
+        "richness": np.mean([r[v == level].var(correction=0) for level in range(10)]),
     }
-    if c and c**0.5 * float(r.max()) < 1:
+    if c and c**0.5 * r.max() < 1:
         far = 2 / c**0.5 * (c**0.5 * r).atanh()
-        found["richness, hyperbolic"] = float(np.mean([far[x].var(correction=0) for x in levels]))
+        spread = [far[v == level].var(correction=0) for level in range(10)]
         i, j = i[:PAIRS], j[:PAIRS]
         room = (1 - c * r[i].square()) * (1 - c * r[j].square())
         distance = (1 + 2 * c * (y[i] - y[j]).square().sum(1) / room).acosh()
-        found["D1"] = correlation(distance, 3 * (-v[(i - j).abs()] / 3).exp(), ranks=False)
+        poincare = correlation(distance, 3 * (-v[(i - j).abs()] / 3).exp(), ranks=False)
+        found |= {"richness, hyperbolic": np.mean(spread), "D1": poincare}
     q = {f"Q ({d})": found[d] + 1.5 * abs(found["hierarchy"]) for d in found if d[0] == "D"}
-    return found | q
+    return {name: float(value) for name, value in (found | q).items()}
 
 
 @torch.no_grad()
@@ -179,24 +160,24 @@ def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measur
     """
     q, rng = posterior(model, vae), generator(seed, "lineage", vae)
     ball = model.projections.get(vae)
-    mu = ball(q.mu) if ball else q.mu
+    mu, c = (ball(q.mu), ball.stated["curvature"][0]) if ball else (q.mu, None)
     found = {"hierarchy of mu": exact(correlation(valuation(), mu.norm(dim=1).cpu()), M)}
-    for name, z in {"mu": q.mu, **({"the tangent path": ball.tangent(mu)} if ball else {})}.items():
+    inputs = {"mu": q.mu} | ({"the tangent path": ball.tangent(mu)} if ball else {})
+    for name, z in inputs.items():
         if vae in model.vaes and z.isfinite().all():
             share = right_trits(model, vae, z).all(1).double().mean()
             found[f"exact match from {name}"] = exact(float(share), M)
-    c = ball.stated["curvature"][0] if ball else None
-    z = (drawn(q, 1.0, rng) for _ in range(draws))
-    table = pd.DataFrame(of_points(ball(x) if ball else x, c, rng) for x in z).dropna(axis=1)
-    wide = stdtrit(draws - 1, 0.9995) * (1 + 1 / draws) ** 0.5
-    for name, x in table.items():
-        ends = x.mean() + wide * x.std() * np.array([0, -1, 1])
-        numbers = dict(zip(("value", "low", "high"), ends.tolist(), strict=True))
-        found[name] = Measured(**numbers, n=draws, method="99.9 %, Student t, of one draw more")
+    samples = (drawn(q, 1.0, rng) for _ in range(draws))
+    table = pd.DataFrame(of_points(ball(z) if ball else z, c, rng) for z in samples)
+    wide, method = stdtrit(draws - 1, 0.9995), "99.9 %, Student t, of one draw more"
+    for name, x in table.dropna(axis=1).items():
+        ends = x.mean() + wide * (1 + 1 / draws) ** 0.5 * x.std() * np.array([0, -1, 1])
+        value, low, high = ends.tolist()
+        found[name] = Measured(value=value, low=low, high=high, n=draws, method=method)
     return found
 
 
-def cheap_points(seed: int) -> dict[str, list[Tensor]]:
+def cheap_points(seed: int) -> list[tuple[str, Tensor]]:
     """Points (M, d) of the unit ball that need no network: ceilings and floors of the metrics.
 
     The ceilings have one radius a level, and their order without ties. Hierarchies: 0, -1,
@@ -214,8 +195,23 @@ def cheap_points(seed: int) -> dict[str, list[Tensor]]:
     }
     affine = torch.randn(5, T + 1, D, generator=rng, dtype=torch.float64)
     maps = torch.nn.functional.pad(ops, (0, 1), value=1) @ affine
-    random_maps = [0.95 * y / y.norm(dim=1).max() for y in maps]
-    return {what: [r[:, None]] for what, r in radii.items()} | {"random maps": random_maps}
+    points = [(what, r[:, None]) for what, r in radii.items()]
+    return points + [("random maps", 0.95 * y / y.norm(dim=1).max()) for y in maps]
+
+
+def beside(model: Network, untrained_seed: int, seed: int) -> dict[str, dict[str, list[float]]]:
+    """Least and largest of each metric over `cheap_points`, and over both encoders of five
+    "untrained" networks of this layout."""
+    rng = generator(seed, "cheap points")
+    rows = [(what, of_points(y, 1.0, rng)) for what, y in cheap_points(seed)]
+    for fresh in map(model.untrained, range(untrained_seed, untrained_seed + 5)):
+        for vae in model.encoders:
+            found = {name: row.value for name, row in measure(fresh, vae, 2, seed).items()}
+            rows += [("untrained", found), ("untrained", {"hierarchy": found["hierarchy of mu"]})]
+    table = pd.DataFrame([row for _, row in rows], index=[what for what, _ in rows])
+    parts = table.drop(columns="hierarchy of mu").groupby(level=0, sort=False)
+    ends = {what: part.dropna(axis=1, how="all").agg(["min", "max"]) for what, part in parts}
+    return {what: part.to_dict("list") for what, part in ends.items()}
 
 
 def compare(
@@ -224,32 +220,33 @@ def compare(
     """Each number a file claims, or someone for it, beside ours under that name's own definition.
 
     Where the lineage has used a name for several things, `definition` says which one fits, or the
-    likeliest. A claim agrees inside the interval, give or take 1e-6.
+    likeliest. A claim agrees inside the interval, give or take 1e-6; one made elsewhere, which is
+    rounded, give or take half of its last decimal (of a whole number: nothing).
 
     Args:
-        claims: name → number, of a "_history" the last; so in its part "metrics", and in GIVEN.
+        claims: name → number, of a "_history" the last; so in its part "metrics". Those made
+            ELSEWHERE say so in their names, and have the decimals that they were written with.
         measured: `measure` of each encoder.
     """
-    rows, parts = [], [(claims, ""), (claims.get("metrics"), ""), (claims.get(GIVEN), f", {GIVEN}")]
-    found = [(part.items(), told) for part, told in parts if isinstance(part, dict)]
-    for name, stored, told in [
-        (name, value, told) for items, told in found for name, value in items
-    ]:
-        if name.endswith("_history") and isinstance(stored, list) and stored:
+    rows, inner = [], claims.get("metrics")
+    for told, stored in [*claims.items(), *(inner.items() if isinstance(inner, dict) else ())]:
+        if told.endswith("_history") and isinstance(stored, list) and stored:
             stored = stored[-1]
-        if type(stored) not in (int, float) or abs(stored) >= 1e300 or SETTINGS.fullmatch(name):
+        number = type(stored) in (int, float, Decimal) and abs(stored) < 1e300
+        if not number or SETTINGS.fullmatch(told):
             continue
+        last = f"1e{stored.as_tuple().exponent}" if isinstance(stored, Decimal) else 0
+        name, near = told.removesuffix(ELSEWHERE), 1e-6 + float(last) / 2
         vae, base = (name[-1], name[:-2]) if name[-2:] in ("_A", "_B") else ("", name)
         keys = (f"{layout[:5]} {base}_", f"{base}_", base) if vae else (base,)
         metrics = next((MEANT[key] for key in keys if key in MEANT), (base,))
-        pairs = [(x, metric) for metric in metrics for x in vae or "BA"]
-        ours = {f"{m} of {x}": measured[x][m] for x, m in pairs if m in measured[x]}
-        fits = [d for d, m in ours.items() if m.low - 1e-6 <= stored <= m.high + 1e-6]
-        best = name.startswith("best_")
-        lost = "its rule, data or draws are not in the file"
-        why = "the best so far: of other weights, perhaps" if best else lost
-        definition = next(iter([*fits, *ours]), why)
+        found = {f"{m} of {x}": measured[x].get(m) for m in metrics for x in vae or "BA"}
+        ours = {what: row for what, row in found.items() if row}
+        fits = [d for d, m in ours.items() if m.low - near <= stored <= m.high + near]
+        definition = next(
+            iter([*fits, *ours]), "its rule, data, draws or weights are not in the file"
+        )
         verdict = "agrees" if fits else "differs" if ours else "cannot be recomputed"
         row = {"measured": ours.get(definition), "verdict": verdict, "definition": definition}
-        rows.append(Claim(name=f"{name}{told}", stored=stored, **row))
-    return rows
+        rows.append(Claim(name=told, stored=stored, **row))
+    return sorted(rows, key=lambda row: row.name.endswith(ELSEWHERE))

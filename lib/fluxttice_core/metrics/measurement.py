@@ -114,7 +114,7 @@ def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
                 if network in CONTROLS and theirs.value is not None:
                     low, high = hulls.get(network, (theirs.low, theirs.high))
                     hulls[network] = min(low, theirs.low), max(high, theirs.high)
-            good = _better(row.values[name], list(hulls.values()), metric(name).better)
+            good = better(row.values[name], list(hulls.values()), metric(name).better)
             table.append(
                 Compared(
                     metric=name, vae=row.vae, ours=row.values[name], controls=hulls,
@@ -124,7 +124,9 @@ def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
     return table
 
 
-def _better(mine: Measured, hulls: list[tuple[float, float]], direction: int) -> bool:
+def better(mine: Measured, hulls: list[tuple[float, float]], direction: int) -> bool:
+    """Is the whole interval beyond every hull (and there is one), upwards for a `direction` above
+    0, downwards below, never for 0?"""
     if mine.value is None or not hulls or not direction:
         return False
     if direction > 0:

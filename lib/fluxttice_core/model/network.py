@@ -116,15 +116,20 @@ class StateNet(nn.Module):
 class Network(nn.Module):
     """Encoders and decoders by name: all that measuring asks of a model.
 
-    `vaes` have both an encoder and a decoder; of `encoders`, one may lack a decoder.
+    `vaes` have both an encoder and a decoder; of `encoders`, one may lack a decoder. Encoders and
+    decoder A may be `normed` (see `layers`).
     """
 
     encoders: tuple[str, ...] = VAES
-    vaes: tuple[str, ...] = VAES
     layout = "v5.5"
 
-    def __init__(self) -> None:
+    def __init__(self, vaes: tuple[str, ...] = VAES, normed: bool = False) -> None:
         super().__init__()
+        self.vaes = vaes
+        self.encoder_A, self.encoder_B = Encoder(normed), Encoder(normed)
+        self.decoder_A = DecoderA(normed)
+        if "B" in vaes:
+            self.decoder_B = DecoderB()
         self.kept: dict[str, Tensor] = {}  # what else its file holds
         self.left_out: dict[str, str] = {}  # why none of that is part of encoding or decoding
         self.projections: dict[str, Any] = {}  # of latents into the ball, where it has them
@@ -229,8 +234,6 @@ class DualVAE(Network):
         super().__init__()
         self.register_buffer("grad_norm_A_ema", torch.tensor(1.0))
         self.register_buffer("grad_norm_B_ema", torch.tensor(1.0))
-        self.encoder_A, self.encoder_B = Encoder(), Encoder()
-        self.decoder_A, self.decoder_B = DecoderA(), DecoderB()
         self.state_net = StateNet()
 
     @classmethod

@@ -1,15 +1,17 @@
 """The section of the pages on files of the original's: what one is, has, and claims."""
 
 from collections import Counter
+from decimal import Decimal
 
 import pandas as pd
+import yaml
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
-from ..metrics.lineage import GIVEN, Lineage, lineage
+from ..metrics.lineage import ELSEWHERE, Claim, Lineage, beside, compare, measure
 from ..metrics.observation import Measurement
 from .tables import GREY, VERDICT, ends, left, with_interval, without
 
@@ -32,62 +34,57 @@ def of(
     """
     if "imported" not in loaded.manifest:
         return None
-    base = checkpoints.load(inherited_from).model if inherited_from else None
-    given = params.read_yaml(files.find(claims)) if claims else {}
+    model, stated = loaded.model, dict(loaded.section("claims"))
+    theirs = checkpoints.load(inherited_from).model.tensors if inherited_from else {}
+    given = params.read_yaml(path := files.find(claims)) if claims else {}
     for name, value in given.items():
-        if type(value) not in (int, float):
+        if type(value) not in (int, float) or abs(value) >= 1e300:
             raise InputError(f"{claims}: {name} is {value!r}, but a claim must be a number.")
+        written = yaml.load(path.read_text("utf-8"), yaml.BaseLoader)[name]  # with its decimals
+        stated[name + ELSEWHERE] = Decimal(written) if type(value) is float else value
     print("measuring by the lineage's own metrics")
-    return lineage(loaded.model, {**loaded.section("claims"), GIVEN: given}, base, p)
+    measured = {vae: measure(model, vae, 10, p.seed) for vae in model.encoders}
+    return Lineage(
+        layout=model.layout,
+        vaes=model.vaes,
+        left_out=model.left_out,
+        stated={vae: ball.stated for vae, ball in model.projections.items()},
+        measured=measured,
+        beside=beside(model, p.untrained_seed, p.seed),
+        claims=compare(stated, measured, model.layout),
+        inherited=[k for k, v in model.tensors.items() if k in theirs and v.equal(theirs[k])],
+    )
 
 
 def section(found: Lineage | None) -> list[Markdown | Styler]:
-    """One sentence for a checkpoint of ours, else three tables: what it is, has, and claims."""
-    return [is_(found), has(found), claims(found)] if found else [Markdown(OURS)]
-
-
-def is_(found: Lineage) -> Styler:
-    """What the file is, by its tensors."""
-    lines = {"layout, by the tensors": found.layout, "split": "none recorded: it may have seen all"}
-    lines |= {"generation": PRIOR} if without(found.vaes) else {}
+    """One sentence for a checkpoint of ours. Else three tables: what the file is, by its tensors;
+    each metric beside its ceilings and floors, greyed where a floor reaches it; and every number
+    that the file, or someone for it, claims, beside ours."""
+    if not found:
+        return [Markdown(OURS)]
+    facts = [("layout", found.layout), ("split", "none recorded: it may have seen all")]
+    facts += [("generation", PRIOR)] if without(found.vaes) else []
     for vae, stated in found.stated.items():
         for name, (value, source) in stated.items():
-            lines[f"{name} of projection {vae}"] = f"{value:g} ({source})"
+            facts += [(f"{name} of projection {vae}", f"{value:g} ({source})")]
     for reason, count in Counter(found.left_out.values()).items():
-        lines[f"{count} tensors left out"] = reason
+        facts += [(f"{count} tensors left out", reason)]
     if found.inherited:
-        lines["inherited bit for bit"] = f"{len(found.inherited)}: {', '.join(found.inherited)}"
-    return left(pd.DataFrame(lines.items(), columns=["this file", ""]))
-
-
-def has(found: Lineage) -> Styler:
-    """Each metric beside its ceilings and floors; greyed where a floor reaches it."""
+        facts += [(f"{len(found.inherited)} inherited bit for bit", ", ".join(found.inherited))]
     lines, grey = [], []
-    for name in [name for name in found.measured["A"] if "radius" not in name]:
-        unit, key = "share" if "exact" in name else "number", name.removesuffix(" of mu")
-        line, dull = {"metric": name}, {}
-        for vae, rows in found.measured.items():
-            cell = with_interval(rows[name], unit) if name in rows else without(found.vaes)
-            line[f"encoder {vae} (99.9 %)"] = cell.removeprefix("VAE-B: ")
-            decides = name in rows and found.decides(name, vae)
-            dull[f"encoder {vae} (99.9 %)"] = "" if decides else GREY
-        at = {what: ends(*row[key], unit) for what, row in found.beside.items() if key in row}
-        lines.append(line | dict.fromkeys(found.beside, "–") | at)
-        grey.append(dull)
-    return left(lines).apply(lambda _: pd.DataFrame(grey), axis=None)
-
-
-def claims(found: Lineage) -> Styler:
-    """Every number that the file, or someone for it, claims, beside ours."""
-    lines = [
-        {
-            "claim": row.name,
-            "stored": f"{row.stored:.4g}",
-            "measured (99.9 %)": with_interval(row.measured, "number") if row.measured else "–",
-            "verdict": row.verdict,
-            "as, or why not": row.definition,
-        }
-        for row in found.claims
+    for vae, rows in found.measured.items():
+        for name in [name for name in rows if "radius" not in name]:
+            unit, key = "share" if "exact" in name else "number", name.removesuffix(" of mu")
+            measured = with_interval(rows[name], unit)
+            line = {"encoder": vae, "metric": name, "measured (99.9 %)": measured}
+            beside = {k: ends(*at[key], unit) for k, at in found.beside.items() if key in at}
+            lines.append(line | beside)
+            grey.append("" if found.decides(name, vae) else GREY)
+    claims = pd.DataFrame(map(dict, found.claims), columns=[*Claim.model_fields])
+    shown = {"stored": "{:.4g}", "measured": lambda x: with_interval(x, "number") if x else "–"}
+    claimed = left(claims).format(shown).map(lambda x: COLOURS.get(x, GREY), subset=["verdict"])
+    return [
+        left(pd.DataFrame(facts, columns=["this file, by its tensors", ""])),
+        left(pd.DataFrame(lines).fillna("–"), found.vaes).apply(lambda column: grey),
+        claimed if found.claims else Markdown("This file claims nothing of itself."),
     ]
-    nothing = [{"claim": "this file claims nothing of itself", "verdict": ""}]
-    return left(lines or nothing).map(lambda said: COLOURS.get(said, GREY), subset=["verdict"])
