@@ -143,9 +143,7 @@ def issue(folder: Path, loaded: Checkpoint, stated: Certificate, key: str = "") 
         print_ = signing.fingerprint(contents[signing.PUBLIC_KEY])
         signature = Signature(file=signing.SIGNATURE, method="EC P-256", fingerprint=print_)
     whole = stated.model_copy(update={"subject": subject(contents), "signature": signature})
-    with files.new_folder(folder) as draft:
-        for name, data in {**contents, CERTIFICATE: whole.to_json()}.items():
-            files.write_bytes(draft / name, data)
+    with files.new_folder(folder, {**contents, CERTIFICATE: whole.to_json()}) as draft:
         if key:
             signing.sign(draft, key)
     return whole

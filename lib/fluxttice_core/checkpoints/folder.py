@@ -139,14 +139,8 @@ def save(folder: Path, model: Network, epoch: int | None, facts: dict[str, Any])
     Raises:
         InputError: `folder` exists or cannot be made.
     """
-    return _write(folder, packed(model, epoch, facts))
-
-
-def _write(folder: Path, contents: dict[str, bytes]) -> Path:
-    with files.new_folder(folder) as draft:
-        for name, data in contents.items():
-            files.write_bytes(draft / name, data)
-    return folder
+    with files.new_folder(folder, packed(model, epoch, facts)):
+        return folder
 
 
 def packed(model: Network, epoch: int | None, facts: dict[str, Any]) -> dict[str, bytes]:
@@ -176,7 +170,8 @@ def import_original(path: str | Path, folder: Path) -> Path:
     loaded = load(path)
     if "imported" not in loaded.manifest or loaded.contents:
         raise InputError(f"{path} is a checkpoint of ours already: there is nothing to import.")
-    return _write(folder, contents(loaded))
+    with files.new_folder(folder, contents(loaded)):
+        return folder
 
 
 def contents(loaded: Checkpoint) -> dict[str, bytes]:

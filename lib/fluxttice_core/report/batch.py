@@ -129,17 +129,11 @@ def perform(job: Job) -> dict[str, bytes]:
         mock.patch.dict(os.environ, FLUXTTICE_REPORTS=place),
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        _write(Path(place), job.given)
+        files.write_all(Path(place), job.given)
         Path("run").mkdir()
         execute(job.notebook, {**job.parameters, "run_dir": "run"}, "run")
         paths = [path for path in Path("run").rglob("*") if path.is_file()]
         return {path.relative_to("run").as_posix(): path.read_bytes() for path in paths}
-
-
-def _write(folder: Path, contents: dict[str, bytes]) -> None:
-    for name, data in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(folder / name, data)
 
 
 def run(plan: str, scheduler: str = "") -> Path:
@@ -160,8 +154,8 @@ def run(plan: str, scheduler: str = "") -> Path:
         files.write_bytes(folder / "batch.json", record)
 
     def keep(job: Job, contents: dict[str, bytes]) -> None:
-        with files.new_folder(folder / job.folder) as draft:
-            _write(draft, contents)
+        with files.new_folder(folder / job.folder, contents):
+            pass
 
     with status.held(folder):
         missing = [job for job in wanted if not (folder / job.folder).is_dir()]
