@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .checkpoints import folder as checkpoints
 from .errors import InputError
-from .metrics.coverage import Drawn, coverage
+from .metrics.coverage import coverage
 from .model.network import HOW, Network
 from .model.streams import generator
 
@@ -91,25 +91,24 @@ class TernaryVAE:
                 coverage(model.decoder(vae), ns, how=modes, trials=trials, seed=seed, stream=vae)
                 for model in (self.model, fresh)
             )
-            rows += [_beside(vae, *pair) for pair in zip(ours, control, strict=True)]
+            for row, noise in zip(ours, control, strict=True):
+                count = row.unique
+                rows.append(
+                    {
+                        "vae": vae,
+                        "decode": row.decode,
+                        "n": row.n,
+                        "trials": count.n,
+                        "unique": count.value,
+                        "share": row.share.value,
+                        "of_ceiling": row.of_ceiling.value,
+                        "ci95_low": count.low,
+                        "ci95_high": count.high,
+                        "untrained_unique": noise.unique.value,
+                        "discriminates": row.decode == "argmax" and count.low > noise.unique.high,
+                    }
+                )
         return pd.DataFrame(rows)
-
-
-def _beside(vae: str, row: Drawn, control: Drawn) -> dict[str, object]:
-    count = row.unique
-    return {
-        "vae": vae,
-        "decode": row.decode,
-        "n": row.n,
-        "trials": count.n,
-        "unique": count.value,
-        "share": row.share.value,
-        "of_ceiling": row.of_ceiling.value,
-        "ci95_low": count.low,
-        "ci95_high": count.high,
-        "untrained_unique": control.unique.value,
-        "discriminates": row.decode == "argmax" and count.low > control.unique.high,
-    }
 
 
 def load(path: str | Path, expected_sha256: str = "") -> TernaryVAE:

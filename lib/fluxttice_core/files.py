@@ -227,11 +227,10 @@ def git_commit() -> dict[str, Any]:
 
     Clean is everything but reports/, which holds what runs leave and nothing that they read.
     """
-    asked = "status --porcelain=v2 --branch -- . :!reports".split()
+    asked = ["status", "--porcelain=v2", "--branch", "--", ".", ":!reports"]
+    command = ["git", "-C", root(), *asked]
     try:
-        said = subprocess.check_output(
-            ["git", "-C", root(), *asked], text=True, stderr=subprocess.DEVNULL
-        )
+        said = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}
     lines = said.splitlines()

@@ -107,12 +107,13 @@ def state(
     """
     split = checkpoints.check_split(loaded, p.split_seed)
     config, selection = loaded.section("config"), loaded.section("selection")
+    spelled = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
     return Certificate(
         created_utc=files.utc_now().isoformat(),
         verdict=gates.verdict(rows),
         epoch=loaded.epoch,
         selection_rule=selection.get("rule"),
-        recipe={"name": config.get("recipe"), "sha256": _hash(config)} if config else None,
+        recipe={"name": config.get("recipe"), "sha256": files.sha256(spelled)} if config else None,
         split=split,
         imported=loaded.section("imported") or None,
         lineage=lineage,
@@ -199,8 +200,3 @@ def _cpu() -> str:
     pairs = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
     named = ", ".join(f"{k} {pairs[k]}" for k in wanted if k in pairs) or platform.processor()
     return f"{named}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _hash(config: dict[str, Any]) -> str:
-    """sha256 of the parameters as JSON, sorted by name and without spaces."""
-    return files.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())

@@ -1,5 +1,6 @@
 """What training is judged by, epoch by epoch: honest measures and the rule that picks one."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -45,11 +46,8 @@ class Train(Params):
     ]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(InputError):
     """Training cannot go on; the message is one sentence."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"TrainingError: {self}"]
 
 
 class Epoch(NamedTuple):
@@ -130,8 +128,8 @@ def follow(epochs: Iterable[Epoch], p: Train, run_dir: Path, progress: Callable)
         for epoch in epochs:
             row: dict = {"epoch": epoch.number, "score": score(epoch.measures), **epoch.measures}
             if selected is None or row["score"] >= selected[0]["score"]:
-                weights = {k: v.clone() for k, v in epoch.model.state_dict().items()}
-                selected = row, weights  # in one step: an interrupt never parts the two
+                # In one step: an interrupt never parts the two.
+                selected = row, copy.deepcopy(epoch.model)
             rows.append(row)
             patient = epoch.number - selected[0]["epoch"] < p.patience
             if epoch.number % p.keep_every == 0 or epoch.number >= p.epochs - 1 or not patient:
@@ -142,10 +140,8 @@ def follow(epochs: Iterable[Epoch], p: Train, run_dir: Path, progress: Callable)
                 break
     finally:
         if selected:
-            model = DualVAE.fresh(0)
-            model.load_state_dict(selected[1])
-            facts = _facts(p, selected[0], len(rows))
-            save(run_dir / "checkpoint", model, selected[0]["epoch"], facts)
+            row, model = selected
+            save(run_dir / "checkpoint", model, row["epoch"], _facts(p, row, len(rows)))
     return [{**row, "selected": row is selected[0]} for row in rows]
 
 
