@@ -228,7 +228,7 @@ def git_commit() -> dict[str, Any]:
     Clean is everything but reports/, which holds what runs leave and nothing that they read.
     """
     asked = ["status", "--porcelain=v2", "--branch", "--", ".", ":!reports"]
-    command = ["git", "-C", root(), *asked]
+    command = ["git", "-C", str(root()), *asked]
     try:
         said = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):

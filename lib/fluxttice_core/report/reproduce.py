@@ -35,15 +35,16 @@ def run(folder: str) -> Path:
         InputError: no such run; a notebook that stopped; numbers that are not what they were.
     """
     old = files.find(folder)
-    given = {step: old / f"{step}.params.yaml" for step in NOTEBOOKS}
-    given = {step: params.read_yaml(path) for step, path in given.items() if path.is_file()}
+    paths = {step: old / f"{step}.params.yaml" for step in NOTEBOOKS}
+    given = {step: params.read_yaml(path) for step, path in paths.items() if path.is_file()}
     recorded = {step: _read(old / DOCUMENTS[step]) for step in given}
     if not any(recorded.values()):
         raise InputError(f"{folder} records no run: it has no *.params.yaml with its numbers.")
     same = _told_apart([d for d in recorded.values() if isinstance(d, dict)])
     wanted = ((recorded.get("benchmark") or {}).get("checkpoint") or {}).get("sha256")
     new = files.run_folder("", "reproduce")
-    trained, found = new / "checkpoint", {}
+    trained = new / "checkpoint"
+    found: dict[str, tuple[Any, Any]] = {}
     with contextlib.chdir(files.root()):
         for step, values in given.items():
             values["run_dir"] = files.local(new)
