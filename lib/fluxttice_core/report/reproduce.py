@@ -84,12 +84,8 @@ def compared(step: str, old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
 def _shown(leaf: Any, interval: bool = False) -> str:
     if not isinstance(leaf, dict):
         return str(leaf)
-    stated = interval and leaf["low"] is not None
-    return (
-        f"{leaf['value']} ({leaf['low']:.9g} … {leaf['high']:.9g})"
-        if stated
-        else str(leaf["value"])
-    )
+    ends = [f"{leaf[end]:.9g}" for end in ("low", "high") if interval and leaf[end] is not None]
+    return f"{leaf['value']}" + (f" ({' … '.join(ends)})" if ends else "")
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -11,11 +11,7 @@ from pydantic import Field
 
 from ..checkpoints.folder import save
 from ..errors import InputError
-from ..metrics.codes import entropy_nats
-from ..metrics.coverage import ceiling, expected
-from ..metrics.marginal import LIMIT_NATS, argmax_entropy
-from ..metrics.observation import observe
-from ..metrics.rate import rate
+from ..metrics.observation import metric, observe
 from ..metrics.reconstruction import samples
 from ..model.network import VAES, DualVAE
 from ..model.operations import SPLIT_SIZES, split, split_record
@@ -67,16 +63,15 @@ def honest_measures(model: DualVAE, vae: str, p: Train, epoch: int) -> dict[str,
     training's. It carries noise, so the maximum over epochs is biased upwards: it selects, and the
     benchmark measures the selected epoch again with other draws, and more of them.
     """
-    o, val = observe(model, vae, LATENTS, p.seed, f"epoch {epoch} {vae}"), split(p.split_seed).val
+    o, parts = observe(model, vae, LATENTS, p.seed, f"epoch {epoch} {vae}"), split(p.split_seed)
+    sampled = samples(model, vae, o.q, p.seed, parts.val).hits
     found = {
-        "val_exact": float(o.hits[val].double().mean()),
-        "val_exact_sampled": float(samples(model, vae, o.q, p.seed, val).hits.double().mean()),
-        "coverage": expected(o.marginal, p.coverage_n, "argmax").value
-        / float(ceiling(p.coverage_n)),
-        "argmax_entropy": argmax_entropy(o.marginal).value / LIMIT_NATS,
-        "rate": rate(o.q).value,
-        "latent_entropy": entropy_nats(o.q.mu),
+        "val_exact": float(o.hits[parts.val].double().mean()),
+        "val_exact_sampled": float(sampled.double().mean()),
+        "coverage": metric(f"argmax_coverage_{p.coverage_n}").compute(o, parts).value,
     }
+    for name in ("argmax_entropy", "rate", "latent_entropy"):
+        found[name] = metric(name).compute(o, parts).value
     return {f"{name}_{vae}": value for name, value in found.items()}
 
 
