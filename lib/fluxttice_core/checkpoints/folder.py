@@ -102,6 +102,7 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
     try:
         record = files.parse_json(manifest)
         claimed, epoch = record["weights"]["sha256"], record.get("epoch")
+        config = record.get("claims", {}).get("config")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{name} has a {MANIFEST} that is not a checkpoint's manifest: not valid JSON, or cut."
@@ -111,7 +112,6 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
     if type(epoch) not in (int, type(None)):
         raise InputError(f"{name} has a manifest whose epoch is {epoch!r}, not a whole number.")
     contents = {WEIGHTS: weights, MANIFEST: manifest}
-    config = record["claims"].get("config") if isinstance(record.get("claims"), dict) else None
     return Checkpoint(network_of(state, name, config), shown, digest, record, contents)
 
 

@@ -87,9 +87,8 @@ def train(job: batch.Job) -> list[dict]:
     """A run of 1_train, and what it selected, measured: a row a VAE."""
     p = {**job.parameters, "min_score": 0}  # a recipe that fails is a finding, too
     found = batch.perform(job._replace(parameters=p))
-    weights, manifest = (
-        found[f"checkpoint/{name}"] for name in (checkpoints.WEIGHTS, checkpoints.MANIFEST)
-    )
+    weights = found[f"checkpoint/{checkpoints.WEIGHTS}"]
+    manifest = found[f"checkpoint/{checkpoints.MANIFEST}"]
     loaded, rows = checkpoints.from_bytes(weights, manifest, job.name, job.name), []
     for vae in loaded.model.vaes:
         o = observe(loaded.model, vae, K, SEED)
@@ -164,16 +163,11 @@ def answers(frame: pd.DataFrame, questions: dict[str, tuple[str, str]]) -> list[
     t at 1 - 5 %/n over all n differences together (Bonferroni): where there is no effect
     anywhere, one is claimed somewhere in at most 5 % of cases.
     """
-    pairs = []
-    for question, names in questions.items():
-        for name, factor in ASKED_OF.items():
-            for vae in sorted(set(frame.vae)):
-                table = frame[frame.vae == vae].pivot(index="seed", columns="recipe", values=name)
-                if set(names) <= set(table.columns):
-                    whole, without = (table[n] for n in names)
-                    points = (factor * (whole - without)).dropna().to_numpy()
-                    if len(points):
-                        pairs.append((question, vae, name, points))
+    table, pairs = frame.pivot(index=["vae", "seed"], columns="recipe", values=[*ASKED_OF]), []
+    for question, (whole, without) in questions.items():
+        for name, factor in ASKED_OF.items() if {whole, without} <= {*frame.recipe} else ():
+            points = (factor * (table[name][whole] - table[name][without])).dropna()
+            pairs += [(question, vae, name, x.to_numpy()) for vae, x in points.groupby("vae")]
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(pairs))
     found = []
     for question, vae, name, x in pairs:

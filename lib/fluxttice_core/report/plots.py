@@ -42,16 +42,16 @@ def _line(axes: Axes, vae: str, x: Any, y: Any) -> None:
 def training(rows: list[dict]) -> Figure:
     """Honest measures by epoch, each VAE alone, as distances to the limit; the selected epoch."""
     figure, [panels] = _axes(3)
-    epochs = [row["epoch"] for row in rows]
-    selected = next(row["epoch"] for row in rows if row["selected"])
+    found = pd.DataFrame(rows)
+    [selected] = found.epoch[found.selected]
     for axes, key, title in (
         (panels[0], "val_exact_sampled", "Validation operations lost\nfrom a posterior sample"),
         (panels[1], "coverage", "Argmax coverage:\nwhat is missing of the ceiling"),
         (panels[2], "rate", "Rate, nats\n(least at 99.9 %: 15.96)"),
     ):
         for vae in COLOUR:
-            y = [row[f"{key}_{vae}"] for row in rows]
-            _line(axes, vae, epochs, y if key == "rate" else [max(1 - v, 1e-5) for v in y])
+            y = found[f"{key}_{vae}"]
+            _line(axes, vae, found.epoch, y if key == "rate" else (1 - y).clip(lower=1e-5))
         axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: {selected}")
         axes.set(title=title, xlabel="epoch", yscale="linear" if key == "rate" else "log")
         axes.legend(fontsize=8)
