@@ -489,8 +489,10 @@ def test_the_folders_own_key_is_not_trusted_for_lying_there(world, capsys):
 def test_no_certificate_an_unsigned_one_and_another_name(world, signed):
     with pytest.raises(InputError, match="has no certificate"):
         world.check(world.saved)
+    unsigned = world.issue("unsigned", key="")  # after signed ones: no key of theirs is in it
+    assert contents(unsigned).keys() == {WEIGHTS, MANIFEST, CERTIFICATE}
     with pytest.raises(InputError, match=r"\(unsigned\): refused"):
-        world.check(world.issue("unsigned", key=""))
+        world.check(unsigned)
     renamed = signed.rename(signed.parent / "another name")
     (signed.parent / "link").symlink_to("another name")
     assert not world.refuses(folder=renamed) and not world.refuses(folder=signed.parent / "link")
