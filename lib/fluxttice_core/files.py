@@ -137,18 +137,15 @@ def run_folder(run_dir: str, name: str) -> Path:
     now = utc_now()
     day = reports_folder() / now.strftime("%Y-%m-%d")
     try:
-        if run_dir:
-            folder = Path(run_dir).expanduser()
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            day.mkdir(parents=True, exist_ok=True)
-            folder = fresh(day / f"{now:%H%M%S}-{name}")
+        place = Path(run_dir).expanduser() if run_dir else day
+        place.mkdir(parents=True, exist_ok=True)
+        folder = place if run_dir else fresh(day / f"{now:%H%M%S}-{name}")
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # the latter two: a path that is none
-        place, reason = run_dir or day, getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"Cannot write a report in {place!s} ({reason}): give a writable run_dir, "
+            f"Cannot write a report in {run_dir or day} ({reason}): give a writable run_dir, "
             "or set FLUXTTICE_REPORTS to a writable folder."
         ) from None
 

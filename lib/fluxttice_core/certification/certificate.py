@@ -161,7 +161,6 @@ class KeptEpoch(Record):
     """An epoch that training kept, at the gates."""
 
     epoch: int | None
-    sha256: str
     k: int
     gates: list[Judged]
 
@@ -179,7 +178,7 @@ def by_epoch(
     kept = [each for each in map(checkpoints.load, folders) if each.sha256 != loaded.sha256]
     jobs = [Job(f"epoch {each.epoch}", gates.thrifty, (each.model, p)) for each in kept]
     return [
-        KeptEpoch(epoch=each.epoch, sha256=each.sha256, k=FEWEST, gates=found)
+        KeptEpoch(epoch=each.epoch, k=FEWEST, gates=found)
         for each, found in zip(kept, parallel.each(jobs, report), strict=True)
     ]
 
