@@ -160,10 +160,10 @@ def test_the_epochs_beside_a_checkpoint_are_measured(world, tmp_path, monkeypatc
     monkeypatch.setattr(gates, "of_vae", lambda model, vae, k, p, asked=(): world.rows[:1])
     path = checkpoints.save(tmp_path / "checkpoint", DualVAE.fresh(1), 12, {})
     loaded = checkpoints.load(path)
-    assert certificate.by_epoch(str(path), loaded, world.p, str) == []
+    assert certificate.by_epoch(str(path), loaded, world.p) == []
     for epoch, seed in ((10, 3), (0, 2), (12, 1)):
         checkpoints.save(tmp_path / f"epochs/epoch-{epoch:03d}", DualVAE.fresh(seed), epoch, {})
-    kept = certificate.by_epoch(str(path), loaded, world.p, str)
+    kept = certificate.by_epoch(str(path), loaded, world.p)
     assert [(one.epoch, one.k, len(one.gates)) for one in kept] == [(0, FEWEST, 2), (10, FEWEST, 2)]
 
 

@@ -7,7 +7,6 @@ two, and says so.
 
 import json
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -165,9 +164,7 @@ class KeptEpoch(Record):
     gates: list[Judged]
 
 
-def by_epoch(
-    path: str, loaded: Checkpoint, p: Certify, report: Callable[[str], None] = print
-) -> list[KeptEpoch]:
+def by_epoch(path: str, loaded: Checkpoint, p: Certify) -> list[KeptEpoch]:
     """The epochs that training kept in `epochs/` beside the checkpoint at `path`, but for those
     whose weights are `loaded`'s.
 
@@ -179,7 +176,7 @@ def by_epoch(
     jobs = [Job(f"epoch {each.epoch}", gates.thrifty, (each.model, p)) for each in kept]
     return [
         KeptEpoch(epoch=each.epoch, k=FEWEST, gates=found)
-        for each, found in zip(kept, parallel.each(jobs, report), strict=True)
+        for each, found in zip(kept, parallel.each(jobs, print), strict=True)
     ]
 
 
