@@ -9,7 +9,7 @@ from torch import Tensor
 from .checkpoints import folder as checkpoints
 from .errors import InputError
 from .metrics.coverage import coverage
-from .model.network import HOW, Network
+from .model.network import HOW
 from .model.streams import generator
 
 NS = (10_000, 50_000, 195_000)
@@ -22,15 +22,11 @@ class TernaryVAE:
     """
 
     def __init__(self, loaded: checkpoints.Checkpoint) -> None:
-        self.checkpoint = loaded
+        self.checkpoint, self.model = loaded, loaded.model
 
     def __repr__(self) -> str:
         c = self.checkpoint
         return f"TernaryVAE({c.path!r}, epoch={c.epoch}, sha256={c.sha256[:12]}…)"
-
-    @property
-    def model(self) -> Network:
-        return self.checkpoint.model
 
     def _vae(self, vae: str | None) -> str:
         return self.model.vaes[-1] if vae is None else vae

@@ -39,7 +39,6 @@ class Verified(NamedTuple):
     """
 
     checkpoint: Checkpoint
-    certificate: Certificate
     rows: list[Checked]
     problem: str
 
@@ -89,7 +88,7 @@ def verify(
                 f"at least {len(different)} of its figures are not what the weights give: first "
                 f"{different[0].title} of VAE-{different[0].vae}"
             )
-    return Verified(loaded, stated, rows, problem)
+    return Verified(loaded, rows, problem)
 
 
 def refusal(path: str | Path, trusted: str, quick: bool = True) -> str:
