@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .checkpoints import folder as checkpoints
 from .errors import InputError
-from .metrics.coverage import Drawn, coverage
-from .model.network import HOW, Network
+from .metrics.coverage import coverage
+from .model.network import HOW
 from .model.streams import generator
 
 NS = (10_000, 50_000, 195_000)
@@ -22,15 +22,11 @@ class TernaryVAE:
     """
 
     def __init__(self, loaded: checkpoints.Checkpoint) -> None:
-        self.checkpoint = loaded
+        self.checkpoint, self.model = loaded, loaded.model
 
     def __repr__(self) -> str:
         c = self.checkpoint
         return f"TernaryVAE({c.path!r}, epoch={c.epoch}, sha256={c.sha256[:12]}…)"
-
-    @property
-    def model(self) -> Network:
-        return self.checkpoint.model
 
     def _vae(self, vae: str | None) -> str:
         return self.model.vaes[-1] if vae is None else vae
@@ -91,25 +87,24 @@ class TernaryVAE:
                 coverage(model.decoder(vae), ns, how=modes, trials=trials, seed=seed, stream=vae)
                 for model in (self.model, fresh)
             )
-            rows += [_beside(vae, *pair) for pair in zip(ours, control, strict=True)]
+            for row, noise in zip(ours, control, strict=True):
+                count = row.unique
+                rows.append(
+                    {
+                        "vae": vae,
+                        "decode": row.decode,
+                        "n": row.n,
+                        "trials": count.n,
+                        "unique": count.value,
+                        "share": row.share.value,
+                        "of_ceiling": row.of_ceiling.value,
+                        "ci95_low": count.low,
+                        "ci95_high": count.high,
+                        "untrained_unique": noise.unique.value,
+                        "discriminates": row.decode == "argmax" and count.low > noise.unique.high,
+                    }
+                )
         return pd.DataFrame(rows)
-
-
-def _beside(vae: str, row: Drawn, control: Drawn) -> dict[str, object]:
-    count = row.unique
-    return {
-        "vae": vae,
-        "decode": row.decode,
-        "n": row.n,
-        "trials": count.n,
-        "unique": count.value,
-        "share": row.share.value,
-        "of_ceiling": row.of_ceiling.value,
-        "ci95_low": count.low,
-        "ci95_high": count.high,
-        "untrained_unique": control.unique.value,
-        "discriminates": row.decode == "argmax" and count.low > control.unique.high,
-    }
 
 
 def load(path: str | Path, expected_sha256: str = "") -> TernaryVAE:

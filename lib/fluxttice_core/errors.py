@@ -10,7 +10,7 @@ class InputError(ValueError):
     """
 
     def _render_traceback_(self) -> list[str]:
-        return [f"InputError: {self}"]
+        return [f"{type(self).__name__}: {self}"]
 
 
 def printable(text: object) -> str:

@@ -90,9 +90,8 @@ def shown(path: str | Path) -> str:
 
     Elsewhere only its last two parts are kept: a published record names no one's home folder.
     """
-    path, home = Path(path).resolve(), root().resolve()
-    inside = path.is_relative_to(home)
-    return (path.relative_to(home) if inside else Path(*path.parts[-2:])).as_posix()
+    path = Path(local(Path(path).resolve()))
+    return (Path(*path.parts[-2:]) if path.is_absolute() else path).as_posix()
 
 
 def local(path: Path) -> str:
@@ -138,18 +137,15 @@ def run_folder(run_dir: str, name: str) -> Path:
     now = utc_now()
     day = reports_folder() / now.strftime("%Y-%m-%d")
     try:
-        if run_dir:
-            folder = Path(run_dir).expanduser()
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            day.mkdir(parents=True, exist_ok=True)
-            folder = fresh(day / f"{now:%H%M%S}-{name}")
+        place = Path(run_dir).expanduser() if run_dir else day
+        place.mkdir(parents=True, exist_ok=True)
+        folder = place if run_dir else fresh(day / f"{now:%H%M%S}-{name}")
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # the latter two: a path that is none
-        place, reason = run_dir or day, getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"Cannot write a report in {place!s} ({reason}): give a writable run_dir, "
+            f"Cannot write a report in {run_dir or day} ({reason}): give a writable run_dir, "
             "or set FLUXTTICE_REPORTS to a writable folder."
         ) from None
 
@@ -186,9 +182,16 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def write_all(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write `contents`, path below `folder` → bytes, each file atomically."""
+    for name, data in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / name, data)
+
+
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft to fill, which becomes `folder` at the end, or nothing if anything fails.
+def new_folder(folder: Path, contents: dict[str, bytes] | None = None) -> Iterator[Path]:
+    """A draft with `contents`, which becomes `folder` at the end, or nothing if anything fails.
 
     Raises:
         InputError: `folder` exists or cannot be made.
@@ -201,6 +204,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}).") from None
     try:
+        write_all(draft, contents or {})
         yield draft
         draft.chmod(0o755)
         draft.rename(folder)
@@ -220,17 +224,14 @@ def git_commit() -> dict[str, Any]:
 
     Clean is everything but reports/, which holds what runs leave and nothing that they read.
     """
-    asked = ("rev-parse HEAD", "status --porcelain -- . :!reports")
+    asked = ["status", "--porcelain=v2", "--branch", "--", ".", ":!reports"]
+    command = ["git", "-C", str(root()), *asked]
     try:
-        commit, changed = (
-            subprocess.check_output(
-                ["git", "-C", root(), *words.split()], text=True, stderr=subprocess.DEVNULL
-            ).strip()
-            for words in asked
-        )
+        said = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}
-    return {"commit": commit, "clean": not changed}
+    lines = said.splitlines()
+    return {"commit": lines[0].split()[-1], "clean": all(line[0] == "#" for line in lines)}
 
 
 def environment() -> dict[str, str]:

@@ -160,10 +160,10 @@ def test_the_epochs_beside_a_checkpoint_are_measured(world, tmp_path, monkeypatc
     monkeypatch.setattr(gates, "of_vae", lambda model, vae, k, p, asked=(): world.rows[:1])
     path = checkpoints.save(tmp_path / "checkpoint", DualVAE.fresh(1), 12, {})
     loaded = checkpoints.load(path)
-    assert certificate.by_epoch(str(path), loaded, world.p, str) == []
+    assert certificate.by_epoch(str(path), loaded, world.p) == []
     for epoch, seed in ((10, 3), (0, 2), (12, 1)):
         checkpoints.save(tmp_path / f"epochs/epoch-{epoch:03d}", DualVAE.fresh(seed), epoch, {})
-    kept = certificate.by_epoch(str(path), loaded, world.p, str)
+    kept = certificate.by_epoch(str(path), loaded, world.p)
     assert [(one.epoch, one.k, len(one.gates)) for one in kept] == [(0, FEWEST, 2), (10, FEWEST, 2)]
 
 
@@ -489,8 +489,10 @@ def test_the_folders_own_key_is_not_trusted_for_lying_there(world, capsys):
 def test_no_certificate_an_unsigned_one_and_another_name(world, signed):
     with pytest.raises(InputError, match="has no certificate"):
         world.check(world.saved)
+    unsigned = world.issue("unsigned", key="")  # after signed ones: no key of theirs is in it
+    assert contents(unsigned).keys() == {WEIGHTS, MANIFEST, CERTIFICATE}
     with pytest.raises(InputError, match=r"\(unsigned\): refused"):
-        world.check(world.issue("unsigned", key=""))
+        world.check(unsigned)
     renamed = signed.rename(signed.parent / "another name")
     (signed.parent / "link").symlink_to("another name")
     assert not world.refuses(folder=renamed) and not world.refuses(folder=signed.parent / "link")

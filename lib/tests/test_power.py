@@ -60,7 +60,7 @@ def test_the_table_counts_refusals_and_is_read_back_for_its_own_bounds_only(
     monkeypatch.setattr(power.parallel, "each", in_process)
     monkeypatch.setattr(power, "COUNTS", (0, 1_000))
     p = strict.model_copy(update={"min_argmax_entropy": 0.0})  # a bound that all meet
-    found = power.table(p, trials=2, report=print)
+    found = power.table(p, trials=2)
     assert found.operations.tolist() == [0, 1_000, 1_000]
     assert found.defect.tolist() == ["none", *LESS] and set(found.trials) == {2}
     assert found["any"].tolist() == found.min_argmax_coverage_195000.tolist() == [0, 1, 1]

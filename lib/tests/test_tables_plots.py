@@ -172,7 +172,7 @@ def test_gates_show_each_verdict_its_bound_and_colour():
     ]
     worse = [row.model_copy(update={"vae": "B"}) for row in (judged("PASS", value=0.5), rows[1])]
     epochs = {3: rows[:2], 4: rows[:2] + worse, 5: rows[:2] + worse[:1], 6: worse[1:]}
-    kept = [KeptEpoch(epoch=n, sha256="", k=100, gates=gates) for n, gates in epochs.items()]
+    kept = [KeptEpoch(epoch=n, k=100, gates=gates) for n, gates in epochs.items()]
     assert cells(tables.by_epoch(kept)) == [
         "3 | 100 | 95.00% | 0.9500 | FAIL", "4 | 100 | 50.00% | 0.9500 | FAIL",
         "5 | 100 | 50.00% | – | FAIL", "6 | 100 | – | 0.9500 | FAIL",  # measured no further

@@ -7,7 +7,6 @@ two, and says so.
 
 import json
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -107,12 +106,13 @@ def state(
     """
     split = checkpoints.check_split(loaded, p.split_seed)
     config, selection = loaded.section("config"), loaded.section("selection")
+    spelled = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
     return Certificate(
         created_utc=files.utc_now().isoformat(),
         verdict=gates.verdict(rows),
         epoch=loaded.epoch,
         selection_rule=selection.get("rule"),
-        recipe={"name": config.get("recipe"), "sha256": _hash(config)} if config else None,
+        recipe={"name": config.get("recipe"), "sha256": files.sha256(spelled)} if config else None,
         split=split,
         imported=loaded.section("imported") or None,
         lineage=lineage,
@@ -136,16 +136,13 @@ def issue(folder: Path, loaded: Checkpoint, stated: Certificate, key: str = "") 
     Raises:
         InputError: `folder` exists, or the key cannot sign.
     """
-    contents = checkpoints.contents(loaded)
-    signature = None
+    contents, signature = dict(checkpoints.contents(loaded)), None
     if key:
         contents[signing.PUBLIC_KEY] = signing.public_key(key)
         print_ = signing.fingerprint(contents[signing.PUBLIC_KEY])
         signature = Signature(file=signing.SIGNATURE, method="EC P-256", fingerprint=print_)
     whole = stated.model_copy(update={"subject": subject(contents), "signature": signature})
-    with files.new_folder(folder) as draft:
-        for name, data in {**contents, CERTIFICATE: whole.to_json()}.items():
-            files.write_bytes(draft / name, data)
+    with files.new_folder(folder, {**contents, CERTIFICATE: whole.to_json()}) as draft:
         if key:
             signing.sign(draft, key)
     return whole
@@ -163,14 +160,11 @@ class KeptEpoch(Record):
     """An epoch that training kept, at the gates."""
 
     epoch: int | None
-    sha256: str
     k: int
     gates: list[Judged]
 
 
-def by_epoch(
-    path: str, loaded: Checkpoint, p: Certify, report: Callable[[str], None] = print
-) -> list[KeptEpoch]:
+def by_epoch(path: str, loaded: Checkpoint, p: Certify) -> list[KeptEpoch]:
     """The epochs that training kept in `epochs/` beside the checkpoint at `path`, but for those
     whose weights are `loaded`'s.
 
@@ -181,8 +175,8 @@ def by_epoch(
     kept = [each for each in map(checkpoints.load, folders) if each.sha256 != loaded.sha256]
     jobs = [Job(f"epoch {each.epoch}", gates.thrifty, (each.model, p)) for each in kept]
     return [
-        KeptEpoch(epoch=each.epoch, sha256=each.sha256, k=FEWEST, gates=found)
-        for each, found in zip(kept, parallel.each(jobs, report), strict=True)
+        KeptEpoch(epoch=each.epoch, k=FEWEST, gates=found)
+        for each, found in zip(kept, parallel.each(jobs, print), strict=True)
     ]
 
 
@@ -201,8 +195,3 @@ def _cpu() -> str:
     pairs = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
     named = ", ".join(f"{k} {pairs[k]}" for k in wanted if k in pairs) or platform.processor()
     return f"{named}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _hash(config: dict[str, Any]) -> str:
-    """sha256 of the parameters as JSON, sorted by name and without spaces."""
-    return files.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())

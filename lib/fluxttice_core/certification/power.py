@@ -5,27 +5,28 @@ certain of every operation would give them, and go through the gates' own code. 
 binomials (posterior samples, cell connection) is computed. A census finds everything.
 """
 
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 from scipy.special import bdtr, betaincinv
 
 from .. import files, parallel
-from ..metrics import connection, coverage, marginal, reconstruction
-from ..metrics.coverage import ceiling
+from ..metrics import connection, reconstruction
 from ..metrics.gates import Certify, judge
 from ..metrics.intervals import CONFIDENCE
-from ..metrics.marginal import GROUPS, LIMIT_NATS, Marginal
-from ..metrics.results import Measured
+from ..metrics.marginal import GROUPS, Marginal
+from ..metrics.observation import metric
 from ..model.operations import M
 from ..model.streams import generator
 from ..parallel import Job
 
 TRIALS = 300
-NS = (50_000, 195_000)
-GENERATION = ("min_argmax_entropy", "max_kl_uniform", *(f"min_argmax_coverage_{n}" for n in NS))
+GENERATION = (
+    "min_argmax_entropy", "max_kl_uniform", "min_argmax_coverage_50000",
+    "min_argmax_coverage_195000",
+)  # fmt: skip
 LESS = {  # defect → what the operations it strikes have left of their probability
     "never generated": 0.0,
     "at half their probability": 0.5,
@@ -54,17 +55,12 @@ def planted(count: int, left: float, k: int, seed: int) -> Marginal:
 
 def verdicts(count: int, left: float, p: Certify, seed: int) -> dict[str, str]:
     """Each gate of GENERATION over one planted generator."""
-    m = planted(count, left, p.k, seed)
-    found: dict[str, Measured] = {
-        "min_argmax_entropy": marginal.argmax_entropy(m).of(LIMIT_NATS),
-        "max_kl_uniform": marginal.kl_uniform(m),
-    }
-    for n in NS:
-        found[f"min_argmax_coverage_{n}"] = coverage.expected(m, n, "argmax").of(float(ceiling(n)))
+    seen = SimpleNamespace(marginal=planted(count, left, p.k, seed))
+    found = {gate: metric(gate[4:]).compute(seen, None) for gate in GENERATION}
     return {gate: judge(found[gate], getattr(p, gate), gate.startswith("max_")) for gate in found}
 
 
-def table(p: Certify, trials: int = TRIALS, report: Callable[[str], None] = print) -> pd.DataFrame:
+def table(p: Certify, trials: int = TRIALS) -> pd.DataFrame:
     """One row a defect and size: how often each gate, and any of them, does not pass it.
 
     The sizes are COUNTS; the row of none says how often a perfect generator is refused.
@@ -75,7 +71,7 @@ def table(p: Certify, trials: int = TRIALS, report: Callable[[str], None] = prin
         for count in COUNTS
         if count or left == 0
     ]
-    return pd.DataFrame(parallel.each(jobs, report))
+    return pd.DataFrame(parallel.each(jobs, print))
 
 
 def _refused(count: int, defect: str, p: Certify, trials: int) -> dict[str, object]:
@@ -114,9 +110,9 @@ def _binomial(bound: float, n: int, share: float) -> float:
     return float(grid[np.argmax(bdtr(most, n, grid) <= 1 - share)])
 
 
-def write(p: Certify, report: Callable[[str], None] = print) -> pd.DataFrame:
+def write(p: Certify) -> pd.DataFrame:
     """`table` of these bounds, stored as reports/power.csv with the bounds beside it."""
-    found = table(p, report=report).assign(**_bounds(p))
+    found = table(p).assign(**_bounds(p))
     files.write_bytes(path(), found.to_csv(index=False).encode())
     return found
 

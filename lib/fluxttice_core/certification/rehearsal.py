@@ -18,17 +18,19 @@ def attacks(loaded: checkpoints.Checkpoint, stated: Certificate) -> dict[str, st
     The first, "as it is", is no attack: only a verdict other than PASS may refuse it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        lab = Path(folder)
-        trusted = signing.keygen(lab / "key.pem")
-        certificate.issue(lab / "genuine", loaded, stated, str(lab / "key.pem"))
+        lab, key, other = Path(folder), Path(folder, "key.pem"), Path(folder, "other.pem")
+        trusted, _ = signing.keygen(key), signing.keygen(other)
+        certificate.issue(lab / "genuine", loaded, stated, str(key))
+        certificate.issue(lab / "other", loaded, stated, str(other))
         weights = bytearray((lab / "genuine" / checkpoints.WEIGHTS).read_bytes())
         weights[-1] ^= 1
-        _copy(lab, "flipped", checkpoints.WEIGHTS, bytes(weights))
         edited = stated.model_copy(update={"verdict": "FAIL"}).to_json()
-        _copy(lab, "edited", CERTIFICATE, edited)
+        for name, file, data in (
+            ("flipped", checkpoints.WEIGHTS, bytes(weights)), ("edited", CERTIFICATE, edited),
+        ):  # fmt: skip
+            shutil.copytree(lab / "genuine", lab / name)
+            (lab / name / file).write_bytes(data)
         _untrained(lab, loaded, stated)
-        signing.keygen(lab / "other.pem")
-        certificate.issue(lab / "other", loaded, stated, str(lab / "other.pem"))
         return {
             "as it is": refusal(lab / "genuine", trusted) or "accepted",
             "a flipped bit": refusal(lab / "flipped", trusted),
@@ -36,11 +38,6 @@ def attacks(loaded: checkpoints.Checkpoint, stated: Certificate) -> dict[str, st
             "an untrained network": refusal(lab / "untrained", trusted, quick=False),
             "another's key": refusal(lab / "other", trusted),
         }
-
-
-def _copy(lab: Path, name: str, file: str, data: bytes) -> None:
-    shutil.copytree(lab / "genuine", lab / name)
-    (lab / name / file).write_bytes(data)
 
 
 def _untrained(lab: Path, loaded: checkpoints.Checkpoint, stated: Certificate) -> None:

@@ -10,9 +10,6 @@ bundle also carries. Who can change the folder can change the key in it, so trus
 fingerprint known from elsewhere, never from the key that lies there.
 """
 
-import base64
-import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -44,13 +41,12 @@ def keygen(path: str | Path = DEFAULT_KEY) -> str:
     )
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        place.touch(0o600, exist_ok=False)
+        place.write_bytes(pem)
     except OSError as error:
         if place.exists():
             raise InputError(f"{path} exists already: a key is never overwritten.") from None
         raise InputError(f"{path} cannot be written ({error.strerror}).") from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(pem)
     return fingerprint(public_key(path))
 
 
@@ -95,13 +91,23 @@ def check_signature(contents: dict[str, bytes], trusted: str) -> None:
     the `trusted` fingerprint, every file must be listed (git's too, which it skips), and the
     bundle must be spelled as it is written, so that no second spelling passes.
     """
-    key = contents[PUBLIC_KEY]
-    if fingerprint(key) != trusted.strip().lower():
-        raise InputError(
-            f"the folder's key has fingerprint {fingerprint(key)}, but {trusted} is trusted."
-        )
+    from model_signing import verifying
+
+    own, trusted, reason = fingerprint(contents[PUBLIC_KEY]), trusted.strip().lower(), ""
+    if own != trusted:
+        raise InputError(f"the folder's key has fingerprint {own}, but {trusted} is trusted.")
     listed = _listed(contents[SIGNATURE], trusted)
-    reason = _standard_refusal(contents)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in contents.items():
+            Path(folder, name).write_bytes(data)
+        config = verifying.Config()
+        try:
+            config.use_elliptic_key_verifier(public_key=Path(folder, PUBLIC_KEY))
+            config.verify(Path(folder), Path(folder, SIGNATURE))
+        except InvalidSignature:
+            raise InputError("the signature was not made by this key over this list.") from None
+        except Exception as error:  # it raises many kinds; the file that differs is named first
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
     found = {name: files.sha256(data) for name, data in contents.items() if name != SIGNATURE}
     for name in sorted(listed.keys() | found.keys()):
         if name not in found:
@@ -113,60 +119,26 @@ def check_signature(contents: dict[str, bytes], trusted: str) -> None:
         raise InputError(f"{reason}.")
 
 
-def _standard_refusal(contents: dict[str, bytes]) -> str:
-    """Why the standard library refuses the files that were signed; empty if it accepts them.
-
-    Raises InputError where it refuses the signature itself, which it does without a word.
-    """
-    from model_signing import verifying
-
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in contents.items():
-            Path(folder, name).write_bytes(data)
-        config = verifying.Config()
-        try:
-            config.use_elliptic_key_verifier(public_key=Path(folder, PUBLIC_KEY))
-            config.verify(Path(folder), Path(folder, SIGNATURE))
-        except InvalidSignature:
-            raise InputError("the signature was not made by this key over this list.") from None
-        except Exception as error:  # it raises many kinds
-            return " ".join(str(error).split())[:200] or type(error).__name__
-    return ""
-
-
-def _listed(bundle: bytes, trusted: str) -> dict[str, str]:
+def _listed(data: bytes, trusted: str) -> dict[str, str]:
     """File name → sha256 that a bundle lists, before its signature is verified."""
+    from sigstore_models.bundle.v1 import Bundle
+
     try:
-        parts = files.parse_json(bundle)
-        envelope = parts["dsseEnvelope"]
-        [signature] = envelope["signatures"]
-        payload = files.parse_json(base64.b64decode(envelope["payload"]))
-        resources = payload["predicate"]["resources"]
+        bundle = Bundle.from_json(data)
+        about, envelope = bundle.verification_material.to_dict(), bundle.dsse_envelope
+        resources = files.parse_json(envelope.payload)["predicate"]["resources"]
         listed = {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
-        spelled = _spelled(envelope["payload"], signature["sig"], trusted.strip().lower())
-        if len(listed) == len(resources) and spelled == bundle:
+        if (
+            len(listed) == len(resources)
+            and about == {"publicKey": {"hint": trusted}, "tlogEntries": []}
+            and [signature.keyid for signature in envelope.signatures] == [""]
+            and bundle.message_signature is None
+            and bundle.to_json().encode() == data
+        ):
             return listed
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise InputError(f"{SIGNATURE} is damaged: not a bundle as model signing writes it.")
-
-
-def _spelled(payload: str, signature: str, hint: str) -> bytes:
-    """The one way to spell a bundle of this payload and signature by the key `hint`."""
-    payload, signature = (
-        base64.b64encode(base64.b64decode(text, validate=True)).decode()
-        for text in (payload, signature)
-    )
-    bundle = {
-        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-        "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": []},
-        "dsseEnvelope": {
-            "payload": payload,
-            "payloadType": "application/vnd.in-toto+json",
-            "signatures": [{"sig": signature, "keyid": ""}],
-        },
-    }
-    return json.dumps(bundle, separators=(",", ":")).encode()
 
 
 def _outside(path: str | Path) -> Path:

@@ -4,11 +4,10 @@ Each file is read once. What is verified are those bytes, and what is measured, 
 the model they hold.
 """
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 from pydantic import ValidationError
@@ -25,8 +24,7 @@ from .certificate import CERTIFICATE, SCHEMA, Certificate
 FILES = (WEIGHTS, MANIFEST, CERTIFICATE, signing.PUBLIC_KEY, signing.SIGNATURE)
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     """A gate as certified, and as measured again: None where nothing was."""
 
     stated: Judged
@@ -34,15 +32,13 @@ class Checked:
     agreement: str = "not measured"
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(NamedTuple):
     """A certified checkpoint whose files, and perhaps figures, are what was signed.
 
     problem: why it is refused all the same, empty if it is not.
     """
 
     checkpoint: Checkpoint
-    certificate: Certificate
     rows: list[Checked]
     problem: str
 
@@ -67,18 +63,20 @@ def verify(
     Raises:
         InputError: anything that was not signed so: a sentence that names the step.
     """
-    name, contents = str(path), _read(path)
-    with _step(name, "signature"):
+    name, contents, step = str(path), _read(path), "signature"
+    try:
         signing.check_signature(contents, trusted)
-    report(f"signature: by the key {trusted}")
-    with _step(name, "hashes"):
+        report(f"signature: by the key {trusted}")
+        step = "hashes"
         weights, manifest = contents[WEIGHTS], contents[MANIFEST]
         shown = files.shown(files.existing(path))
         loaded = checkpoints.from_bytes(weights, manifest, name, shown)
-    report(f"hashes:    {len(contents) - 1} files as signed; weights {loaded.sha256}")
-    with _step(name, "schema"):
+        report(f"hashes:    {len(contents) - 1} files as signed; weights {loaded.sha256}")
+        step = "schema"
         stated, p = _stated(contents, loaded)
-    report(f"schema:    {SCHEMA}, consistent, issued {stated.created_utc}")
+        report(f"schema:    {SCHEMA}, consistent, issued {stated.created_utc}")
+    except InputError as error:
+        raise InputError(f"{name} is refused at its {step}: {error}") from None
     rows = [Checked(row) for row in stated.gates]
     said = stated.verdict
     problem = "" if said == "PASS" else f"the certificate is genuine and says {said}"
@@ -90,7 +88,7 @@ def verify(
                 f"at least {len(different)} of its figures are not what the weights give: first "
                 f"{different[0].title} of VAE-{different[0].vae}"
             )
-    return Verified(loaded, stated, rows, problem)
+    return Verified(loaded, rows, problem)
 
 
 def refusal(path: str | Path, trusted: str, quick: bool = True) -> str:
@@ -135,14 +133,6 @@ def _read(path: str | Path) -> dict[str, bytes]:
     for name in sorted(found - set(FILES)):
         raise InputError(f"{path} holds {name!r}, which is no part of a certified checkpoint.")
     return {name: files.read_file(place / name) for name in FILES}
-
-
-@contextlib.contextmanager
-def _step(name: str, step: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{name} is refused at its {step}: {error}") from None
 
 
 def _stated(contents: dict[str, bytes], loaded: Checkpoint) -> tuple[Certificate, Certify]:
@@ -203,18 +193,25 @@ def _again(
     return list(rows.values())
 
 
-def inside(value: float, low: float, high: float) -> bool:
-    """Is a figure measured again elsewhere in the stated interval? One without an interval may move
-    by a millionth: float32 products are summed in another order there."""
-    room = 1e-6 * abs(low) if low == high else 0.0
-    return low - room <= value <= high + room
-
-
 def agreement(row: Judged, again: Judged, same: bool) -> str:
-    """ "equal"; "in interval" where that suffices (another environment); else "DIFFERS"."""
-    if row == again:
+    """`told` of their figures; another verdict DIFFERS."""
+    said = told(row.measured.model_dump(), again.measured.model_dump(), same)
+    return said if row.verdict == again.verdict else "DIFFERS"
+
+
+def told(old: Any, new: Any, same: bool) -> str:
+    """How two values from JSON agree, of which a `Measured` row is one: "equal"; on a machine that
+    is not the `same` also "in interval", or "no interval" for a number without one; else "DIFFERS".
+
+    A figure whose interval is a point may move by a millionth there: float32 products are summed in
+    another order.
+    """
+    if old == new:
         return "equal"
-    m, value = row.measured, again.measured.value
-    near = None not in (m.value, value) and inside(value, m.low, m.high)
-    alike = near and again.verdict == row.verdict and not same
-    return "in interval" if alike else "DIFFERS"
+    was, now = (leaf["value"] if isinstance(leaf, dict) else leaf for leaf in (old, new))
+    if same or not all(type(value) in (int, float) for value in (was, now)):
+        return "DIFFERS"
+    if not isinstance(old, dict):
+        return "no interval"
+    room = 1e-6 * abs(old["low"]) if old["low"] == old["high"] else 0.0
+    return "in interval" if old["low"] - room <= now <= old["high"] + room else "DIFFERS"

@@ -101,6 +101,7 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
     try:
         record = files.parse_json(manifest)
         claimed, epoch = record["weights"]["sha256"], record.get("epoch")
+        config = record.get("claims", {}).get("config")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{name} has a {MANIFEST} that is not a checkpoint's manifest: not valid JSON, or cut."
@@ -110,7 +111,6 @@ def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkp
     if type(epoch) not in (int, type(None)):
         raise InputError(f"{name} has a manifest whose epoch is {epoch!r}, not a whole number.")
     contents = {WEIGHTS: weights, MANIFEST: manifest}
-    config = record["claims"].get("config") if isinstance(record.get("claims"), dict) else None
     return Checkpoint(network_of(state, name, config), shown, digest, record, contents)
 
 
@@ -138,14 +138,8 @@ def save(folder: Path, model: Network, epoch: int | None, facts: dict[str, Any])
     Raises:
         InputError: `folder` exists or cannot be made.
     """
-    return _write(folder, packed(model, epoch, facts))
-
-
-def _write(folder: Path, contents: dict[str, bytes]) -> Path:
-    with files.new_folder(folder) as draft:
-        for name, data in contents.items():
-            files.write_bytes(draft / name, data)
-    return folder
+    with files.new_folder(folder, packed(model, epoch, facts)):
+        return folder
 
 
 def packed(model: Network, epoch: int | None, facts: dict[str, Any]) -> dict[str, bytes]:
@@ -175,7 +169,8 @@ def import_original(path: str | Path, folder: Path) -> Path:
     loaded = load(path)
     if "imported" not in loaded.manifest or loaded.contents:
         raise InputError(f"{path} is a checkpoint of ours already: there is nothing to import.")
-    return _write(folder, contents(loaded))
+    with files.new_folder(folder, contents(loaded)):
+        return folder
 
 
 def contents(loaded: Checkpoint) -> dict[str, bytes]:

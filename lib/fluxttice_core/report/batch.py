@@ -20,7 +20,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -129,17 +129,11 @@ def perform(job: Job) -> dict[str, bytes]:
         mock.patch.dict(os.environ, FLUXTTICE_REPORTS=place),
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        _write(Path(place), job.given)
+        files.write_all(Path(place), job.given)
         Path("run").mkdir()
         execute(job.notebook, {**job.parameters, "run_dir": "run"}, "run")
         paths = [path for path in Path("run").rglob("*") if path.is_file()]
         return {path.relative_to("run").as_posix(): path.read_bytes() for path in paths}
-
-
-def _write(folder: Path, contents: dict[str, bytes]) -> None:
-    for name, data in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(folder / name, data)
 
 
 def run(plan: str, scheduler: str = "") -> Path:
@@ -160,8 +154,8 @@ def run(plan: str, scheduler: str = "") -> Path:
         files.write_bytes(folder / "batch.json", record)
 
     def keep(job: Job, contents: dict[str, bytes]) -> None:
-        with files.new_folder(folder / job.folder) as draft:
-            _write(draft, contents)
+        with files.new_folder(folder / job.folder, contents):
+            pass
 
     with status.held(folder):
         missing = [job for job in wanted if not (folder / job.folder).is_dir()]
@@ -189,38 +183,31 @@ def each(
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 job, tries = waiting.pop(future)
-                said = _problem(future, scheduler)
-                if said and tries < TRIES:
-                    waiting[workers.submit(function, job)] = job, tries + 1
-                    print(f"{job.name}: {said}; once more", flush=True)
-                    continue
-                if said:
+                try:
+                    found, said = future.result(), "done"
+                except CancelledError:
+                    raise InputError(
+                        f"The scheduler at {scheduler} is gone; what was finished is stored: "
+                        "run it again."
+                    ) from None
+                except Exception as error:
+                    said = " ".join((str(error) or type(error).__name__).split())[-200:]
+                    if tries < TRIES:
+                        waiting[workers.submit(function, job)] = job, tries + 1
+                        print(f"{job.name}: {said}; once more", flush=True)
+                        continue
                     failed.append(f"{job.name} ({said})")
                 else:
-                    keep(job, future.result())
+                    keep(job, found)
                 done += 1
                 left = len(wanted) - done
                 minutes = (time.monotonic() - began) / done * left / 60
-                print(
-                    f"{job.name}: {said or 'done'}; {left} left, about {minutes:.0f} min",
-                    flush=True,
-                )
+                print(f"{job.name}: {said}; {left} left, about {minutes:.0f} min", flush=True)
     if failed:
         raise InputError(
             f"{len(failed)} of {len(wanted)} jobs failed, the others are stored: "
             f"{'; '.join(failed)}."
         )
-
-
-def _problem(future: Future, scheduler: str) -> str:
-    """Why a job failed, in a few words; empty if it did not."""
-    try:
-        error = future.exception()
-    except CancelledError:
-        raise InputError(
-            f"The scheduler at {scheduler} is gone; what was finished is stored: run it again."
-        ) from None
-    return " ".join(f"{error or type(error).__name__}".split())[-200:] if error else ""
 
 
 @contextlib.contextmanager
@@ -231,15 +218,11 @@ def _executor(scheduler: str) -> Iterator[Executor]:
             yield workers
         return
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says, a sentence says
-    try:
-        from distributed import Client
+    from distributed import Client
 
+    try:
         client = Client(scheduler, timeout=10)
         client.wait_for_workers(1, timeout=60)
-    except ModuleNotFoundError:
-        raise InputError(
-            "distributed is not installed: pip install 'fluxttice[cluster]'."
-        ) from None
     except (OSError, ValueError) as error:  # TimeoutError is the first
         reason = " ".join(str(error).split())
         raise InputError(f"No Dask scheduler with workers at {scheduler}: {reason}.") from None

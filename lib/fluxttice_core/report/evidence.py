@@ -1,4 +1,5 @@
-"""The evidence for the recipes: seeds × recipes, trained by 1_train; one table.
+"""The evidence for the recipes: seeds × recipes, trained by 1_train; one table, and its answers:
+does a part of a recipe help, hurt, do nothing, or is it undecided?
 
 `make evidence` is the batch of params/evidence.yaml. It writes reports/evidence.csv, one row a
 VAE; what is there already is not run again. Delete the file, or the rows of a recipe that has
@@ -7,12 +8,15 @@ changed, to start afresh.
 
 import contextlib
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from .. import files
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
+from ..metrics.intervals import CONFIDENCE, student_t
 from ..metrics.observation import metric, observe, values
 from ..model.operations import split
 from ..training import learning_curve
@@ -35,6 +39,9 @@ METRICS = (
     "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
     "cell_connection",
 )  # fmt: skip
+MARGIN = 1.0  # points (nats for the rate): less than that is called no effect
+# What is asked of; shares in percentage points, the rate in nats, where less is better.
+ASKED_OF = {"argmax_coverage_50000": 100, "exact_match_sampled": 100, "mig": 100, "rate": -1}
 
 
 def path(name: str = "evidence") -> Path:
@@ -58,7 +65,12 @@ def run(scheduler: str = "") -> Path:
     print(f"{len(missing)} of {len(wanted)} trainings to do", flush=True)
 
     def keep(_job: batch.Job, rows: list[dict]) -> None:
-        _store(pd.concat([read(), pd.DataFrame(rows)]), keys)
+        """The whole table again in one atomic write, in the order of the plan."""
+        frame, order = pd.concat([read(), pd.DataFrame(rows)]), {k: i for i, k in enumerate(keys)}
+        places = [order.get((row.recipe, row.seed), -1) for row in frame.itertuples()]
+        frame = frame.assign(place=places).sort_values(["place", "vae"], kind="stable")
+        text = frame.drop(columns="place").to_csv(index=False, float_format="%.8f")
+        files.write_bytes(path(), text.encode())
 
     batch.each(missing, train, keep, scheduler)
     if not path("learning_curve").is_file():
@@ -75,9 +87,8 @@ def train(job: batch.Job) -> list[dict]:
     """A run of 1_train, and what it selected, measured: a row a VAE."""
     p = {**job.parameters, "min_score": 0}  # a recipe that fails is a finding, too
     found = batch.perform(job._replace(parameters=p))
-    weights, manifest = (
-        found[f"checkpoint/{name}"] for name in (checkpoints.WEIGHTS, checkpoints.MANIFEST)
-    )
+    weights = found[f"checkpoint/{checkpoints.WEIGHTS}"]
+    manifest = found[f"checkpoint/{checkpoints.MANIFEST}"]
     loaded, rows = checkpoints.from_bytes(weights, manifest, job.name, job.name), []
     for vae in loaded.model.vaes:
         o = observe(loaded.model, vae, K, SEED)
@@ -85,15 +96,6 @@ def train(job: batch.Job) -> list[dict]:
         measured = values(o, split(p["split_seed"]), METRICS)
         rows.append(about | {metric_: row.value for metric_, row in measured.items()})
     return rows
-
-
-def _store(frame: pd.DataFrame, wanted: list[tuple[str, int]]) -> None:
-    """The whole table again in one atomic write, in the order of the plan."""
-    order = {each: place for place, each in enumerate(wanted)}
-    places = [order.get((row.recipe, row.seed), -1) for row in frame.itertuples()]
-    frame = frame.assign(place=places).sort_values(["place", "vae"], kind="stable")
-    text = frame.drop(columns="place").to_csv(index=False, float_format="%.8f")
-    files.write_bytes(path(), text.encode())
 
 
 def read(name: str = "evidence") -> pd.DataFrame:
@@ -116,3 +118,59 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             line[about.title] = mean if mean == least else f"{mean}, worst {least}"
         table.append(line)
     return pd.DataFrame(table)
+
+
+class Answer(NamedTuple):
+    """One paired difference over seeds, with minus without the part; + is better."""
+
+    question: str
+    vae: str
+    metric: str
+    seeds: int
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        if self.low > 0:
+            return "helps"
+        if self.high < 0:
+            return "hurts"
+        if self.low > -MARGIN and self.high < MARGIN:
+            return "no effect"
+        half = (self.high - self.low) / 2
+        return f"undecided: an effect below {half:.2g} would not show" if self.seeds > 1 else "–"
+
+    @property
+    def row(self) -> dict[str, object]:
+        """As a reader sees it."""
+        return {
+            "question": self.question,
+            "VAE": self.vae,
+            "of": metric(self.metric).title,
+            "seeds": self.seeds,
+            "better by": f"{self.difference:+.2f} ({self.low:+.2f} … {self.high:+.2f})",
+            "unit": "nats" if self.metric == "rate" else "points",
+            "answer": self.verdict,
+        }
+
+
+def answers(frame: pd.DataFrame, questions: dict[str, tuple[str, str]]) -> list[Answer]:
+    """Every question × metric × VAE that the evidence has data for.
+
+    `questions`: question → (the whole recipe, the recipe without the part). Intervals are Student
+    t at 1 - 5 %/n over all n differences together (Bonferroni): where there is no effect
+    anywhere, one is claimed somewhere in at most 5 % of cases.
+    """
+    table, pairs = frame.pivot(index=["vae", "seed"], columns="recipe", values=[*ASKED_OF]), []
+    for question, (whole, without) in questions.items():
+        for name, factor in ASKED_OF.items() if {whole, without} <= {*frame.recipe} else ():
+            points = (factor * (table[name][whole] - table[name][without])).dropna()
+            pairs += [(question, vae, name, x.to_numpy()) for vae, x in points.groupby("vae")]
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(pairs))
+    found = []
+    for question, vae, name, x in pairs:
+        low, high = student_t(x, confidence) if len(x) > 1 else (-np.inf, np.inf)
+        found.append(Answer(question, vae, name, len(x), float(x.mean()), low, high))
+    return found

@@ -22,7 +22,7 @@ from .document import DOCUMENT, Document
 
 TEMPLATE = Path(__file__).parent / "template" / "index"
 VERDICT = "verdict.json"
-READ = (status.STATUS, DOCUMENT, VERDICT, "*.params.yaml", "*.html")
+READ = (status.STATUS, "*.params.yaml", VERDICT, DOCUMENT, "*.html")
 HEADLINES = {
     "argmax_entropy": "argmax entropy",
     "argmax_coverage_50000": "argmax coverage at 50,000",
@@ -77,50 +77,42 @@ def row(run: Path, bands: dict[str, Any]) -> dict[str, Any]:
         "pages": sorted(page.name for page in run.glob("[1-4]_*.html")), "verdict": "",
         "checkpoint": "", "recipe": "", "seed": None, "figures": {}, "band": "", "params": {},
     }  # fmt: skip
-    for reader, names in ((_status, status.STATUS), (_params, "*.params.yaml"),
-                          (_verdict, VERDICT), (_document, DOCUMENT)):  # fmt: skip
-        for place in sorted(run.glob(names)):
-            try:
-                reader(found, place, bands)
-            except (ValueError, KeyError, TypeError, AttributeError, OSError,
-                    yaml.YAMLError):  # fmt: skip
-                found["damaged"] = f"{place.name} is damaged or of another release: left out"
+    for place in [path for names in READ[:4] for path in sorted(run.glob(names))]:
+        try:
+            found |= _said(place, found, bands)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, yaml.YAMLError):
+            found["damaged"] = f"{place.name} is damaged or of another release: left out"
     return found
 
 
-def _status(found: dict[str, Any], place: Path, bands: dict[str, Any]) -> None:
-    said = status.read(place.parent)
-    found |= {"state": said.state, "reason": said.reason, "steps": said.steps}
-
-
-def _params(found: dict[str, Any], place: Path, bands: dict[str, Any]) -> None:
-    # Checked when it was written; libyaml is ten times as fast, which 1,000 runs need.
-    values = yaml.load(place.read_bytes(), yaml.CSafeLoader)
-    step = place.name.partition(".")[0]
-    found["params"] |= {f"{step}: {name}": value for name, value in values.items()}
-    if step == "train":
-        found |= {"recipe": values["recipe"], "seed": values["seed"]}
-
-
-def _verdict(found: dict[str, Any], place: Path, bands: dict[str, Any]) -> None:
-    said = files.parse_json(place.read_bytes())
-    judged = [Judged.model_validate(gate) for gate in said["gates"]]
-    found["recipe"] = found["recipe"] or (said["recipe"] or {}).get("name") or ""
-    for gate in judged:
-        found["figures"].setdefault(gate.vae, {})[gate.gate[4:]] = _numbers(gate.measured)
-    found["verdict"] = str(said["verdict"])
-
-
-def _document(found: dict[str, Any], place: Path, bands: dict[str, Any]) -> None:
-    said = Document.model_validate_json(place.read_bytes())
+def _said(place: Path, row: dict[str, Any], bands: dict[str, Any]) -> dict[str, Any]:
+    """What one file of a run adds to its row, as far as it is known."""
+    if place.name == status.STATUS:
+        return status.read(place.parent).model_dump(include={"state", "reason", "steps"})
+    data = place.read_bytes()
+    figures: dict[str, Any] = {}
     band: dict[str, Any] = {}
-    for one in said.results.comparison:
+    if place.suffix == ".yaml":
+        # Checked when it was written; libyaml is ten times as fast, which 1,000 runs need.
+        values, step = yaml.load(data, yaml.CSafeLoader), place.name.partition(".")[0]
+        given = {f"{step}: {name}": value for name, value in values.items()}
+        trained = {"recipe": values["recipe"], "seed": values["seed"]} if step == "train" else {}
+        return {"params": row["params"] | given, **trained}
+    if place.name == VERDICT:
+        said = files.parse_json(data)
+        for gate in [Judged.model_validate(gate) for gate in said["gates"]]:
+            figures.setdefault(gate.vae, {})[gate.gate[4:]] = _numbers(gate.measured)
+        recipe = row["recipe"] or (said["recipe"] or {}).get("name") or ""
+        return {"figures": figures, "recipe": recipe, "verdict": str(said["verdict"])}
+    document = Document.model_validate_json(data)
+    for one in document.results.comparison:
         band.setdefault(one.vae, {})[one.metric] = one.controls
-    found["band"] = files.sha256(json.dumps(band).encode())[:12]
-    bands[found["band"]] = band
-    found["checkpoint"] = said.checkpoint["sha256"]
-    for vae, measured in said.results.of(MODEL).items():
-        found["figures"][vae] = {name: _numbers(one) for name, one in measured.values.items()}
+    key = files.sha256(json.dumps(band).encode())[:12]
+    bands[key] = band
+    figures = {vae: {name: _numbers(one) for name, one in measured.values.items()}
+               for vae, measured in document.results.of(MODEL).items()}  # fmt: skip
+    return {"band": key, "checkpoint": document.checkpoint["sha256"],
+            "figures": row["figures"] | figures}  # fmt: skip
 
 
 def _numbers(one: Measured) -> list[float | None]:

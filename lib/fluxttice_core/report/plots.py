@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
+import matplotlib.style
 import pandas as pd
 from IPython.display import Image
 from matplotlib.axes import Axes
@@ -20,16 +19,7 @@ from ..model.operations import M, T, all_operations
 COLOUR = {"A": "#1f6fb4", "B": "#d1495b"}
 GREY = "#8a8a8a"
 TRITS = ListedColormap([COLOUR["A"], "#dddddd", COLOUR["B"]])  # -1, 0, +1
-STYLE: dict[Any, float] = {  # Any: matplotlib's stubs list every name there is
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "figure.dpi": 110,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "legend.frameon": False,
-}
+STYLE = Path(__file__).parent / "template" / "plots.mplstyle"
 
 
 def save(figure: Figure, path: Path) -> Image:
@@ -38,16 +28,11 @@ def save(figure: Figure, path: Path) -> Image:
     return Image(filename=path)
 
 
-def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure of its own, outside pyplot's global state, and its axes (rows, columns)."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+def _axes(columns: int, height: float = 3.4, rows: int = 1, width: float = 4.6) -> Any:
+    """A figure of its own, outside pyplot's global state, and its axes (rows, columns); inches."""
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(width * columns, height), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _axes(columns: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    figure, grid = _grid(1, columns, 4.6 * columns, height)
-    return figure, list(grid[0])
 
 
 def _line(axes: Axes, vae: str, x: Any, y: Any) -> None:
@@ -56,17 +41,17 @@ def _line(axes: Axes, vae: str, x: Any, y: Any) -> None:
 
 def training(rows: list[dict]) -> Figure:
     """Honest measures by epoch, each VAE alone, as distances to the limit; the selected epoch."""
-    figure, panels = _axes(3)
-    epochs = [row["epoch"] for row in rows]
-    selected = next(row["epoch"] for row in rows if row["selected"])
+    figure, [panels] = _axes(3)
+    found = pd.DataFrame(rows)
+    [selected] = found.epoch[found.selected]
     for axes, key, title in (
         (panels[0], "val_exact_sampled", "Validation operations lost\nfrom a posterior sample"),
         (panels[1], "coverage", "Argmax coverage:\nwhat is missing of the ceiling"),
         (panels[2], "rate", "Rate, nats\n(least at 99.9 %: 15.96)"),
     ):
         for vae in COLOUR:
-            y = [row[f"{key}_{vae}"] for row in rows]
-            _line(axes, vae, epochs, y if key == "rate" else [max(1 - v, 1e-5) for v in y])
+            y = found[f"{key}_{vae}"]
+            _line(axes, vae, found.epoch, y if key == "rate" else (1 - y).clip(lower=1e-5))
         axes.axvline(selected, color="black", lw=0.8, ls=":", label=f"selected: {selected}")
         axes.set(title=title, xlabel="epoch", yscale="linear" if key == "rate" else "log")
         axes.legend(fontsize=8)
@@ -75,7 +60,7 @@ def training(rows: list[dict]) -> Figure:
 
 def headline(results: Results) -> Figure:
     """Left: what N draws leave out, model and noise. Right: what is missing of argmax entropy."""
-    figure, (curve, bars) = _axes(2, 4.4)
+    figure, [[curve, bars]] = _axes(2, 4.4)
     _coverage_curve(curve, results)
     _entropy_bars(bars, results)
     return figure
@@ -137,7 +122,7 @@ def _entropy_bars(axes: Axes, results: Results) -> None:
 
 def reconstruction(results: Results) -> Figure:
     """Left: operations lost as posterior noise grows. Right: KL of each latent dimension."""
-    figure, (curve, bars) = _axes(2)
+    figure, [[curve, bars]] = _axes(2)
     for vae, row in results.of(MODEL).items():
         points = row.drawings.robustness
         lost = [max(1 - p.exact_match, 0.5 / M) for p in points]
@@ -157,7 +142,7 @@ def reconstruction(results: Results) -> Figure:
 
 def recipes(evidence: pd.DataFrame) -> Figure:
     """Every seed of every recipe, three metrics: a dot a seed and VAE."""
-    figure, panels = _axes(3, 3.0)
+    figure, [panels] = _axes(3, 3.0)
     order = list(dict.fromkeys(evidence.recipe))
     for axes, name, title in (
         (panels[0], "rate", "rate, nats (least at 99.9 %: 15.96)"),
@@ -177,7 +162,7 @@ def recipes(evidence: pd.DataFrame) -> Figure:
 
 def learning_curve(curve: pd.DataFrame) -> Figure:
     """Exact match on test operations against the number of operations trained on."""
-    figure, [axes] = _axes(1)
+    figure, [[axes]] = _axes(1)
     for vae, rows in curve.groupby("vae"):
         _line(axes, vae, rows.operations, rows.trained)
     axes.plot(rows.operations, rows.read_out, color=GREY, marker="o", label="linear read-out")
@@ -200,7 +185,7 @@ def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
     Where a latent owns a trit, one entry changes."""
     active = active_latents(model, vae)
     start = model.encode([[0] * T], vae)
-    figure, grid = _grid(3, len(active), 0.95 * len(active) + 0.6, 3.4)
+    figure, grid = _axes(len(active), rows=3, width=0.95 + 0.6 / len(active))
     for column, j in enumerate(active):
         for axes, move in zip(grid[:, column], (-step, 0.0, step), strict=True):
             moved = start.clone()

@@ -9,11 +9,11 @@ that has an interval must lie within it. Dates and times are never compared.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import files, params
 from ..certification import certificate
-from ..certification.verify import inside
+from ..certification.verify import told
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from .job import NOTEBOOKS, execute
@@ -25,31 +25,7 @@ DOCUMENTS = {
 APART = ("created_utc", "controls_measured", "path", "checkpoint", "run_dir")
 TOLD = ("environment", "git")  # what is told apart before
 LABELS = ("network", "control", "seed", "vae", "metric", "gate", "decode", "n")
-
-
-class Number(NamedTuple):
-    """What a document holds under a name, old and new; the interval is None where none is stated.
-
-    same: equal, its interval too.
-    """
-
-    name: str
-    old: Any
-    low: float | None
-    high: float | None
-    new: Any
-    same: bool
-
-    def said(self, same_machine: bool) -> str:
-        """ "equal", "in interval" or "no interval" (enough on another machine), or "DIFFERS"."""
-        if self.same:
-            return "equal"
-        numbers = all(type(value) in (int, float) for value in (self.old, self.new))
-        if same_machine or not numbers:
-            return "DIFFERS"
-        if self.low is None:
-            return "no interval"
-        return "in interval" if inside(self.new, self.low, self.high) else "DIFFERS"
+NOTHING = "nothing"
 
 
 def run(folder: str) -> Path:
@@ -59,51 +35,57 @@ def run(folder: str) -> Path:
         InputError: no such run; a notebook that stopped; numbers that are not what they were.
     """
     old = files.find(folder)
-    steps = [step for step in NOTEBOOKS if (old / f"{step}.params.yaml").is_file()]
-    recorded = {step: _read(old / name) for step, name in DOCUMENTS.items()}
-    if not steps or not any(recorded[step] for step in steps):
+    paths = {step: old / f"{step}.params.yaml" for step in NOTEBOOKS}
+    given = {step: params.read_yaml(path) for step, path in paths.items() if path.is_file()}
+    recorded = {step: _read(old / DOCUMENTS[step]) for step in given}
+    if not any(recorded.values()):
         raise InputError(f"{folder} records no run: it has no *.params.yaml with its numbers.")
-    given = {step: params.read_yaml(old / f"{step}.params.yaml") for step in steps}
     same = _told_apart([d for d in recorded.values() if isinstance(d, dict)])
-    new, found = files.run_folder("", "reproduce"), []
+    wanted = ((recorded.get("benchmark") or {}).get("checkpoint") or {}).get("sha256")
+    new = files.run_folder("", "reproduce")
+    trained = new / "checkpoint"
+    found: dict[str, tuple[Any, Any]] = {}
     with contextlib.chdir(files.root()):
-        for step in steps:
-            values = {**given[step], "run_dir": files.local(new)}
+        for step, values in given.items():
+            values["run_dir"] = files.local(new)
             if step != "train":
-                values["checkpoint"] = _weights(old, new, values["checkpoint"], recorded)
+                places = trained, old / "checkpoint", files.find(values["checkpoint"])
+                values["checkpoint"] = _weights(wanted, *places)
             execute(NOTEBOOKS[step], values, files.local(new))
             if step == "train":
-                found += _retrained(new, recorded, same)
+                made = checkpoints.load(trained).sha256
+                if wanted and same:
+                    found["train weights sha256"] = wanted, made
+                else:
+                    print(f"weights trained again: {made}; recorded: {wanted}")
             if recorded[step]:
-                found += compared(step, recorded[step], _read(new / DOCUMENTS[step]))
+                found |= compared(step, recorded[step], _read(new / DOCUMENTS[step]))
             else:
                 print(f"{DOCUMENTS[step]} is not recorded: run again, and not compared")
-    for number in found:
-        interval = "" if number.low is None else f" ({number.low:.9g} … {number.high:.9g})"
-        print(f"{number.name}: {number.old}{interval} → {number.new}, {number.said(same)}")
-    said = [number.said(same) for number in found]
-    print(", ".join(f"{said.count(each)} {each}" for each in dict.fromkeys(said)))
-    if "DIFFERS" in said:
-        first = found[said.index("DIFFERS")].name
+    said = {name: told(*pair, same) for name, pair in found.items()}
+    for name, (before, after) in found.items():
+        print(f"{name}: {_shown(before, True)} → {_shown(after)}, {said[name]}")
+    words = list(said.values())
+    print(", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
+    differ = [name for name in said if said[name] == "DIFFERS"]
+    if differ:
         raise InputError(
-            f"{said.count('DIFFERS')} of {len(said)} numbers are not reproduced: first {first}."
+            f"{len(differ)} of {len(said)} numbers are not reproduced: first {differ[0]}."
         )
     return new
 
 
-def compared(step: str, old: Any, new: Any) -> list[Number]:
-    """Everything that one of two documents holds, by name."""
-    then, now, nothing = dict(_leaves(step, old)), dict(_leaves(step, new)), object()
-    found = []
-    for name in {**then, **now}:
-        before, after = then.get(name, nothing), now.get(name, nothing)
-        ends = (before["low"], before["high"]) if isinstance(before, dict) else (None, None)
-        values = [
-            "nothing" if leaf is nothing else leaf["value"] if isinstance(leaf, dict) else leaf
-            for leaf in (before, after)
-        ]
-        found.append(Number(name, values[0], *ends, values[1], before == after))
-    return found
+def compared(step: str, old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """Everything that one of two documents holds, old and new, by where it stands."""
+    then, now = dict(_leaves(step, old)), dict(_leaves(step, new))
+    return {name: (then.get(name, NOTHING), now.get(name, NOTHING)) for name in {**then, **now}}
+
+
+def _shown(leaf: Any, interval: bool = False) -> str:
+    if not isinstance(leaf, dict):
+        return str(leaf)
+    ends = [f"{leaf[end]:.9g}" for end in ("low", "high") if interval and leaf[end] is not None]
+    return f"{leaf['value']}" + (f" ({' … '.join(ends)})" if ends else "")
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -135,36 +117,13 @@ def _told_apart(documents: list[dict[str, Any]]) -> bool:
     return same
 
 
-def _wanted(recorded: dict[str, Any]) -> str | None:
-    """sha256 of the weights that the run measured."""
-    return ((recorded["benchmark"] or {}).get("checkpoint") or {}).get("sha256")
-
-
-def _retrained(new: Path, recorded: dict[str, Any], same: bool) -> list[Number]:
-    """The weights that training ended with this time: on the same machine they must be the same."""
-    wanted, made = _wanted(recorded), checkpoints.load(new / "checkpoint").sha256
-    if wanted is None or not same:
-        print(f"weights trained again: {made}; recorded: {wanted}")
-        return []
-    return [Number("train weights sha256", wanted, None, None, made, wanted == made)]
-
-
-def _weights(old: Path, new: Path, named: str, recorded: dict[str, Any]) -> str:
+def _weights(wanted: str | None, trained: Path, *elsewhere: Path) -> str:
     """A checkpoint that has the recorded weights: trained anew, left by the run, named by it, or
     the shipped one; else the one trained anew."""
-    wanted = _wanted(recorded)
-    trained = new / "checkpoint"
-    places = [
-        trained,
-        old / "checkpoint",
-        files.find(named),
-        files.root() / "checkpoints/certified",
-    ]
-    places = [place for place in places if place.exists()]
-    for place in places:
-        if wanted in (None, checkpoints.load(place).sha256):
+    for place in (trained, *elsewhere, files.root() / "checkpoints/certified"):
+        if place.exists() and wanted in (None, checkpoints.load(place).sha256):
             return files.local(place.resolve())
-    if trained not in places:
+    if not trained.exists():
         raise InputError(f"The weights with sha256 {wanted}, which were measured, are not here.")
     return files.local(trained)
 

@@ -114,19 +114,17 @@ def coverage(results: Results) -> Styler:
 def hardest(results: Results, count: int = 5) -> Styler:
     """The operations that argmax decoding seems to reach least, P·M being 1 for a perfect
     generator: chosen by half of the latents, measured by the other half."""
-    return left(
-        [
-            {
-                "VAE": vae,
-                "operation": name,
-                "P·M, argmax": f"{row.value:.3f}",
-                "95 % interval": f"{row.low:.3f} … {row.high:.3f}",
-            }
-            for vae, found in results.of(MODEL).items()
-            for name, row in list(found.details.hardest.items())[:count]
-        ],
-        results.of(MODEL),
-    )
+    lines = [
+        {
+            "VAE": vae,
+            "operation": name,
+            "P·M, argmax": f"{row.value:.3f}",
+            "95 % interval": f"{row.low:.3f} … {row.high:.3f}",
+        }
+        for vae, found in results.of(MODEL).items()
+        for name, row in list(found.details.hardest.items())[:count]
+    ]
+    return left(lines, results.of(MODEL))
 
 
 def epochs(rows: list[dict], every: int) -> Styler:
@@ -151,35 +149,31 @@ def epochs(rows: list[dict], every: int) -> Styler:
 
 def gates(rows: list[Judged]) -> Styler:
     """One gate a row: bound, value, interval, verdict."""
-    return _coloured(
-        [
-            {
-                "gate": row.title,
-                "VAE": row.vae,
-                "bound": ("≤ " if row.gate.startswith("max_") else "≥ ")
-                + number(row.bound, row.unit),
-                "value": number(row.measured.value, row.unit),
-                "95 % interval": interval(row.measured, row.unit),
-                "verdict": row.verdict,
-            }
-            for row in rows
-        ],
-        [row.vae for row in rows],
-    )
+    lines = [
+        {
+            "gate": row.title,
+            "VAE": row.vae,
+            "bound": f"{'≤' if row.gate.startswith('max_') else '≥'} {number(row.bound, row.unit)}",
+            "value": number(row.measured.value, row.unit),
+            "95 % interval": interval(row.measured, row.unit),
+            "verdict": row.verdict,
+        }
+        for row in rows
+    ]
+    return _coloured(lines, [row.vae for row in rows])
 
 
 def refusals(rows: list[Refusal]) -> Styler:
     """Each control at the gates: its verdict, and the gates that it does not pass."""
+    failed = [dict.fromkeys(g.gate for g in row.gates if g.verdict != "PASS") for row in rows]
     return _coloured(
         {
             "control": row.control,
             "latents": f"{row.k:,}",
             "verdict": row.verdict,
-            "not passed": ", ".join(
-                dict.fromkeys(g.gate for g in row.gates if g.verdict != "PASS")
-            ),
+            "not passed": ", ".join(gates),
         }
-        for row in rows
+        for row, gates in zip(rows, failed, strict=True)
     )
 
 
@@ -202,19 +196,16 @@ def by_epoch(kept: "list[KeptEpoch]") -> Styler:
 
 def kinds(found: dict[str, dict[str, Measured]]) -> Styler:
     """`generalisation.kinds` by VAE: a row a kind, with how many cases and operations it counts."""
-    first = next(iter(found.values()))
-    return left(
-        [
-            {
-                "exact match of": name.replace("_", " "),
-                **{f"VAE-{vae}": with_interval(rows[name]) for vae, rows in found.items()},
-                "cases": f"{row.n:,}",
-                "operations": row.method.rpartition("; ")[2].removesuffix(" operations"),
-            }
-            for name, row in first.items()
-        ],
-        found,
-    )
+    lines = [
+        {
+            "exact match of": name.replace("_", " "),
+            **{f"VAE-{vae}": with_interval(rows[name]) for vae, rows in found.items()},
+            "cases": f"{row.n:,}",
+            "operations": row.method.rpartition("; ")[2].removesuffix(" operations"),
+        }
+        for name, row in next(iter(found.values())).items()
+    ]
+    return left(lines, found)
 
 
 def distributions(p: Tensor, table: list[int]) -> Styler:

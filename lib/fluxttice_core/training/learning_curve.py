@@ -9,8 +9,9 @@ import torch
 
 from .. import files, parallel, params
 from ..metrics.adversaries import linear_readout
-from ..metrics.reconstruction import posterior, right_trits
-from ..model.network import VAES, Measurable
+from ..metrics.marginal import FEWEST
+from ..metrics.observation import observe
+from ..model.network import VAES
 from ..model.operations import all_operations, split
 from .turned import TrainTurned, train
 
@@ -37,15 +38,8 @@ def point(n: int, vae: str, seed: int) -> dict:
     data = all_operations()[parts.train[torch.arange(len(parts.train)) % n]]
     for model, _loss in train(vae, p, data):
         last = model
-    network = linear_readout(seed, n)
-    return {
-        "operations": n,
-        "vae": vae,
-        "trained": _on_test(last, vae, parts.test),
-        "read_out": _on_test(network, vae, parts.test),
-    }
-
-
-def _on_test(network: Measurable, vae: str, test: torch.Tensor) -> float:
-    hits = right_trits(network, vae, posterior(network, vae).mu).all(1)
-    return float(hits[test].double().mean())
+    trained, read_out = (
+        float(observe(network, vae, FEWEST, seed).hits[parts.test].double().mean())
+        for network in (last, linear_readout(seed, n))
+    )
+    return {"operations": n, "vae": vae, "trained": trained, "read_out": read_out}

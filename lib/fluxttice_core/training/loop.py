@@ -1,5 +1,6 @@
 """What training is judged by, epoch by epoch: honest measures and the rule that picks one."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,11 +11,7 @@ from pydantic import Field
 
 from ..checkpoints.folder import save
 from ..errors import InputError
-from ..metrics.codes import entropy_nats
-from ..metrics.coverage import ceiling, expected
-from ..metrics.marginal import LIMIT_NATS, argmax_entropy
-from ..metrics.observation import observe
-from ..metrics.rate import rate
+from ..metrics.observation import metric, observe
 from ..metrics.reconstruction import samples
 from ..model.network import VAES, DualVAE
 from ..model.operations import SPLIT_SIZES, split, split_record
@@ -45,11 +42,8 @@ class Train(Params):
     ]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(InputError):
     """Training cannot go on; the message is one sentence."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"TrainingError: {self}"]
 
 
 class Epoch(NamedTuple):
@@ -69,16 +63,15 @@ def honest_measures(model: DualVAE, vae: str, p: Train, epoch: int) -> dict[str,
     training's. It carries noise, so the maximum over epochs is biased upwards: it selects, and the
     benchmark measures the selected epoch again with other draws, and more of them.
     """
-    o, val = observe(model, vae, LATENTS, p.seed, f"epoch {epoch} {vae}"), split(p.split_seed).val
+    o, parts = observe(model, vae, LATENTS, p.seed, f"epoch {epoch} {vae}"), split(p.split_seed)
+    sampled = samples(model, vae, o.q, p.seed, parts.val).hits
     found = {
-        "val_exact": float(o.hits[val].double().mean()),
-        "val_exact_sampled": float(samples(model, vae, o.q, p.seed, val).hits.double().mean()),
-        "coverage": expected(o.marginal, p.coverage_n, "argmax").value
-        / float(ceiling(p.coverage_n)),
-        "argmax_entropy": argmax_entropy(o.marginal).value / LIMIT_NATS,
-        "rate": rate(o.q).value,
-        "latent_entropy": entropy_nats(o.q.mu),
+        "val_exact": float(o.hits[parts.val].double().mean()),
+        "val_exact_sampled": float(sampled.double().mean()),
+        "coverage": metric(f"argmax_coverage_{p.coverage_n}").compute(o, parts).value,
     }
+    for name in ("argmax_entropy", "rate", "latent_entropy"):
+        found[name] = metric(name).compute(o, parts).value
     return {f"{name}_{vae}": value for name, value in found.items()}
 
 
@@ -130,8 +123,8 @@ def follow(epochs: Iterable[Epoch], p: Train, run_dir: Path, progress: Callable)
         for epoch in epochs:
             row: dict = {"epoch": epoch.number, "score": score(epoch.measures), **epoch.measures}
             if selected is None or row["score"] >= selected[0]["score"]:
-                weights = {k: v.clone() for k, v in epoch.model.state_dict().items()}
-                selected = row, weights  # in one step: an interrupt never parts the two
+                # In one step: an interrupt never parts the two.
+                selected = row, copy.deepcopy(epoch.model)
             rows.append(row)
             patient = epoch.number - selected[0]["epoch"] < p.patience
             if epoch.number % p.keep_every == 0 or epoch.number >= p.epochs - 1 or not patient:
@@ -142,10 +135,8 @@ def follow(epochs: Iterable[Epoch], p: Train, run_dir: Path, progress: Callable)
                 break
     finally:
         if selected:
-            model = DualVAE.fresh(0)
-            model.load_state_dict(selected[1])
-            facts = _facts(p, selected[0], len(rows))
-            save(run_dir / "checkpoint", model, selected[0]["epoch"], facts)
+            row, model = selected
+            save(run_dir / "checkpoint", model, row["epoch"], _facts(p, row, len(rows)))
     return [{**row, "selected": row is selected[0]} for row in rows]
 
 

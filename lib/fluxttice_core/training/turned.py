@@ -255,12 +255,10 @@ def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, flo
     yield model, mean
 
 
-@torch.no_grad()
 def scale_logits(model: DualVAE, vae: str, scale: float) -> None:
     """One decoder's logits times `scale`, in place: by its last layer. No boundary moves."""
-    last = model.last_layer(vae)
-    last.weight.mul_(scale)
-    last.bias.mul_(scale)
+    for parameter in model.last_layer(vae).parameters():
+        parameter.data.mul_(scale)
 
 
 def fit(p: TrainTurned) -> Iterator[Epoch]:
