@@ -22,7 +22,7 @@ from ..model.operations import M
 from ..model.streams import generator
 from ..parallel import Job
 
-TRIALS = 300
+TRIALS = 400  # 0 refusals of so many show that fewer than 1 % are refused
 GENERATION = (
     "min_argmax_entropy", "max_kl_uniform", "min_argmax_coverage_50000",
     "min_argmax_coverage_195000",
