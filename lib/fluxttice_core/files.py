@@ -40,7 +40,8 @@ def find(path: str | Path) -> Path:
 def existing(path: str | Path, what: str = "checkpoint") -> Path:
     """The existing file or folder that `path` means, or an InputError that says `what` it is."""
     if not str(path).strip():
-        raise InputError("checkpoint is empty: give the path of a checkpoint folder or a .pt file.")
+        kinds = f"a {what} folder" + (" or a .pt file" if what == "checkpoint" else "")
+        raise InputError(f"{what} is empty: give the path of {kinds}.")
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, a null byte, no user
         place = find(path)
         if place.exists():

@@ -96,7 +96,11 @@ def test_a_run_is_repeated_and_every_number_printed(
 
 
 def test_what_records_no_run_is_named(tmp_path, capsys):
-    for folder in ("nowhere", tmp_path):
+    for folder, words in (
+        ("", "run is empty: give the path of a run folder."),
+        ("nowhere", "No run at nowhere"),
+        (tmp_path, "records no run"),
+    ):
         assert cli.main(["reproduce", str(folder)]) == 1
         said = capsys.readouterr().err
-        assert "records no run" in said and said.count("\n") == 1
+        assert words in said and said.count("\n") == 1

@@ -34,7 +34,7 @@ def run(folder: str) -> Path:
     Raises:
         InputError: no such run; a notebook that stopped; numbers that are not what they were.
     """
-    old = files.find(folder)
+    old = files.existing(folder, "run")
     paths = {step: old / f"{step}.params.yaml" for step in NOTEBOOKS}
     given = {step: params.read_yaml(path) for step, path in paths.items() if path.is_file()}
     recorded = {step: _read(old / DOCUMENTS[step]) for step in given}
