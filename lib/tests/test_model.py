@@ -1,9 +1,11 @@
+from copy import deepcopy
+
 import pytest
 import torch
+from planted import same, sentence
 from torch.distributions import Categorical
 
-from fluxttice_core.errors import InputError
-from fluxttice_core.model.network import HOW, VAES, D, DualVAE, prior, read_out
+from fluxttice_core.model.network import VAES, D, DualVAE, prior, read_out
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
 
@@ -59,11 +61,11 @@ def test_the_forward_passes_are_those_of_v5_5(untrained):
 
 def test_a_sharpened_copy_has_that_many_times_the_logits():
     model, z = DualVAE.fresh(0), prior(10, generator(6, "test"))
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = deepcopy(model.state_dict())
     sharp = model.sharpened(7.0)
     for vae in VAES:
         assert torch.allclose(sharp.decoder(vae)(z), 7 * model.decoder(vae)(z), rtol=1e-4)
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert same(before, model.state_dict())
 
 
 def test_categorical_draws_with_the_probabilities_of_torchs_categorical():
@@ -105,15 +107,6 @@ def test_expectation_is_the_rounded_mean_value_and_not_argmax():
     assert (read_out(logits, "expectation") == 1).all() and (read_out(logits, "argmax") == 0).all()
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_the_same_seed_gives_the_same_sample(perfect_model, how):
-    one, same, other = (
-        perfect_model.sample(200, "A", how, rng=generator(seed, "s")) for seed in (1, 1, 2)
-    )
-    assert one.dtype == torch.int64 and one.shape == (200, T) and one.abs().max() <= 1
-    assert torch.equal(one, same) and not torch.equal(one, other)
-
-
 def test_a_vae_samples_through_its_own_decoder(untrained):
     z = prior(100, generator(1, "s"))
     for vae in VAES:
@@ -123,15 +116,15 @@ def test_a_vae_samples_through_its_own_decoder(untrained):
     assert not torch.equal(a, b)
 
 
-def test_the_verbs_leave_mode_gradients_and_global_stream_as_they_were(untrained):
-    before, found = torch.get_rng_state(), []
+def test_the_verbs_leave_mode_and_gradients_as_they_were(untrained):
+    found = []
     for training in (True, False):  # the mode changes no number
         untrained.train(training)
         ops = untrained.sample(50, "A", "categorical", rng=generator(1, "s"))
         found.append((ops, untrained.encode(ops, "B")))
         assert {m.training for m in untrained.modules()} == {training}
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
-    assert torch.equal(torch.get_rng_state(), before) and not found[0][1].requires_grad
+    assert not found[0][1].requires_grad
     assert all(v.requires_grad and v.grad is None for v in untrained.parameters())
 
 
@@ -157,6 +150,4 @@ def test_the_verbs_leave_mode_gradients_and_global_stream_as_they_were(untrained
     ],
 )  # fmt: skip
 def test_bad_input_is_named_in_one_sentence(untrained, call, words):
-    with pytest.raises(InputError) as caught:
-        call(untrained)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert words in sentence(call, untrained)
