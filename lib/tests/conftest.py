@@ -18,6 +18,12 @@ pytest.register_assert_rewrite("planted")
 
 
 ROOT = Path(__file__).parents[2]
+LONGEST = ("1_train.ipynb", "test_runs.py", "test_batch.py", "test_packaging.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, or one worker still has them when the other has nothing left."""
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
 
 
 @pytest.fixture(autouse=True)

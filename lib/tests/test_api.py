@@ -94,14 +94,14 @@ def test_a_sample_is_the_same_whole_or_in_parts_and_whatever_torch_is_set_to(
 LARGE = """
 import resource, sys
 from fluxttice_core import load
-load(sys.argv[1]).sample(2_000_000, vae="A", seed=1)
+load(sys.argv[1]).sample(1_000_000, vae="A", seed=1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 def test_ten_million_operations_need_less_than_a_gigabyte_and_a_half(saved):
     done = subprocess.run([sys.executable, "-c", LARGE, saved], capture_output=True, check=True)
-    rest = 8_000_000 * T * 8  # only the result grows with n
+    rest = 9_000_000 * T * 8  # only the result grows with n
     assert int(done.stdout) * 1_024 + rest < 1.5e9
 
 
