@@ -9,32 +9,9 @@ from fluxttice_core.model.network import VAES, D, DualVAE, prior, read_out
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
 
-SHAPES = {  # name → shape of the weight; of a bias it is the first number (v5.5's own table)
-    **{f"encoder_{vae}.{layer}": shape for vae in VAES for layer, shape in (
-        ("encoder.0", (256, 9)), ("encoder.2", (128, 256)), ("encoder.4", (64, 128)),
-        ("fc_mu", (16, 64)), ("fc_logvar", (16, 64)),
-    )},
-    "decoder_A.decoder.0": (32, 16), "decoder_A.decoder.2": (64, 32),
-    "decoder_A.decoder.4": (27, 64), "decoder_B.fc_in": (128, 16), "decoder_B.fc_out": (27, 128),
-    **{f"decoder_B.residual{i}.block.{j}": (128, 128) for i in (1, 2) for j in (0, 2)},
-    "state_net.encoder.0": (32, 9), "state_net.encoder.1": (32,), "state_net.encoder.3": (8, 32),
-    "state_net.decoder.0": (32, 8), "state_net.decoder.2": (4, 32),
-}  # fmt: skip
 TIES = torch.tensor([-1.0, 0.0, 2.0])
 ALL_TIES = torch.cartesian_prod(TIES, TIES, TIES).view(-1, 1, C)  # every order and every tie
 MANY = torch.randn(1000, 1, C, generator=generator(0, "logits"))
-
-
-def test_names_shapes_and_types_are_those_of_v5_5(untrained):
-    expected = {"grad_norm_A_ema": (), "grad_norm_B_ema": ()}
-    for name, shape in SHAPES.items():
-        expected |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    state = untrained.state_dict()
-    assert {name: tuple(value.shape) for name, value in state.items()} == expected
-    assert list(state)[:2] == ["grad_norm_A_ema", "grad_norm_B_ema"]  # buffers come first
-    assert {value.dtype for value in state.values()} == {torch.float32}
-    assert (len(list(untrained.parameters())), len(list(untrained.buffers()))) == (48, 2)
-    assert sum(value.numel() for value in untrained.parameters()) == 168_770
 
 
 def layer(state, name, x):
