@@ -30,8 +30,10 @@ open: .venv/ready  ## show all runs in the browser
 	@$(BIN)/fluxttice open
 
 # Tests side by side, a file each, and one thread each: two threads on a shared core wait in turns.
+# Freed memory stays with its process: glibc would map and clear every large array anew.
 test: lint  ## lint, unit tests, and the notebooks under nbval (JOBS=… side by side)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks lib/tests --nbval-lax --nbval-current-env \
+	@OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
+		$(BIN)/python -m pytest notebooks lib/tests --nbval-lax --nbval-current-env \
 		--numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready  ## ruff over code and notebooks, mypy over the library

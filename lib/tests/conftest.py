@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from fluxttice_core import params
 from fluxttice_core.checkpoints import folder as checkpoint
@@ -17,6 +18,27 @@ pytest.register_assert_rewrite("planted")
 
 
 ROOT = Path(__file__).parents[2]
+LONGEST = ("1_train.ipynb", "test_runs.py", "test_batch.py", "test_packaging.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, or one worker still has them when the other has nothing left."""
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
+
+
+@pytest.fixture(autouse=True)
+def global_stream():
+    """Nothing that is tested draws from torch's global stream."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def reports(tmp_path, monkeypatch) -> Path:
+    """Where runs of this test go; not there yet."""
+    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
+    return tmp_path / "reports"
 
 
 @pytest.fixture(scope="session")

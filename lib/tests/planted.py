@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
+from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import marginal
 from fluxttice_core.metrics.adversaries import Functions
 from fluxttice_core.metrics.marginal import FEWEST, GROUPS, Marginal
@@ -211,6 +213,28 @@ PLANTED = {
     make.__name__: make()
     for make in (uniform, constant, missing, skewed, noisy, few, bijection, uneven)
 }
+
+
+def sentence(call, *arguments, **named):
+    """The one sentence with which that call is refused."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **named)
+    text = str(caught.value)
+    assert "\n" not in text and text[-1] in ".?"
+    return text
+
+
+def same(one, other, of=""):
+    """Are these state dicts equal in all, or in what has `of` in its name?"""
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[key], other[key]) for key in one if of in key)
+
+
+def no_number(*modules):
+    """Every weight of them: whatever computes with one of them shows."""
+    for module in modules:
+        for value in module.parameters():
+            value.data.fill_(torch.nan)
 
 
 def in_process(jobs, _report):

@@ -17,7 +17,7 @@ import sys
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from planted import in_process
+from planted import in_process, sentence
 
 from fluxttice_core import cli, files
 from fluxttice_core.certification import certificate, rehearsal, signing, verify
@@ -314,9 +314,8 @@ def edit(change):
 )  # fmt: skip
 def test_a_signed_file_that_is_no_certificate_is_refused(world, signed, spoil, words):
     resigned(world, signed, spoil(world.original[CERTIFICATE].decode()))
-    with pytest.raises(InputError, match="is refused at its schema") as caught:
-        world.check(signed)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    text = sentence(world.check, signed)
+    assert "is refused at its schema" in text and words in text
 
 
 # --- Attacks on a signed folder ---
@@ -453,9 +452,7 @@ def test_a_missing_renamed_moved_or_linked_file_is_refused(world, signed, name, 
 def test_a_signature_names_the_file_that_differs(world, changes, words):
     signing.check_signature(world.original, f" {world.trusted.upper()}\n")
     changed = {name: data for name, data in (world.original | changes).items() if data is not None}
-    with pytest.raises(InputError) as caught:
-        signing.check_signature(changed, world.trusted)
-    assert str(caught.value) == words
+    assert sentence(signing.check_signature, changed, world.trusted) == words
 
 
 def test_a_signature_over_another_list_has_a_reason(world):

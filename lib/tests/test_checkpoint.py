@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from planted import same, sentence
 
 from fluxttice_core import cli, files, params
 from fluxttice_core.certification import certificate
@@ -21,25 +22,19 @@ from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.checkpoints.lineage import read_original
 from fluxttice_core.errors import InputError
+from fluxttice_core.metrics import lineage as metrics
 from fluxttice_core.metrics.gates import Certify, Judged
 from fluxttice_core.metrics.results import exact
 from fluxttice_core.model.network import DualVAE
-from fluxttice_core.model.operations import SPLIT_SIZES, split, split_record
+from fluxttice_core.model.streams import generator
 from fluxttice_core.report import lineage
 
 
 def refused(path, **kwargs):
     """The one sentence with which loading `path` is refused."""
-    with pytest.raises(InputError) as caught:
-        checkpoint.load(path, **kwargs)
-    sentence = str(caught.value)
-    assert "\n" not in sentence and sentence.endswith(".") and not sentence.endswith("..")
-    return sentence
-
-
-def same(model, other):
-    one, two = model.state_dict(), other.state_dict()
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    text = sentence(checkpoint.load, path, **kwargs)
+    assert not text.endswith("..")
+    return text
 
 
 def left(folder):
@@ -95,7 +90,7 @@ def old(write, untrained):
 @pytest.mark.parametrize("inside", ["", checkpoint.WEIGHTS])
 def test_what_was_saved_is_what_is_loaded(saved, untrained, inside, tmp_path):
     loaded = checkpoint.load(saved / inside)
-    assert same(loaded.model, untrained)
+    assert same(loaded.model.state_dict(), untrained.state_dict())
     assert not loaded.model.training and loaded.epoch == 7
     digest = files.sha256((saved / checkpoint.WEIGHTS).read_bytes())
     assert loaded.sha256 == loaded.manifest["weights"]["sha256"] == digest
@@ -117,7 +112,8 @@ def test_the_manifest_says_what_when_and_from_what(tmp_path, untrained):
     assert left(folder) == [checkpoint.MANIFEST, checkpoint.WEIGHTS]
     with pytest.raises(InputError, match="never written over"):
         checkpoint.save(folder, DualVAE.fresh(9), 8, {})
-    assert left(tmp_path) == ["a"] and same(checkpoint.load(folder).model, untrained)
+    assert left(tmp_path) == ["a"]
+    assert same(checkpoint.load(folder).model.state_dict(), untrained.state_dict())
 
 
 def test_the_expected_sha256_decides(saved):
@@ -125,8 +121,8 @@ def test_the_expected_sha256_decides(saved):
     for spelled in (digest, digest.upper(), f" {digest} "):
         assert checkpoint.load(saved, spelled).sha256 == digest
     for other in ("0" * 64, "abc", "not a hash"):
-        sentence = refused(saved, expected_sha256=other)
-        assert other in sentence and "sha256" in sentence
+        text = refused(saved, expected_sha256=other)
+        assert other in text and "sha256" in text
 
 
 TAMPERED = {
@@ -197,13 +193,6 @@ def test_a_foreign_file_is_refused(write, name):
     assert str(path) in refused(path)
 
 
-@pytest.mark.parametrize(
-    "keep", [slice(3), slice(1000), slice(-1), slice(-500, None), slice(100, None)]
-)
-def test_cut_weights_are_refused(saved, write, keep):
-    refused(write((saved / checkpoint.WEIGHTS).read_bytes()[keep]))
-
-
 def test_a_pt_file_cut_or_changed_anywhere_gives_one_sentence_or_a_model(untrained):
     """The archive's directory has many ways to be wrong, and each its own exception."""
     good, rng = pt(v5_5(untrained)), random.Random(0)
@@ -224,33 +213,24 @@ def test_a_pt_file_cut_or_changed_anywhere_gives_one_sentence_or_a_model(untrain
 
 BROKEN = {
     "decoder_B.fc_in.bias is missing": ("decoder_B.fc_in.bias", None),
-    "grad_norm_A_ema is missing": ("grad_norm_A_ema", None),
-    "decoder_C.bias is not part of it": ("decoder_C.bias", torch.ones(1)),
     "fc_in.weight has shape (256, 16) instead of (128, 16)":
         ("decoder_B.fc_in.weight", torch.zeros(256, 16)),
     "torch.float16": ("encoder_A.fc_mu.bias", torch.ones(16).half()),
     "not finite": ("decoder_A.decoder.4.bias", torch.ones(27) / 0),
-    "is not part of it": ("state_net.encoder.0.weight", torch.zeros(32, 10)),
     "grad_norm_A_ema is not a tensor": ("grad_norm_A_ema", 1.0),
     "_meta_tensor": ("encoder_A.fc_mu.weight", torch.ones(16, 64, device="meta")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("words", BROKEN)
-def test_another_network_is_refused(tmp_path, write, saved, untrained, words, capsys):
-    """A v5.5 file, by loading and by importing, which leaves nothing behind; and a folder."""
+def test_another_network_is_refused(tmp_path, write, untrained, words, capsys):
+    """By loading and by importing, which leaves nothing behind; folders are in test_attacks.py."""
     key, tensor = BROKEN[words]
     state = {k: v for k, v in {**untrained.state_dict(), key: tensor}.items() if v is not None}
     path = write(pt(v5_5(untrained, model=state)))
     assert words in refused(path)
     assert cli.main(["import", str(path), str(tmp_path / "ours")]) == 1
-    assert words in capsys.readouterr().err and left(tmp_path) == ["file.pt", "saved"]
-    if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
-        data = safetensors.torch.save(state)
-        (saved / checkpoint.WEIGHTS).write_bytes(data)
-        manifest = {"weights": {"sha256": files.sha256(data)}}
-        (saved / checkpoint.MANIFEST).write_text(json.dumps(manifest))
-        assert words in refused(saved)
+    assert words in capsys.readouterr().err and left(tmp_path) == ["file.pt"]
 
 
 # --- Reading a .pt as data ---
@@ -306,19 +286,12 @@ DTYPES = "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool".sp
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tensors_come_as_they_were(dtype):
-    shapes = [(), (0,), (3,), (2, 3), (4, 0, 2), (2, 1, 3, 1)]
-    tensors = [(torch.randn(shape) * 3).to(getattr(torch, dtype)) for shape in shapes]
+def test_tensors_views_and_parameters_come_as_they_were(dtype):
+    base = (3 * torch.randn(4, 6, generator=generator(0, "test"))).to(getattr(torch, dtype))
+    tensors = [base, base.T, base[2], base[::2, 1::3], base, base[0, 0], base[:0], base[None, :1]]
+    tensors.append(torch.nn.Parameter(base, requires_grad=dtype.startswith("float")))
     for read, tensor in zip(archive.read(pt(tensors)), tensors, strict=True):
         assert read.dtype == tensor.dtype and torch.equal(read, tensor)
-
-
-def test_views_and_parameters_come_as_they_were():
-    base = torch.arange(24.0).view(4, 6)
-    views = {"base": base, "t": base.T, "row": base[2], "steps": base[::2, 1::3], "again": base}
-    read = archive.read(pt(views))
-    assert all(torch.equal(read[name], view) for name, view in views.items())
-    assert torch.equal(archive.read(pt(torch.nn.Parameter(base))), base)
 
 
 # --- Importing ---
@@ -329,7 +302,7 @@ def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys)
     assert cli.main(["import", str(old), str(tmp_path / "new" / "ours")]) == 0
     loaded = checkpoint.load(tmp_path / "new" / "ours")
     data = old.read_bytes()
-    assert same(loaded.model, untrained) and loaded.epoch == 103
+    assert same(loaded.model.state_dict(), untrained.state_dict()) and loaded.epoch == 103
     assert loaded.manifest["schema"] == checkpoint.SCHEMA
     assert left(tmp_path / "new" / "ours") == [checkpoint.MANIFEST, checkpoint.WEIGHTS]
     assert loaded.sha256 in capsys.readouterr().out
@@ -367,9 +340,10 @@ def test_a_place_that_cannot_be_written_is_named_and_left(tmp_path, old, where, 
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_a_pt_is_certified_as_what_it_was_imported_to(tmp_path, old, untrained):
+def test_a_pt_is_certified_as_what_it_was_imported_to(tmp_path, old, untrained, monkeypatch):
     """The certification page takes the .pt itself; its certificate names the original, and says
-    what it has by the lineage's own metrics."""
+    what it has by the lineage's own metrics, here of few operations."""
+    monkeypatch.setattr(metrics, "OPERATIONS", 50)
     values = params.read_yaml(files.root() / "params" / "certify.yaml")
     p = params.check(Certify, {**values, "run_dir": "", "checkpoint": str(old)}, "test")
     loaded = checkpoint.load(old, files.sha256(old.read_bytes()))
@@ -384,16 +358,7 @@ def test_a_pt_is_certified_as_what_it_was_imported_to(tmp_path, old, untrained):
     written = (tmp_path / "c" / certificate.CERTIFICATE).read_bytes()
     assert certificate.Certificate.model_validate_json(written, strict=True) == issued
     again = checkpoint.load(tmp_path / "c")
-    assert same(again.model, untrained) and again.manifest["claims"]["epoch"] == 103
-
-
-# --- The split's record ---
-
-
-def test_the_split_record_pins_the_indices():
-    record = split_record(42)
-    order = torch.cat([part for _, part in split(42)])
-    assert record["sizes"] == SPLIT_SIZES and record["seed"] == 42
-    packed = b"".join(index.to_bytes(8, "little") for index in order.tolist())
-    assert record["sha256"] == files.sha256(packed)
-    assert record["sha256"] != split_record(43)["sha256"]
+    assert (
+        same(again.model.state_dict(), untrained.state_dict())
+        and again.manifest["claims"]["epoch"] == 103
+    )

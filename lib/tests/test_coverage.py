@@ -60,20 +60,6 @@ def test_rows_hold_the_trials_and_a_larger_n_continues_a_smaller_one(untrained):
     assert both["argmax", 500] == alone["argmax", 500] < both["argmax", 3_000]
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        *[({"ns": ns}, f"ns is {ns}") for ns in ([], [0], [10, -1], [1.5], [True])],
-        ({"trials": 1}, "trials is 1"), ({"how": ["best"]}, "how is 'best'"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_named(untrained, change, words):
-    given = {"ns": [10], "how": ["argmax"], "trials": 2, "seed": 0, **change}
-    with pytest.raises(InputError) as caught:
-        coverage(untrained.decoder_A, **given)
-    assert words in str(caught.value)
-
-
 # --- Expected ---
 
 

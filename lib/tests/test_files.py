@@ -4,15 +4,9 @@ import re
 import subprocess
 
 import pytest
+from planted import sentence
 
 from fluxttice_core import files
-from fluxttice_core.errors import InputError
-
-
-@pytest.fixture
-def reports(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
-    return tmp_path / "reports"
 
 
 def test_the_hash_of_the_code_sees_syntax_and_no_words(tmp_path, monkeypatch):
@@ -50,11 +44,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, run_dir
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLUXTTICE_REPORTS", "/proc/nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError) as caught:
-        files.run_folder(run_dir, "x")
-    sentence = str(caught.value)
-    assert (run_dir or "/proc/nowhere") in sentence and "\n" not in sentence
-    assert sentence.endswith(".") and "writable" in sentence
+    text = sentence(files.run_folder, run_dir, "x")
+    assert (run_dir or "/proc/nowhere") in text and "writable" in text
 
 
 def test_json_is_strict_ordered_and_readable(tmp_path):

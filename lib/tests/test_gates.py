@@ -3,8 +3,6 @@ import itertools
 import pytest
 from planted import beyond, in_process
 
-from fluxttice_core import params
-from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import gates
 from fluxttice_core.metrics.adversaries import Functions, optimum, permuted
 from fluxttice_core.metrics.gates import BOUNDS, CHEAP, Certify, Judged, judge, of_vae, verdict
@@ -35,7 +33,7 @@ def test_a_gate_passes_exactly_where_the_interval_meets_the_bound():
             assert judge(refused, bound, upper) == "FAIL"
 
 
-def test_every_gate_bounds_a_metric_from_the_side_where_it_is_worse(strict):
+def test_every_gate_bounds_a_metric_from_the_side_where_it_is_worse():
     assert len(BOUNDS) == 9 and set(BOUNDS) < set(Certify.model_fields)
     for gate in BOUNDS:
         better = metric(gate[4:]).better or -1  # a rate is neither: it ties
@@ -45,9 +43,6 @@ def test_every_gate_bounds_a_metric_from_the_side_where_it_is_worse(strict):
     assert metric("argmax_coverage_50000").title.startswith("argmax coverage at N = 50,000")
     with pytest.raises(KeyError):
         metric("argmax_covfefe_50000")
-    for gate, bound in (("min_exact_match", 1.01), ("max_rate", -1), ("min_mig", 0.5)):
-        with pytest.raises(InputError, match=gate):
-            params.check(Certify, {**strict.model_dump(), gate: bound}, "test")
 
 
 @pytest.mark.parametrize(
@@ -86,15 +81,18 @@ def failed(refusal, vae):
     return {row.gate for row in refusal.gates if row.vae == vae and row.verdict != "PASS"}
 
 
+CODES = {"min_exact_match", "min_exact_match_worst_kind"}
+
+
 @pytest.mark.parametrize(
     "name, by",
     [
-        ("untrained", {"min_exact_match", "min_cell_connection"}),
-        ("random linear", {"min_exact_match", "min_cell_connection"}),
-        ("collapsed", {"min_exact_match"}),
-        ("uniform", {"min_exact_match"}),
+        ("untrained", {*CODES, "min_cell_connection"}),
+        ("random linear", {*CODES, "min_cell_connection"}),
+        ("collapsed", CODES),
+        ("uniform", CODES),
         ("linear read-out", {"max_rate"}),
-        ("memoriser", {"min_exact_match", "min_exact_match_worst_kind"}),
+        ("memoriser", CODES),
         ("permuted generator", {"min_exact_match", "min_cell_connection"}),
         ("permuted, codes beyond", {"max_rate", "min_cell_connection"}),
     ],
@@ -157,10 +155,3 @@ def test_one_training_operation_that_is_lost_fails(strict):
     model = Functions({"A": encode}, {"A": best.decoder("A")}, best.device)
     rows = of_vae(model, "A", FEWEST, strict, CHEAP)
     assert [row.gate for row in rows if row.verdict == "FAIL"] == ["min_exact_match"]
-
-
-def test_weights_that_are_not_numbers_are_refused(strict):
-    model = optimum()
-    model.decoder_A.decoder[4].bias.data[0] = float("nan")
-    with pytest.raises(InputError, match="logits that are not numbers"):
-        of_vae(model, "A", 2_000, strict, ["max_kl_uniform"])

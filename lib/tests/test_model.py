@@ -1,38 +1,17 @@
+from copy import deepcopy
+
 import pytest
 import torch
+from planted import same, sentence
 from torch.distributions import Categorical
 
-from fluxttice_core.errors import InputError
-from fluxttice_core.model.network import HOW, VAES, D, DualVAE, prior, read_out
+from fluxttice_core.model.network import VAES, D, DualVAE, prior, read_out
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
 
-SHAPES = {  # name → shape of the weight; of a bias it is the first number (v5.5's own table)
-    **{f"encoder_{vae}.{layer}": shape for vae in VAES for layer, shape in (
-        ("encoder.0", (256, 9)), ("encoder.2", (128, 256)), ("encoder.4", (64, 128)),
-        ("fc_mu", (16, 64)), ("fc_logvar", (16, 64)),
-    )},
-    "decoder_A.decoder.0": (32, 16), "decoder_A.decoder.2": (64, 32),
-    "decoder_A.decoder.4": (27, 64), "decoder_B.fc_in": (128, 16), "decoder_B.fc_out": (27, 128),
-    **{f"decoder_B.residual{i}.block.{j}": (128, 128) for i in (1, 2) for j in (0, 2)},
-    "state_net.encoder.0": (32, 9), "state_net.encoder.1": (32,), "state_net.encoder.3": (8, 32),
-    "state_net.decoder.0": (32, 8), "state_net.decoder.2": (4, 32),
-}  # fmt: skip
 TIES = torch.tensor([-1.0, 0.0, 2.0])
 ALL_TIES = torch.cartesian_prod(TIES, TIES, TIES).view(-1, 1, C)  # every order and every tie
 MANY = torch.randn(1000, 1, C, generator=generator(0, "logits"))
-
-
-def test_names_shapes_and_types_are_those_of_v5_5(untrained):
-    expected = {"grad_norm_A_ema": (), "grad_norm_B_ema": ()}
-    for name, shape in SHAPES.items():
-        expected |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    state = untrained.state_dict()
-    assert {name: tuple(value.shape) for name, value in state.items()} == expected
-    assert list(state)[:2] == ["grad_norm_A_ema", "grad_norm_B_ema"]  # buffers come first
-    assert {value.dtype for value in state.values()} == {torch.float32}
-    assert (len(list(untrained.parameters())), len(list(untrained.buffers()))) == (48, 2)
-    assert sum(value.numel() for value in untrained.parameters()) == 168_770
 
 
 def layer(state, name, x):
@@ -59,11 +38,11 @@ def test_the_forward_passes_are_those_of_v5_5(untrained):
 
 def test_a_sharpened_copy_has_that_many_times_the_logits():
     model, z = DualVAE.fresh(0), prior(10, generator(6, "test"))
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = deepcopy(model.state_dict())
     sharp = model.sharpened(7.0)
     for vae in VAES:
         assert torch.allclose(sharp.decoder(vae)(z), 7 * model.decoder(vae)(z), rtol=1e-4)
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert same(before, model.state_dict())
 
 
 def test_categorical_draws_with_the_probabilities_of_torchs_categorical():
@@ -105,15 +84,6 @@ def test_expectation_is_the_rounded_mean_value_and_not_argmax():
     assert (read_out(logits, "expectation") == 1).all() and (read_out(logits, "argmax") == 0).all()
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_the_same_seed_gives_the_same_sample(perfect_model, how):
-    one, same, other = (
-        perfect_model.sample(200, "A", how, rng=generator(seed, "s")) for seed in (1, 1, 2)
-    )
-    assert one.dtype == torch.int64 and one.shape == (200, T) and one.abs().max() <= 1
-    assert torch.equal(one, same) and not torch.equal(one, other)
-
-
 def test_a_vae_samples_through_its_own_decoder(untrained):
     z = prior(100, generator(1, "s"))
     for vae in VAES:
@@ -123,15 +93,15 @@ def test_a_vae_samples_through_its_own_decoder(untrained):
     assert not torch.equal(a, b)
 
 
-def test_the_verbs_leave_mode_gradients_and_global_stream_as_they_were(untrained):
-    before, found = torch.get_rng_state(), []
+def test_the_verbs_leave_mode_and_gradients_as_they_were(untrained):
+    found = []
     for training in (True, False):  # the mode changes no number
         untrained.train(training)
         ops = untrained.sample(50, "A", "categorical", rng=generator(1, "s"))
         found.append((ops, untrained.encode(ops, "B")))
         assert {m.training for m in untrained.modules()} == {training}
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
-    assert torch.equal(torch.get_rng_state(), before) and not found[0][1].requires_grad
+    assert not found[0][1].requires_grad
     assert all(v.requires_grad and v.grad is None for v in untrained.parameters())
 
 
@@ -157,6 +127,4 @@ def test_the_verbs_leave_mode_gradients_and_global_stream_as_they_were(untrained
     ],
 )  # fmt: skip
 def test_bad_input_is_named_in_one_sentence(untrained, call, words):
-    with pytest.raises(InputError) as caught:
-        call(untrained)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert words in sentence(call, untrained)

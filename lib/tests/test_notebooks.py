@@ -51,21 +51,11 @@ def test_the_parameters_are_those_of_the_default_file(step, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_code_is_plain_short_python_that_defines_nothing(name):
+def test_code_is_plain_python_that_defines_nothing(name):
     """A magic that does not exist prints an error and passes nbval: none is used at all."""
     tree = ast.parse(code(name))  # a magic is no Python
     assert not [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
-    lines = code(name).splitlines()
-    assert [line for line in lines if len(line) > 100 or re.match(r"\s*_ = ", line)] == []
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_a_notebook_imports_is_there(name):
-    """Or a reader meets an ImportError that only the slow run of the notebook shows."""
-    tree = ast.parse(code(name))
-    own = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom | ast.Import)]
-    assert own
-    exec(compile(ast.Module(own, []), name, "exec"), {})
+    assert not re.search(r"^\s*_ = ", code(name), re.M)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,8 +26,10 @@ EXTRAS = {
     "report": ("nbformat", "report"),
 }  # fmt: skip
 REFUSED = f"""
-import sys
+import contextlib, sys
 from fluxttice_core import cli
+with contextlib.suppress(SystemExit):
+    cli.main(["--help"])
 sys.stderr = sys.stdout
 assert not any(cli.main(words.split()) != 1 for words in {list(EXTRAS)})
 """
@@ -98,8 +100,8 @@ def test_the_light_core_runs_what_the_readme_shows(elsewhere):
         assert f"{verb}(" in block[1]
     words = block[1].replace("coverage_report(", "coverage_report([1_000], ")
     said = elsewhere.run("python", "-c", LIGHT + words + REFUSED).splitlines()
-    assert "verify" in elsewhere.run("fluxttice", "--help")
-    assert said == [
+    assert said[0].startswith("usage: ") and "verify" in " ".join(said)
+    assert said[-len(EXTRAS) :] == [
         f"fluxttice: {missing} is not installed: pip install 'fluxttice[{extra}]'."
         for missing, extra in EXTRAS.values()
     ]

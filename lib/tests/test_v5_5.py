@@ -144,8 +144,7 @@ def fit(**changes):
     p = parameters("v5_5", epochs=2, batch_size=1_024, coverage_n=500, device="cpu", **changes)
     for epoch in v5_5.fit(p):
         yield epoch.measures, {k: v.clone() for k, v in epoch.model.state_dict().items()}, epoch
-        epoch.model.sample(100, "A", "categorical", rng=generator(42, "noise"))
-        torch.rand(100)  # whatever is drawn between two epochs
+        epoch.model.sample(100, "A", "categorical", rng=generator(42, "noise"))  # between two
 
 
 def test_two_epochs_of_one_seed_read_no_operation_outside_the_split(monkeypatch, thrifty):
