@@ -1,4 +1,4 @@
-"""`python lib/benchmarks/kills.py [times]`: end real work at random moments, and look at the disk.
+"""`python lib/benchmarks/kills.py [times [stages]]`: real work, ended at random moments.
 
 Set-up, training, measuring (benchmark and certification) and a batch are each ended `times` times,
 in turn by Ctrl-C, SIGTERM and SIGKILL, at moments spread over their whole length. After each,
@@ -136,18 +136,18 @@ class Work:
         return wrong
 
 
-def main(times: int = 8) -> int:
+def main(times: str = "8", *stages: str) -> int:
     rng, total, bad = random.Random(1), 0, 0
-    for stage in STAGES:
+    for stage in stages or STAGES:
         length_s = TRAINING_S
         if stage != "training":
             work = Work(stage)
             code, length_s, said = work.finish()
             print(f"{stage}: {length_s:.0f} s undisturbed, exit {code} {said.strip()}", flush=True)
             shutil.rmtree(work.place)
-        for number in range(times):
+        for number in range(int(times)):
             work, how = Work(stage), SIGNALS[number % len(SIGNALS)]
-            after_s = length_s * (number + rng.random()) / times
+            after_s = length_s * (number + rng.random()) / int(times)
             wrong = work.end(after_s, how)
             if stage in ("set-up", "batch"):
                 again, _, said = work.finish()
@@ -164,4 +164,4 @@ def main(times: int = 8) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*map(int, sys.argv[1:])))
+    raise SystemExit(main(*sys.argv[1:]))

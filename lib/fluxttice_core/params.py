@@ -25,7 +25,7 @@ def _no_bool(value: Any) -> Any:
 
 
 def _digest(value: Any) -> str:
-    text = str(value or "").strip().lower()
+    text = "" if value is None else str(value).strip().lower()
     if text and not re.fullmatch("[0-9a-f]{64}", text):
         raise ValueError("must be a sha256, which has 64 hexadecimal digits, or empty")
     return text

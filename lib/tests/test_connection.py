@@ -3,6 +3,7 @@ import torch
 from planted import SEEDS, held
 
 from fluxttice_core.metrics import connection, controls
+from fluxttice_core.metrics.adversaries import permuted
 from fluxttice_core.metrics.connection import cell_connection
 from fluxttice_core.model.network import D, Posterior, prior
 from fluxttice_core.model.operations import C, T
@@ -11,6 +12,13 @@ from fluxttice_core.model.streams import generator
 
 def connected(model, vae, n=2_000, seed=1):
     return cell_connection(model.encoder(vae), model.decoder(vae), generator(seed, "test"), n)
+
+
+@pytest.mark.parametrize("vae", "AB")
+def test_one_for_what_is_tied_and_none_for_what_is_not(vae, certified):
+    assert connected(certified, vae).value == 1
+    assert connected(permuted(certified, 1), vae).high < 0.01
+    assert connected(controls.random_linear(1_000), vae).high < 0.01
 
 
 @pytest.mark.parametrize("code", [1.0, 1e-3, -3.0])

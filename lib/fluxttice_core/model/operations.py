@@ -40,8 +40,9 @@ def rows(values: object, name: str, width: int) -> Tensor:
     try:
         tensor = values if isinstance(values, Tensor) else torch.tensor(np.array(values))
     except (TypeError, ValueError, RuntimeError) as error:
+        why = str(error).rstrip(".")
         raise InputError(
-            f"{name} must be an array of numbers of shape (n, {width}): {error}."
+            f"{name} must be an array of numbers of shape (n, {width}): {why}."
         ) from None
     unusual = tensor.is_complex() or tensor.is_quantized or tensor.is_meta or tensor.is_nested
     masked = isinstance(values, np.ma.MaskedArray)  # what is masked would count
