@@ -225,7 +225,7 @@ def test_any_parameters_are_refused_in_one_sentence_or_train(recipe, data):
     assert type(p)(**p.model_dump()) == p
     if recipe == "turned":
         model = DualVAE.fresh(0)
-        turned.scale_logits(model, "A", p.start_scale)
+        model.scale_logits("A", p.start_scale)
         rng = generator(0, "test")
         eps, prior = torch.randn(8, D, generator=rng), torch.randn(32, D, generator=rng)
         x = all_operations()[:8]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ..model.network import VAES, D, DualVAE, Measurable, Posterior, linear
+from ..model.network import VAES, D, DualVAE, Measurable, Posterior, linears
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
@@ -49,27 +49,22 @@ def optimum(exact_match: float = 0.9999) -> DualVAE:
     nothing and gets PASS: a certificate is about what a network does.
     """
     model, cells = DualVAE.fresh(0), straight_cells(exact_match)
-    pairs = torch.cat([torch.eye(T), -torch.eye(T)])  # (18, T)
+    pairs, eye = torch.cat([torch.eye(T), -torch.eye(T)]), torch.eye(2 * T)  # (18, T), (18, 18)
     middle, outer = 2 * torch.tensor([cells.middle, cells.outer]).log()
     logvar = torch.cat([middle.repeat(T), torch.zeros(D - T)])
     ends = torch.tensor([-1.0, 0.0, 1.0])
     weight = SHARPNESS * torch.kron(torch.eye(T), ends[:, None]) @ pairs.T
     bias = (-SHARPNESS * TERCILE * ends.square()).repeat(T)
-    for encoder in (model.encoder_A, model.encoder_B):
-        _set(linear(encoder.encoder, 0), pairs)
-        _set(linear(encoder.encoder, 2), torch.eye(2 * T))
-        _set(linear(encoder.encoder, 4), torch.eye(2 * T))
-        _set(encoder.fc_mu, cells.mean * pairs.T)
-        _set(encoder.fc_logvar, (outer - middle) * pairs.T.abs(), logvar)
-    a, b = model.decoder_A.decoder, model.decoder_B
-    _set(linear(a, 0), pairs)
-    _set(linear(a, 2), torch.eye(2 * T))
-    _set(linear(a, 4), weight, bias)
-    _set(b.fc_in, pairs)
-    for block in (b.residual1.block, b.residual2.block):
-        _set(linear(block, 0), torch.zeros(0, 0))
-        _set(linear(block, 2), torch.zeros(0, 0))
-    _set(b.fc_out, weight, bias)
+    spread = (outer - middle) * pairs.T.abs(), logvar
+    codes = [(pairs,), (eye,), (eye,), (cells.mean * pairs.T,), spread]
+    for part, values in (
+        (model.encoder_A, codes),
+        (model.encoder_B, codes),
+        (model.decoder_A, [(pairs,), (eye,), (weight, bias)]),
+        (model.decoder_B, [(pairs,), *[(torch.zeros(0, 0),)] * 4, (weight, bias)]),
+    ):
+        for layer, value in zip(linears(part), values, strict=True):
+            _set(layer, *value)
     return model.eval()
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..model.initialisation import linear_encoder, looks_linear
-from ..model.network import VAES, DualVAE, Measurable, linear
+from ..model.network import VAES, DualVAE, Measurable, linears
 from ..model.streams import generator
 from .reconstruction import posterior
 
@@ -30,20 +30,20 @@ def random_linear(seed: int) -> DualVAE:
     looks_linear(model, seed)
     for vae in VAES:
         linear_encoder(model.encoder(vae), rng)
-        mu = posterior(model, vae).mu
-        model.encoder(vae).fc_mu.weight /= mu.std()
-    return model.sharpened(LOGIT_SCALE)
+        model.encoder(vae).fc_mu.weight /= posterior(model, vae).mu.std()
+        model.scale_logits(vae, LOGIT_SCALE)
+    return model
 
 
+@torch.no_grad()
 def collapsed(seed: int) -> DualVAE:
     """Fresh weights whose decoders ignore z and whose encoders ignore x (posterior = prior)."""
     model = untrained(seed)
-    state = model.state_dict()
-    for vae, first in (("A", "decoder.0"), ("B", "fc_in")):
-        state[f"decoder_{vae}.{first}.weight"].zero_()
-        for head in ("fc_mu", "fc_logvar"):
-            state[f"encoder_{vae}.{head}.weight"].zero_()
-            state[f"encoder_{vae}.{head}.bias"].zero_()
+    for vae in VAES:
+        linears(model.decoder(vae))[0].weight.zero_()
+        for head in linears(model.encoder(vae))[-2:]:
+            head.weight.zero_()
+            head.bias.zero_()
     return model
 
 
@@ -53,10 +53,8 @@ def uniform(seed: int) -> DualVAE:
     Sampled categorically it is the perfect uniform generator, which encodes nothing.
     """
     model = untrained(seed)
-    with torch.no_grad():
-        for last in (linear(model.decoder_A.decoder, 4), model.decoder_B.fc_out):
-            last.weight.zero_()
-            last.bias.zero_()
+    for vae in VAES:
+        model.scale_logits(vae, 0.0)
     return model
 
 

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol, Self, cast
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -146,10 +146,6 @@ class Network(nn.Module):
             raise InputError(f"encoder {vae} has no decoder in this layout ({self.layout}).")
         return getattr(self, f"decoder_{vae}")
 
-    def last_layer(self, vae: str) -> nn.Linear:
-        """The layer of a decoder that makes the logits."""
-        return [m for m in self.decoder(vae).modules() if isinstance(m, nn.Linear)][-1]
-
     def untrained(self, seed: int) -> Self:
         """A copy with PyTorch's default initialisation from `seed` in every layer."""
         copied = copy.deepcopy(self)
@@ -191,13 +187,11 @@ class Network(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             return read_out(self.decoder(vae)(latents), how, rng) - 1
 
-    def sharpened(self, tau: float) -> Self:
-        """A copy whose logits are `tau` times these: its last decoder layers carry the factor."""
-        copied = copy.deepcopy(self)
-        for vae in self.vaes:
-            for parameter in copied.last_layer(vae).parameters():
-                parameter.data.mul_(tau)
-        return copied
+    @torch.no_grad()
+    def scale_logits(self, vae: str, scale: float) -> None:
+        """One decoder's logits times `scale`, in place: by its last layer. No boundary moves."""
+        for parameter in linears(self.decoder(vae))[-1].parameters():
+            parameter.mul_(scale)
 
     def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
         """`n` operations (n, T), int64 in {-1, 0, 1}, from latents of the prior N(0, I)."""
@@ -214,9 +208,9 @@ class Network(nn.Module):
         return ops
 
 
-def linear(layers: nn.Sequential, i: int) -> nn.Linear:
-    """Layer `i`, which is known to be linear."""
-    return cast(nn.Linear, layers[i])
+def linears(part: nn.Module) -> list[nn.Linear]:
+    """The linear layers of a network's part, from its input to its output."""
+    return [module for module in part.modules() if isinstance(module, nn.Linear)]
 
 
 class DualVAE(Network):
