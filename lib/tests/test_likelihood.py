@@ -10,7 +10,6 @@ from scipy import integrate, special, stats
 
 from fluxttice_core.metrics import controls, likelihood, rate, reconstruction
 from fluxttice_core.metrics.adversaries import Functions, optimum
-from fluxttice_core.metrics.codes import aggregate_kl
 from fluxttice_core.metrics.marginal import GROUPS, LIMIT_NATS, Marginal, marginal
 from fluxttice_core.metrics.rate import least_rate, straight_cells
 from fluxttice_core.metrics.reconstruction import posterior, samples
@@ -150,7 +149,7 @@ def test_the_rate_is_information_plus_aggregate_kl(name, certified):
     make = {"shipped": lambda: certified, "best": optimum}
     q = posterior(make.get(name, lambda: controls.random_linear(1_000))(), "A")
     r, i = rate.rate(q), rate.mutual_information(q, generator(1, name))
-    kl = aggregate_kl(q, 2, name)
+    kl = rate.aggregate_kl(q, generator(2, name))
     assert i.low + kl.low <= r.value <= i.high + kl.high
     normal = torch.distributions.Normal(q.mu.double(), (q.logvar.double() / 2).exp())
     unit = torch.distributions.Normal(*torch.tensor([0.0, 1.0]).double())

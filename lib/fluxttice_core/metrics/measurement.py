@@ -5,7 +5,7 @@ Nothing is printed here; tables and figures come from the file these rows are st
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -19,7 +19,6 @@ from .adversaries import linear_readout, optimum
 from .controls import CONTROLS, OPTIMUM, READOUT
 from .marginal import FEWEST
 from .observation import HOURS, Measurement, Observed, metric, names, observe, values
-from .rate import posterior_gap
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
@@ -114,22 +113,17 @@ def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
                 if network in CONTROLS and theirs.value is not None:
                     low, high = hulls.get(network, (theirs.low, theirs.high))
                     hulls[network] = min(low, theirs.low), max(high, theirs.high)
-            good = _better(row.values[name], list(hulls.values()), metric(name).better)
+            mine, sign = row.values[name], metric(name).better
+            reached = [sign * end for ends in hulls.values() for end in ends]
+            good = sign != 0 and mine.value is not None and reached != []
+            good = good and min(sign * mine.low, sign * mine.high) > max(reached)
             table.append(
                 Compared(
-                    metric=name, vae=row.vae, ours=row.values[name], controls=hulls,
+                    metric=name, vae=row.vae, ours=mine, controls=hulls,
                     best=dict(beside)[OPTIMUM], readout=dict(beside)[READOUT], discriminates=good,
                 )
             )  # fmt: skip
     return table
-
-
-def _better(mine: Measured, hulls: list[tuple[float, float]], direction: int) -> bool:
-    if mine.value is None or not hulls or not direction:
-        return False
-    if direction > 0:
-        return all(mine.low > high for _, high in hulls)
-    return all(mine.high < low for low, _ in hulls)
 
 
 class Results(Record):
@@ -168,15 +162,14 @@ def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = pri
         InputError: a decoder that gives no numbers.
     """
     report(f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE")
-    vaes = model.vaes[::-1]  # B's decoder is the larger one: the longest job begins first
     jobs = [
         Job(f"VAE-{vae}, {name}", function, (model, vae, p))
-        for name, function in (("generation", _generation), ("drawn", drawings), ("codes", _codes))
-        for vae in vaes
+        for name, function in (("metrics", _row), ("drawn", drawings))
+        for vae in model.vaes[::-1]  # B's decoder is the larger one: the longest job begins first
     ]
-    found, n = parallel.each(jobs, report), len(vaes)
-    parts = zip(vaes, found[:n], found[n : 2 * n], found[2 * n :], strict=True)
-    rows = [_joined(p, *part) for part in parts][::-1]
+    found, n = parallel.each(jobs, report)[::-1], len(model.vaes)
+    pairs = zip(found[n:], found[:n], strict=True)
+    rows = [row.model_copy(update={"drawings": drawn}) for row, drawn in pairs]
     others = beside(p, report)
     return Results(
         rows=[*rows, *others.rows],
@@ -185,28 +178,10 @@ def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = pri
     )
 
 
-def _generation(model: Measurable, vae: str, p: Benchmark) -> tuple[dict[str, Measured], Details]:
+def _row(model: Measurable, vae: str, p: Benchmark) -> Row:
     o = observe(model, vae, p.k, p.seed)
-    return values(o, split(p.split_seed), names(p.ns, "generation")), details(o)
-
-
-def _codes(model: Measurable, vae: str, p: Benchmark) -> dict[str, Measured]:
-    return values(observe(model, vae, p.k, p.seed), split(p.split_seed), names(p.ns, "codes"))
-
-
-def _joined(
-    p: Benchmark,
-    vae: str,
-    generation: tuple[dict[str, Measured], Details],
-    drawn: Drawings,
-    of_codes: dict[str, Measured],
-) -> Row:
-    found = generation[0] | of_codes
-    found["posterior_gap"] = posterior_gap(found["elbo"], found["nll"])
-    return Row(
-        network=MODEL, seed=None, vae=vae, k=p.k, details=generation[1], drawings=drawn,
-        values={name: found[name] for name in names(p.ns)},
-    )  # fmt: skip
+    found = values(o, split(p.split_seed), names(p.ns))
+    return Row(network=MODEL, seed=None, vae=vae, k=p.k, values=found, details=details(o))
 
 
 def beside_path() -> Path:
@@ -218,7 +193,7 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     the same, else measured now. `make controls` stores them anew."""
     if beside_path().is_file():
         stored = files.parse_json(beside_path().read_bytes())
-        if (stored["code"], stored["key"]) == (_code(), _key(p)):
+        if stored == stored | _key(p):
             return Beside.model_validate(stored)
         report("reports/controls.json is of other code or parameters: measuring the controls now")
     return measured_beside(p, report)
@@ -235,8 +210,7 @@ def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Besi
         for name, seed in networks
     ]
     return Beside(
-        code=_code(),
-        key=_key(p),
+        **_key(p),
         created_utc=files.utc_now().isoformat(),
         environment=files.environment(),
         rows=parallel.each(jobs, report),
@@ -258,10 +232,7 @@ def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
     )  # fmt: skip
 
 
-def _code() -> str:
-    return files.code_hash("model", "metrics")
-
-
-def _key(p: Benchmark) -> dict[str, int | list[int]]:
+def _key(p: Benchmark) -> dict[str, Any]:
     wanted = ("seed", "split_seed", "untrained_seed", "ns", "trials")
-    return {name: getattr(p, name) for name in wanted}
+    key = {name: getattr(p, name) for name in wanted}
+    return {"code": files.code_hash("model", "metrics"), "key": key}
