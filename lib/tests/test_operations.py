@@ -44,7 +44,7 @@ def test_split_is_the_one_random_split_makes_from_its_seed_alone(seed):
     rng = torch.Generator().manual_seed(seed)
     theirs = random_split(range(M), list(SPLIT_SIZES.values()), generator=rng)
     torch.manual_seed(seed + 1)  # the global stream is none of its business
-    parts = dict(split(seed))
+    parts = split(seed)._asdict()
     for ours, part in zip(parts.values(), theirs, strict=True):
         assert ours.tolist() == list(part.indices)
     assert split_record(seed)["sizes"] == {k: len(v) for k, v in parts.items()} == SPLIT_SIZES
