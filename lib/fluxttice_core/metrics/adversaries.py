@@ -3,14 +3,11 @@
 Each is a network to measure like any other: `encoder(vae)` gives posteriors, `decoder(vae)` logits.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ..model.network import VAES, D, DualVAE, Measurable, Posterior, linears
+from ..model.network import D, Decode, DualVAE, Functions, Measurable, Posterior, linears
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
@@ -18,25 +15,6 @@ from .rate import RADIUS, TERCILE, straight_cells
 
 SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % of the information
 CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
-
-
-@dataclass(frozen=True)
-class Functions:
-    """A network of plain functions, by VAE: x (B, T) → Posterior, z (B, D) → logits (B, T, C)."""
-
-    encoders: dict[str, Callable[[Tensor], Posterior]]
-    decoders: dict[str, Callable[[Tensor], Tensor]]
-    device: torch.device
-
-    @property
-    def vaes(self) -> tuple[str, ...]:
-        return tuple(self.encoders)
-
-    def encoder(self, vae: str) -> Callable[[Tensor], Posterior]:
-        return self.encoders[vae]
-
-    def decoder(self, vae: str) -> Callable[[Tensor], Tensor]:
-        return self.decoders[vae]
 
 
 def optimum(exact_match: float = 0.9999) -> DualVAE:
@@ -86,19 +64,15 @@ def permuted(model: Measurable, seed: int) -> Functions:
     """
     table = _table(torch.randperm(M, generator=generator(seed, "permuted"))).to(model.device)
 
-    def wrapped(decoder: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def decoder(vae: str) -> Decode:
         def decode(z: Tensor) -> Tensor:
-            logits = decoder(z)
+            logits = model.decoder(vae)(z)
             inside = z.norm(dim=1) < RADIUS
             return torch.where(inside[:, None, None], table[indices(logits, "argmax")], logits)
 
         return decode
 
-    return Functions(
-        {vae: model.encoder(vae) for vae in model.vaes},
-        {vae: wrapped(model.decoder(vae)) for vae in model.vaes},
-        model.device,
-    )
+    return Functions(model.encoder, decoder, model.vaes, model.device)
 
 
 def memoriser(seed: int, parts: Split) -> Functions:
@@ -124,7 +98,7 @@ def memoriser(seed: int, parts: Split) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return table[indices(best.decoder("A")(z), "argmax")]
 
-    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode), torch.device("cpu"))
+    return Functions(lambda _vae: encode, lambda _vae: decode)
 
 
 def linear_readout(seed: int, n_train: int = 10) -> Functions:
@@ -149,7 +123,7 @@ def linear_readout(seed: int, n_train: int = 10) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return SHARPNESS * ((z @ reader)[..., None] * ends - ends.square() / 2)
 
-    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode), torch.device("cpu"))
+    return Functions(lambda _vae: encode, lambda _vae: decode)
 
 
 def _table(order: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..model.initialisation import linear_encoder, looks_linear
-from ..model.network import VAES, DualVAE, Measurable, linears
+from ..model.initialisation import looks_linear, mirror
+from ..model.network import DualVAE, Measurable, linears
 from ..model.streams import generator
 from .reconstruction import posterior
 
@@ -28,8 +28,8 @@ def random_linear(seed: int) -> DualVAE:
     """
     model, rng = untrained(seed), generator(seed, "random linear")
     looks_linear(model, seed)
-    for vae in VAES:
-        linear_encoder(model.encoder(vae), rng)
+    for vae in model.vaes:
+        mirror(linears(model.encoder(vae))[:-1], rng)  # all but the variances' head
         model.encoder(vae).fc_mu.weight /= posterior(model, vae).mu.std()
         model.scale_logits(vae, LOGIT_SCALE)
     return model
@@ -39,7 +39,7 @@ def random_linear(seed: int) -> DualVAE:
 def collapsed(seed: int) -> DualVAE:
     """Fresh weights whose decoders ignore z and whose encoders ignore x (posterior = prior)."""
     model = untrained(seed)
-    for vae in VAES:
+    for vae in model.vaes:
         linears(model.decoder(vae))[0].weight.zero_()
         for head in linears(model.encoder(vae))[-2:]:
             head.weight.zero_()
@@ -53,7 +53,7 @@ def uniform(seed: int) -> DualVAE:
     Sampled categorically it is the perfect uniform generator, which encodes nothing.
     """
     model = untrained(seed)
-    for vae in VAES:
+    for vae in model.vaes:
         model.scale_logits(vae, 0.0)
     return model
 

@@ -3,6 +3,7 @@
 Nothing is printed here; tables and figures come from the file these rows are stored in.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,12 +17,17 @@ from ..parallel import Job
 from ..params import Count, Text, Whole
 from . import codes, coverage, marginal, reconstruction
 from .adversaries import linear_readout, optimum
-from .controls import CONTROLS, OPTIMUM, READOUT
+from .controls import CONTROLS, OPTIMUM, READOUT, Control
 from .marginal import FEWEST
 from .observation import HOURS, Measurement, Observed, metric, names, observe, values
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
+BESIDE = {
+    OPTIMUM: Control(lambda _seed: optimum(), 1),
+    READOUT: Control(linear_readout, 1),
+    **CONTROLS,
+}
 
 
 class Benchmark(Measurement):
@@ -109,14 +115,14 @@ def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
         for row in ours:
             beside = [(o.network, o.values[name]) for o in others if o.vae == row.vae]
             hulls: dict[str, tuple[float, float]] = {}
-            for network, theirs in beside:
-                if network in CONTROLS and theirs.value is not None:
-                    low, high = hulls.get(network, (theirs.low, theirs.high))
-                    hulls[network] = min(low, theirs.low), max(high, theirs.high)
+            for network, x in beside:
+                if network in CONTROLS and x.value is not None:
+                    low, high = hulls.get(network, (x.low, x.high))
+                    hulls[network] = min(low, x.low), max(high, x.high)
             mine, sign = row.values[name], metric(name).better
-            reached = [sign * end for ends in hulls.values() for end in ends]
-            good = sign != 0 and mine.value is not None and reached != []
-            good = good and min(sign * mine.low, sign * mine.high) > max(reached)
+            theirs = (sign * end for ends in hulls.values() for end in ends)
+            reached = max(theirs, default=math.inf)
+            good = mine.value is not None and min(sign * mine.low, sign * mine.high) > reached
             table.append(
                 Compared(
                     metric=name, vae=row.vae, ours=mine, controls=hulls,
@@ -135,10 +141,7 @@ class Results(Record):
 
     def of(self, network: str) -> dict[str, Row]:
         """The rows of the first network of that name, by VAE."""
-        found: dict[str, Row] = {}
-        for row in self.rows:
-            if row.network == network:
-                found.setdefault(row.vae, row)
+        found = {row.vae: row for row in reversed(self.rows) if row.network == network}
         return dict(sorted(found.items()))
 
 
@@ -201,13 +204,11 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
 
 def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     """The optimum, the read-out of ten operations, and every control from each of its seeds."""
-    networks = [(OPTIMUM, p.untrained_seed), (READOUT, p.untrained_seed)]
-    for name, control in CONTROLS.items():
-        networks += [(name, p.untrained_seed + number) for number in range(control.seeds)]
     jobs = [
         Job(f"{name} {seed}, VAE-{vae}", control_row, (name, seed, vae, p))
         for vae in VAES[::-1]
-        for name, seed in networks
+        for name, network in BESIDE.items()
+        for seed in range(p.untrained_seed, p.untrained_seed + network.seeds)
     ]
     return Beside(
         **_key(p),
@@ -219,9 +220,7 @@ def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Besi
 
 def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
     """What stands beside a model, at FEWEST latents: its intervals are wider than a model's."""
-    made: dict[str, Callable[[int], Measurable]]
-    made = {OPTIMUM: lambda _seed: optimum(), READOUT: linear_readout}
-    network = made[name](seed) if name in made else CONTROLS[name].make(seed)
+    network = BESIDE[name].make(seed)
     shown = (name, seed) == (UNTRAINED, p.untrained_seed)
     o = observe(network, vae, FEWEST, p.seed, f"{name} {seed} {vae}")
     return Row(

@@ -9,22 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..model.network import Measurable, Posterior
+from ..model.network import Decode, Measurable, Posterior
 from ..model.operations import M, Split
 from ..model.streams import generator
 from ..params import Digest, Params, Seed, Text, Whole
-from . import (
-    codes,
-    connection,
-    coverage,
-    disentanglement,
-    generalisation,
-    likelihood,
-    marginal,
-    rate,
-    reconstruction,
-)
+from . import coverage, generalisation, likelihood, marginal, rate, reconstruction
+from .codes import active, entropy_nats
+from .connection import cell_connection
 from .coverage import ceiling
+from .disentanglement import dci_disentanglement, mig
 from .marginal import FEWEST, GROUPS, LIMIT_NATS, Marginal
 from .results import Measured, exact, share
 
@@ -58,11 +51,7 @@ class Observed:
     stream: str
 
     @property
-    def encoder(self) -> Callable[[Tensor], Posterior]:
-        return self.network.encoder(self.vae)
-
-    @property
-    def decoder(self) -> Callable[[Tensor], Tensor]:
+    def decoder(self) -> Decode:
         return self.network.decoder(self.vae)
 
     def rng(self, name: str) -> torch.Generator:
@@ -164,12 +153,10 @@ METRICS = {
     ),
     "cell_connection": Metric(
         "cell connection",
-        lambda o, _: connection.cell_connection(o.encoder, o.decoder, o.rng("connection")),
+        lambda o, _: cell_connection(o.network, o.vae, o.rng("connection")),
     ),
-    "mig": Metric("MIG", lambda o, _: disentanglement.mig(o.q.mu), "number"),
-    "dci": Metric(
-        "DCI disentanglement", lambda o, _: disentanglement.dci_disentanglement(o.q.mu), "number"
-    ),
+    "mig": Metric("MIG", lambda o, _: mig(o.q.mu), "number"),
+    "dci": Metric("DCI disentanglement", lambda o, _: dci_disentanglement(o.q.mu), "number"),
     "kl_uniform": Metric(
         "KL(P ‖ uniform), nats", lambda o, _: marginal.kl_uniform(o.marginal), "nats", -1
     ),
@@ -178,10 +165,7 @@ METRICS = {
         "KL(uniform ‖ P), nats", lambda o, _: likelihood.kl_uniform_p(o.nll), "nats", -1
     ),
     "bits_per_trit": Metric(
-        "bits per trit (log₂ 3 = 1.5850)",
-        lambda o, _: likelihood.bits_per_trit(o.nll),
-        "nats",
-        -1,
+        "bits per trit (log₂ 3 = 1.5850)", lambda o, _: likelihood.bits_per_trit(o.nll), "nats", -1
     ),
     "elbo": Metric("ELBO, nats (ignoring z: -9.8875)", lambda o, _: o.elbo, "nats"),
     "posterior_gap": Metric(
@@ -211,8 +195,7 @@ METRICS = {
         "1 / ΣP², share of M", lambda o, _: likelihood.inverse_simpson(o.marginal)
     ),
     "information": Metric(
-        "information, share of 9·ln 3",
-        lambda o, _: marginal.information(o.marginal).of(LIMIT_NATS),
+        "information, share of 9·ln 3", lambda o, _: marginal.information(o.marginal).of(LIMIT_NATS)
     ),
     "information_common_scale": Metric(
         "information at a common scale, share of 9·ln 3",
@@ -220,10 +203,10 @@ METRICS = {
     ),
     "categorical_coverage": _coverage("categorical"),
     "active_units": Metric(
-        "active units", lambda o, _: exact(int(codes.active(o.q.mu).sum()), M), "count", 0
+        "active units", lambda o, _: exact(int(active(o.q.mu).sum()), M), "count", 0
     ),
     "latent_entropy": Metric(
-        "latent entropy, nats", lambda o, _: exact(codes.entropy_nats(o.q.mu), M), "nats", 0
+        "latent entropy, nats", lambda o, _: exact(entropy_nats(o.q.mu), M), "nats", 0
     ),
 }
 

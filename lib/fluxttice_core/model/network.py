@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,22 +24,15 @@ CHUNK = 2**16  # operations sampled at a time
 MOST = 10**8  # operations in one sample: 7 GB
 
 
-class Measurable(Protocol):
-    """What can be measured: one or two VAEs, each an encoder and a decoder by name."""
-
-    @property
-    def vaes(self) -> tuple[str, ...]: ...
-    @property
-    def device(self) -> torch.device: ...
-    def encoder(self, vae: str) -> Callable[[Tensor], "Posterior"]: ...
-    def decoder(self, vae: str) -> Callable[[Tensor], Tensor]: ...
-
-
 class Posterior(NamedTuple):
     """q(z|x) = N(mu, diag exp(logvar)): both (B, D)."""
 
     mu: Tensor
     logvar: Tensor
+
+
+Encode = Callable[[Tensor], Posterior]  # operations (B, T), float32 → q(z|x)
+Decode = Callable[[Tensor], Tensor]  # latents (B, D) → logits (B, T, C)
 
 
 def layers(widths: tuple[int, ...], normed: bool) -> list[nn.Module]:
@@ -206,6 +199,18 @@ class Network(nn.Module):
         for part in ops.split(CHUNK):
             part.copy_(self.decode(prior(len(part), latents), vae, how, rng))
         return ops
+
+
+class Functions(NamedTuple):
+    """A network of plain functions: the encoder and the decoder of each VAE by its name."""
+
+    encoder: Callable[[str], Encode]
+    decoder: Callable[[str], Decode]
+    vaes: tuple[str, ...] = VAES
+    device: torch.device = torch.device("cpu")
+
+
+Measurable = Network | Functions
 
 
 def linears(part: nn.Module) -> list[nn.Linear]:
