@@ -5,7 +5,7 @@ from planted import SEEDS, held
 from fluxttice_core.metrics import connection, controls
 from fluxttice_core.metrics.adversaries import permuted
 from fluxttice_core.metrics.connection import cell_connection
-from fluxttice_core.model.network import D, Functions, Posterior, prior
+from fluxttice_core.model.network import D, DualVAE, Functions, Posterior, prior
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
 
@@ -40,7 +40,7 @@ def test_the_share_is_that_of_a_line_that_leaves(code):
 
 
 def test_by_loops_with_the_models_own_decoding(monkeypatch):
-    model, n = controls.untrained(4), 200
+    model, n = DualVAE.fresh(4), 200
     slow = 0
     for z in prior(n, generator(7, "test")):
         operation = model.decode(z[None], "A")

@@ -14,7 +14,7 @@ from fluxttice_core.metrics.marginal import GROUPS, LIMIT_NATS, Marginal, margin
 from fluxttice_core.metrics.rate import least_rate, straight_cells
 from fluxttice_core.metrics.reconstruction import posterior, samples
 from fluxttice_core.metrics.results import exact
-from fluxttice_core.model.network import D, Functions, Posterior
+from fluxttice_core.model.network import D, DualVAE, Functions, Posterior
 from fluxttice_core.model.operations import C, M, T, all_operations
 from fluxttice_core.model.streams import generator
 
@@ -195,7 +195,7 @@ def test_distortion_elbo_and_gap_of_a_decoder_whose_posterior_is_known(monkeypat
 
 def test_distortion_by_loops():
     """Codes without noise: -Σ ln p of the trits, operation by operation."""
-    model = controls.untrained(3)
+    model = DualVAE.fresh(3)
     q = posterior(model, "B")
     still = Posterior(q.mu, torch.full_like(q.mu, -200.0))
     with torch.no_grad():

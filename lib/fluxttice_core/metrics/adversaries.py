@@ -4,7 +4,7 @@ Each is a network to measure like any other: `encoder(vae)` gives posteriors, `d
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..model.network import D, Decode, DualVAE, Functions, Measurable, Posterior, linears
@@ -17,6 +17,7 @@ SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % 
 CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
 
 
+@torch.no_grad()
 def optimum(exact_match: float = 0.9999) -> DualVAE:
     """The optimum, written by hand in this very architecture: each metric's best attainable value.
 
@@ -39,19 +40,14 @@ def optimum(exact_match: float = 0.9999) -> DualVAE:
         (model.encoder_A, codes),
         (model.encoder_B, codes),
         (model.decoder_A, [(pairs,), (eye,), (weight, bias)]),
-        (model.decoder_B, [(pairs,), *[(torch.zeros(0, 0),)] * 4, (weight, bias)]),
+        (model.decoder_B, [(pairs,), *[()] * 4, (weight, bias)]),
     ):
-        for layer, value in zip(linears(part), values, strict=True):
-            _set(layer, *value)
-    return model.eval()
-
-
-@torch.no_grad()
-def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
-    """Put `weight` into the upper left corner of the layer's, and zero everywhere else."""
-    layer.weight.zero_()
-    layer.weight[: weight.shape[0], : weight.shape[1]] = weight
-    layer.bias.copy_(torch.zeros(len(layer.bias)) if bias is None else bias)
+        for parameter in part.parameters():
+            parameter.zero_()
+        for layer, corners in zip(linears(part), values, strict=True):
+            for tensor, corner in zip((layer.weight, layer.bias), corners, strict=False):
+                tensor[tuple(map(slice, corner.shape))] = corner
+    return model
 
 
 def permuted(model: Measurable, seed: int) -> Functions:

@@ -13,11 +13,6 @@ from .reconstruction import posterior
 LOGIT_SCALE = 200.0  # at least that of params/train.yaml (tested)
 
 
-def untrained(seed: int) -> DualVAE:
-    """The same architecture with fresh weights."""
-    return DualVAE.fresh(seed).eval()
-
-
 @torch.no_grad()
 def random_linear(seed: int) -> DualVAE:
     """Random linear maps, the hardest to beat of what has learnt nothing.
@@ -26,7 +21,7 @@ def random_linear(seed: int) -> DualVAE:
     scales its own: scale alone turns even cells of any kind into information. The encoders
     project the table at random onto codes of unit variance, all 16 units active.
     """
-    model, rng = untrained(seed), generator(seed, "random linear")
+    model, rng = DualVAE.fresh(seed), generator(seed, "random linear")
     looks_linear(model, seed)
     for vae in model.vaes:
         mirror(linears(model.encoder(vae))[:-1], rng)  # all but the variances' head
@@ -38,7 +33,7 @@ def random_linear(seed: int) -> DualVAE:
 @torch.no_grad()
 def collapsed(seed: int) -> DualVAE:
     """Fresh weights whose decoders ignore z and whose encoders ignore x (posterior = prior)."""
-    model = untrained(seed)
+    model = DualVAE.fresh(seed)
     for vae in model.vaes:
         linears(model.decoder(vae))[0].weight.zero_()
         for head in linears(model.encoder(vae))[-2:]:
@@ -52,7 +47,7 @@ def uniform(seed: int) -> DualVAE:
 
     Sampled categorically it is the perfect uniform generator, which encodes nothing.
     """
-    model = untrained(seed)
+    model = DualVAE.fresh(seed)
     for vae in model.vaes:
         model.scale_logits(vae, 0.0)
     return model
@@ -67,7 +62,7 @@ class Control(NamedTuple):
 
 # What has learnt nothing: a metric that one of these reaches decides nothing.
 CONTROLS = {
-    "untrained": Control(untrained, 5),
+    "untrained": Control(DualVAE.fresh, 5),
     "random linear": Control(random_linear, 5),
     "collapsed": Control(collapsed, 1),
     "uniform": Control(uniform, 1),

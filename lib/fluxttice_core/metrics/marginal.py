@@ -70,26 +70,23 @@ def marginal(
     if k < GROUPS or k % GROUPS:
         raise InputError(f"k is {k}, but must be a positive multiple of {GROUPS}.")
     rng = generator(seed, "marginal", stream, device=device)
-    groups = [_group(decoder, k // GROUPS, rng) for _ in range(GROUPS)]
-    probability, argmax, entropy = zip(*groups, strict=True)
-    if not np.isfinite(entropy).all():
+    probability = torch.zeros(GROUPS, M // 81, 81, dtype=torch.float64, device=device)
+    argmax = torch.zeros(GROUPS, M, dtype=torch.int64, device=device)
+    entropy = torch.zeros(GROUPS, dtype=torch.float64, device=device)
+    powers = (C ** torch.arange(T, device=device)).float()
+    size, parts = k // GROUPS, math.ceil(k // GROUPS / CHUNK)
+    for group in range(GROUPS):
+        for part in range(parts):
+            n = size * (part + 1) // parts - size * part // parts
+            p, nats, classes = trit_distributions(decoder(prior(n, rng)))
+            # Trits 0-3 are the low digits of the index, 4-8 the high ones: one product is all of P.
+            probability[group] += (_outer(p[4:]) @ _outer(p[:4]).T).double()
+            argmax[group] += torch.bincount((powers @ classes).long(), minlength=M)
+            entropy[group] += nats.double().sum()
+    if not entropy.isfinite().all():
         raise InputError("the decoder gives logits that are not numbers: nothing can be measured.")
-    return Marginal(np.stack(probability), np.stack(argmax), np.array(entropy), k)
-
-
-def _group(decoder: Decode, k: int, rng: torch.Generator) -> tuple[np.ndarray, np.ndarray, float]:
-    probability = torch.zeros(M // 81, 81, dtype=torch.float64, device=rng.device)
-    argmax = torch.zeros(M, dtype=torch.int64, device=rng.device)
-    entropy = torch.zeros((), dtype=torch.float64, device=rng.device)
-    powers, parts = (C ** torch.arange(T, device=rng.device)).float(), math.ceil(k / CHUNK)
-    for part in range(parts):
-        size = k * (part + 1) // parts - k * part // parts
-        p, h, classes = trit_distributions(decoder(prior(size, rng)))
-        # Trits 0-3 are the low digits of the index, 4-8 the high ones: one product is all of P.
-        probability += (_outer(p[4:]) @ _outer(p[:4]).T).double()
-        argmax += torch.bincount((powers @ classes).long(), minlength=M)
-        entropy += h.double().sum()
-    return probability.flatten().cpu().numpy(), argmax.cpu().numpy(), float(entropy)
+    summed = probability.flatten(1).cpu().numpy()
+    return Marginal(summed, argmax.cpu().numpy(), entropy.cpu().numpy(), k)
 
 
 def logits_of(decoder: Decode, z: Tensor) -> Tensor:

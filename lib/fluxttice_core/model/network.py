@@ -237,7 +237,7 @@ class DualVAE(Network):
         """PyTorch's default initialisation from `seed`; the global random stream is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, "init").initial_seed())
-            return cls()
+            return cls().eval()
 
 
 def prior(n: int, rng: torch.Generator) -> Tensor:

@@ -260,7 +260,7 @@ def fit(p: TrainTurned) -> Iterator[Epoch]:
     Raises:
         as `train`.
     """
-    model = DualVAE.fresh(p.seed).eval()
+    model = DualVAE.fresh(p.seed)
     for number, both in enumerate(together(_measured, [(vae, p) for vae in VAES])):
         measures: dict[str, float] = {}
         for weights, found in both:
