@@ -85,11 +85,10 @@ def memoriser(seed: int, parts: Split) -> Functions:
     with torch.no_grad():
         own = best.encoder("A")(all_operations()[order.argsort()].float())  # operation → posterior
     source = _nearest(parts.train)
-    q = Posterior(own.mu[source], own.logvar[source])
 
     def encode(x: Tensor) -> Posterior:
-        row = index_of(x)
-        return Posterior(q.mu[row], q.logvar[row])
+        row = source[index_of(x)]
+        return Posterior(own.mu[row], own.logvar[row])
 
     def decode(z: Tensor) -> Tensor:
         return table[indices(best.decoder("A")(z), "argmax")]

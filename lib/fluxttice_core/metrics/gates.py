@@ -35,7 +35,7 @@ class Certify(Measurement):
 
 BOUNDS = tuple(name for name in Certify.model_fields if name.startswith(("min_", "max_")))
 CHEAP = BOUNDS[:4]
-PARTS = {"codes": BOUNDS[:5], "generation": BOUNDS[5:]}
+PARTS = {"codes": BOUNDS[:5], "generation": BOUNDS[5:]}  # the second needs all k latents
 
 
 class Judged(Record):

@@ -22,8 +22,6 @@ from .marginal import FEWEST, GROUPS, LIMIT_NATS, Marginal
 from .results import Measured, exact, share
 
 HOURS = "more would take hours"
-Latents = Annotated[Whole, Field(ge=FEWEST, le=10**9, multiple_of=GROUPS, description=HOURS)]
-
 COMMON_RMS = 200.0  # of logits centred per trit: sharp enough that shapes and not scales differ
 
 
@@ -33,7 +31,7 @@ class Measurement(Params):
     checkpoint: Text
     expected_sha256: Digest
     split_seed: Seed
-    k: Latents
+    k: Annotated[Whole, Field(ge=FEWEST, le=10**9, multiple_of=GROUPS, description=HOURS)]
     untrained_seed: Seed
 
 

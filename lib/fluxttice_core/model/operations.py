@@ -120,10 +120,8 @@ def names() -> dict[int, str]:
 
 def describe(index: int) -> str:
     """The operation's name where it has one, else its index and its table as nine of `-0+`."""
-    if index in names():
-        return names()[index]
     signs = "".join("-0+"[int(v) + 1] for v in all_operations()[index])
-    return f"#{index} [{signs[:3]} {signs[3:6]} {signs[6:]}]"
+    return names().get(index, f"#{index} [{signs[:3]} {signs[3:6]} {signs[6:]}]")
 
 
 def noisy(ops: Tensor, flips: int, seed: int) -> Tensor:
