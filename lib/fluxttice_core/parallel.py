@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from functools import cache
+from functools import cache, partial
 from multiprocessing import forkserver, resource_tracker
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -41,7 +41,8 @@ class Processes(ThreadPoolExecutor):
         super().__init__(int(os.environ.get(WORKERS) or os.cpu_count() or 1))
 
     def submit(self, function: Callable, /, *arguments: Any, **named: Any) -> Future:
-        return super().submit(_alone, function, arguments, named)
+        work = partial(function, *arguments, **named)
+        return super().submit(lambda: next(together(_once, [(work,)]))[0])
 
     def __exit__(self, error: Any, *about: Any) -> None:
         if error:  # whatever ended the caller's loop ends the jobs, too
@@ -51,13 +52,8 @@ class Processes(ThreadPoolExecutor):
         super().__exit__(error, *about)
 
 
-def _alone(function: Callable, arguments: tuple, named: dict) -> Any:
-    [(value,)] = together(_once, [(function, arguments, named)])
-    return value
-
-
-def _once(function: Callable, arguments: tuple, named: dict) -> Iterator[Any]:
-    yield function(*arguments, **named)
+def _once(work: Callable) -> Iterator[Any]:
+    yield work()
 
 
 class Job(NamedTuple):
@@ -75,12 +71,11 @@ def each(jobs: Sequence[Job], said: Callable[[str], None]) -> list[Any]:
         whatever a job raises, Killed if its process was killed; the others are then ended.
     """
     with Processes() as workers:
-        futures = [workers.submit(job.function, *job.arguments) for job in jobs]
-        names = {future: job.name for future, job in zip(futures, jobs, strict=True)}
-        for count, future in enumerate(as_completed(futures), 1):
+        names = {workers.submit(job.function, *job.arguments): job.name for job in jobs}
+        for count, future in enumerate(as_completed(names), 1):
             future.result()
             said(f"{names[future]}: done, {len(jobs) - count} left")
-    return [future.result() for future in futures]
+    return [future.result() for future in names]
 
 
 def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterator[tuple]:
@@ -96,10 +91,10 @@ def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterat
     pipes, processes = [], []
     try:
         for job in jobs:
-            here, there = _context().Pipe(duplex=False)
+            here, there = start().Pipe(duplex=False)
             # Pickled here: torch would pass its tensors through shared memory, which may be small.
             packed = pickle.dumps((function, job))
-            process = _context().Process(target=_send, args=(there, packed), daemon=True)
+            process = start().Process(target=_send, args=(there, packed), daemon=True)
             _start(process)
             there.close()
             pipes.append(here)
@@ -122,7 +117,9 @@ def together(function: Callable[..., Iterator], jobs: Sequence[tuple]) -> Iterat
 
 
 @cache
-def _context() -> Any:
+def start() -> Any:
+    """The context whose server makes the processes. Called early, the server imports torch while
+    the caller goes on, and the first jobs wait less."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     resource_tracker.ensure_running()  # it would unblock the signal
@@ -130,11 +127,6 @@ def _context() -> Any:
     forkserver.ensure_running()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return context
-
-
-def start() -> None:
-    """Let the server import torch while the caller goes on, so that the first jobs wait less."""
-    _context()
 
 
 def stop() -> None:
@@ -147,7 +139,7 @@ def stop() -> None:
             os.kill(pid, signal.SIGKILL)
     server._stop()
     tracker._stop()
-    _context.cache_clear()
+    start.cache_clear()
 
 
 def _start(process: Any) -> None:

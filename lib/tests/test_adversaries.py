@@ -55,7 +55,7 @@ def test_permuted_changes_what_is_generated_and_nothing_that_is_encoded():
 def test_a_memoriser_knows_what_it_was_trained_on_and_nothing_else():
     model = memoriser(1, PARTS)
     right = hits(model, "A")
-    for part, index in PARTS:
+    for part, index in PARTS._asdict().items():
         assert right[index].double().mean() == (part == "train")
     assert hits(model, "A", 1.0)[PARTS.train].double().mean() > 0.999
     best = optimum()

@@ -8,7 +8,8 @@ from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
 from fluxttice_core.metrics.adversaries import optimum
-from fluxttice_core.metrics.codes import active_units, aggregate_kl, entropy_nats, kl_nats
+from fluxttice_core.metrics.codes import active, entropy_nats, kl_nats
+from fluxttice_core.metrics.rate import aggregate_kl
 from fluxttice_core.metrics.reconstruction import posterior
 from fluxttice_core.model.network import D, Posterior
 from fluxttice_core.model.operations import M
@@ -44,12 +45,12 @@ def test_entropy_closed_forms(codes, nats):
     assert entropy_nats(codes) == pytest.approx(nats, abs=1e-12)
 
 
-@pytest.mark.parametrize("active", [0, 1, 9, D])
-def test_active_units_counts_variances_above_the_threshold(active):
+@pytest.mark.parametrize("count", [0, 1, 9, D])
+def test_active_units_are_those_of_variances_above_the_threshold(count):
     """±0.11 has variance 0.0121, ±0.09 has 0.0081; a mean far from 0 changes nothing."""
     signs = torch.tensor([-1.0, 1.0]).repeat(500)[:, None]
-    spread = torch.where(torch.arange(D) < active, 0.11, 0.09)
-    assert active_units(1e3 + signs * spread) == active
+    spread = torch.where(torch.arange(D) < count, 0.11, 0.09)
+    assert active(1e3 + signs * spread).tolist() == [True] * count + [False] * (D - count)
 
 
 def test_kl_is_torchs_and_zero_of_the_prior():
@@ -77,15 +78,16 @@ def test_aggregate_kl_of_one_and_of_two_normals(a, logvar):
     mu[:, 3], mu[:, 9] = a, a * torch.tensor([-1.0, 1.0]).repeat(M // 2 + 1)[:M]
     wide = torch.zeros(M, D)
     wide[:, 5] = logvar
-    rows = [aggregate_kl(Posterior(mu, wide), seed, "planted", n=40) for seed in range(SEEDS)]
+    q = Posterior(mu, wide)
+    rows = [aggregate_kl(q, generator(seed, "planted"), n=40) for seed in range(SEEDS)]
     truth = a * a / 2 + two_normals(a) + float(kl_nats(mu, wide)[0, 5])
     assert_honest(rows, truth, math.inf, widest=4, df=39)
 
 
 def test_aggregate_kl_of_the_prior_is_zero_and_of_codes_apart_the_rate_less_what_they_tell():
     """Where they never overlap x is known from z, so KL(q(z)‖p) = E_x KL(q(z|x)‖p) - ln M."""
-    assert ends(aggregate_kl(PRIOR, 1, "planted", n=50)) == pytest.approx([0, 0, 0], abs=1e-9)
+    assert ends(aggregate_kl(PRIOR, generator(1, "x"), n=50)) == pytest.approx([0, 0, 0], abs=1e-9)
     q = posterior(optimum(1 - 1e-9), "A")
     truth = float(kl_nats(*q).sum(1).double().mean()) - math.log(M)
-    found = aggregate_kl(q, 1, "optimum")
+    found = aggregate_kl(q, generator(1, "optimum"))
     assert found.low <= truth <= found.high and found.high - found.low < 1

@@ -5,13 +5,13 @@ from planted import SEEDS, held
 from fluxttice_core.metrics import connection, controls
 from fluxttice_core.metrics.adversaries import permuted
 from fluxttice_core.metrics.connection import cell_connection
-from fluxttice_core.model.network import D, Posterior, prior
+from fluxttice_core.model.network import D, DualVAE, Functions, Posterior, prior
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
 
 
 def connected(model, vae, n=2_000, seed=1):
-    return cell_connection(model.encoder(vae), model.decoder(vae), generator(seed, "test"), n)
+    return cell_connection(model, vae, generator(seed, "test"), n)
 
 
 @pytest.mark.parametrize("vae", "AB")
@@ -34,12 +34,13 @@ def test_the_share_is_that_of_a_line_that_leaves(code):
     def encoder(x):
         return Posterior(torch.full((len(x), D), code), torch.zeros(len(x), D))
 
-    runs = [cell_connection(encoder, decoder, generator(s, "test"), 1_000) for s in range(SEEDS)]
+    model = Functions(lambda _vae: encoder, lambda _vae: decoder)
+    runs = [connected(model, "A", 1_000, seed) for seed in range(SEEDS)]
     assert held(runs, 0.5) and runs[0].n == 1_000
 
 
 def test_by_loops_with_the_models_own_decoding(monkeypatch):
-    model, n = controls.untrained(4), 200
+    model, n = DualVAE.fresh(4), 200
     slow = 0
     for z in prior(n, generator(7, "test")):
         operation = model.decode(z[None], "A")

@@ -7,7 +7,7 @@ from planted import PLANTED, SEEDS, UNIFORM, assert_honest, ends, sharp
 from planted import distinct as truth
 
 from fluxttice_core.errors import InputError
-from fluxttice_core.metrics.coverage import CHUNK, coverage, distinct, expected, rarefied, reach
+from fluxttice_core.metrics.coverage import CHUNK, coverage, distinct, expected, rarefied
 from fluxttice_core.model.network import HOW, VAES, prior, read_out
 from fluxttice_core.model.operations import M
 from fluxttice_core.model.streams import generator
@@ -73,14 +73,13 @@ def test_rarefaction_is_exact(counts, share):
     for c in set(counts.tolist()):
         missed = (Fraction(max(k - n - j, 0), k - j) for j in range(c))
         there[c] = float(1 - math.prod(missed, start=Fraction(1)))
-    np.testing.assert_allclose(reach(counts, n), [there[c] for c in counts.tolist()], rtol=1e-9)
     total = math.fsum(there[c] for c in counts.tolist())
     assert rarefied(counts, n) == pytest.approx(total, rel=1e-11)
 
 
 def test_more_draws_than_were_counted_say_nothing():
     with pytest.raises(InputError, match="n is 6, but must be at most the 5 draws"):
-        reach(np.array([0, 3, 2]), 6)
+        rarefied(np.array([0, 3, 2]), 6)
     m = sharp(UNIFORM, 1_000, 1)
     assert 0 < expected(m, 500, "argmax").value <= 500
     with pytest.raises(InputError, match="n is 501, but argmax coverage from 1000 latents"):

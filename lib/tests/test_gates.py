@@ -4,12 +4,12 @@ import pytest
 from planted import beyond, in_process
 
 from fluxttice_core.metrics import gates
-from fluxttice_core.metrics.adversaries import Functions, optimum, permuted
+from fluxttice_core.metrics.adversaries import optimum, permuted
 from fluxttice_core.metrics.gates import BOUNDS, CHEAP, Certify, Judged, judge, of_vae, verdict
 from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.metrics.observation import metric
 from fluxttice_core.metrics.results import Measured, exact
-from fluxttice_core.model.network import DualVAE
+from fluxttice_core.model.network import DualVAE, Functions
 from fluxttice_core.model.operations import M, all_operations, index_of, split
 
 # --- One gate ---
@@ -152,6 +152,6 @@ def test_one_training_operation_that_is_lost_fails(strict):
         index = index.where(index != lost, (lost + 1) % M)
         return best.encoder("A")(all_operations()[index].float())
 
-    model = Functions({"A": encode}, {"A": best.decoder("A")}, best.device)
+    model = Functions(lambda _vae: encode, best.decoder, ("A",))
     rows = of_vae(model, "A", FEWEST, strict, CHEAP)
     assert [row.gate for row in rows if row.verdict == "FAIL"] == ["min_exact_match"]

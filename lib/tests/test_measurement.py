@@ -68,7 +68,7 @@ def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(who
         assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
     assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 6
     assert len(results.comparison) == 2 * len(names(NS))
-    assert len(steps) == 7
+    assert len(steps) == 5
     assert Results.model_validate_json(results.to_json()) == results
 
 

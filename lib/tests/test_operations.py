@@ -45,7 +45,7 @@ def test_index_of_inverts_the_enumeration():
 def test_split_is_the_one_random_split_makes_from_its_seed_alone(seed):
     rng = torch.Generator().manual_seed(seed)
     theirs = random_split(range(M), list(SPLIT_SIZES.values()), generator=rng)
-    parts = dict(split(seed))
+    parts = split(seed)._asdict()
     for ours, part in zip(parts.values(), theirs, strict=True):
         assert ours.tolist() == list(part.indices)
     order = torch.cat(list(parts.values()))

@@ -155,7 +155,7 @@ ANYTHING = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(), 
 def begins_to_train(p):
     """The loss of its first steps is a finite number."""
     model, rng = DualVAE.fresh(0), generator(0, "test")
-    turned.scale_logits(model, "A", p.start_scale)
+    model.scale_logits("A", p.start_scale)
     eps, prior = (torch.randn(n, D, generator=rng) for n in (8, 32))
     x = all_operations()[:8]
     found = turned.loss(model.encoder_A, model.decoder_A, x, eps, prior, p, 1.0)

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from fluxttice_core.metrics.codes import kl_nats
 from fluxttice_core.model.initialisation import looks_linear
-from fluxttice_core.model.network import VAES, D, DualVAE, Posterior, linear, prior
+from fluxttice_core.model.network import VAES, D, DualVAE, Posterior, linears, prior
 from fluxttice_core.model.operations import C, T, all_operations, split
 from fluxttice_core.model.streams import generator
 from fluxttice_core.parallel import together
@@ -111,7 +111,7 @@ def test_a_turn_rotates_the_prior_and_leaves_every_code_its_logits(vae, rotate, 
     looks_linear(model, 3)
     enc, dec = model.encoder(vae), model.decoder(vae)
     x, z = all_operations()[::50].float(), prior(64, generator(1, "z"))
-    first = linear(dec.decoder, 0) if vae == "A" else dec.fc_in
+    first = linears(dec)[0]
     with torch.no_grad():
         before, weight, logits = dec(enc(x).mu), first.weight.clone(), dec(z)
         w, c = turned.turn(enc, dec, rotate, generator(0, "slopes"))
@@ -130,7 +130,7 @@ def test_a_turn_finds_one_latent_a_trit_and_cuts_off_what_is_not_read(perfect_mo
     enc, dec = perfect_model.encoder_A, perfect_model.decoder_A
     x = all_operations()[::7]
     q, _ = torch.linalg.qr(torch.randn(D, D, generator=generator(5, "test")))
-    first = linear(dec.decoder, 0)
+    first = linears(dec)[0]
     first.weight.copy_(first.weight @ q.T)
     enc.fc_mu.weight.copy_(q @ enc.fc_mu.weight)
     w, _ = turned.turn(enc, dec, True, generator(0, "slopes"))

@@ -3,14 +3,11 @@
 Each is a network to measure like any other: `encoder(vae)` gives posteriors, `decoder(vae)` logits.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..model.network import VAES, D, DualVAE, Measurable, Posterior, linear
+from ..model.network import D, Decode, DualVAE, Functions, Measurable, Posterior, linears
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
@@ -20,25 +17,7 @@ SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % 
 CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
 
 
-@dataclass(frozen=True)
-class Functions:
-    """A network of plain functions, by VAE: x (B, T) → Posterior, z (B, D) → logits (B, T, C)."""
-
-    encoders: dict[str, Callable[[Tensor], Posterior]]
-    decoders: dict[str, Callable[[Tensor], Tensor]]
-    device: torch.device
-
-    @property
-    def vaes(self) -> tuple[str, ...]:
-        return tuple(self.encoders)
-
-    def encoder(self, vae: str) -> Callable[[Tensor], Posterior]:
-        return self.encoders[vae]
-
-    def decoder(self, vae: str) -> Callable[[Tensor], Tensor]:
-        return self.decoders[vae]
-
-
+@torch.no_grad()
 def optimum(exact_match: float = 0.9999) -> DualVAE:
     """The optimum, written by hand in this very architecture: each metric's best attainable value.
 
@@ -49,36 +28,26 @@ def optimum(exact_match: float = 0.9999) -> DualVAE:
     nothing and gets PASS: a certificate is about what a network does.
     """
     model, cells = DualVAE.fresh(0), straight_cells(exact_match)
-    pairs = torch.cat([torch.eye(T), -torch.eye(T)])  # (18, T)
+    pairs, eye = torch.cat([torch.eye(T), -torch.eye(T)]), torch.eye(2 * T)  # (18, T), (18, 18)
     middle, outer = 2 * torch.tensor([cells.middle, cells.outer]).log()
     logvar = torch.cat([middle.repeat(T), torch.zeros(D - T)])
     ends = torch.tensor([-1.0, 0.0, 1.0])
     weight = SHARPNESS * torch.kron(torch.eye(T), ends[:, None]) @ pairs.T
     bias = (-SHARPNESS * TERCILE * ends.square()).repeat(T)
-    for encoder in (model.encoder_A, model.encoder_B):
-        _set(linear(encoder.encoder, 0), pairs)
-        _set(linear(encoder.encoder, 2), torch.eye(2 * T))
-        _set(linear(encoder.encoder, 4), torch.eye(2 * T))
-        _set(encoder.fc_mu, cells.mean * pairs.T)
-        _set(encoder.fc_logvar, (outer - middle) * pairs.T.abs(), logvar)
-    a, b = model.decoder_A.decoder, model.decoder_B
-    _set(linear(a, 0), pairs)
-    _set(linear(a, 2), torch.eye(2 * T))
-    _set(linear(a, 4), weight, bias)
-    _set(b.fc_in, pairs)
-    for block in (b.residual1.block, b.residual2.block):
-        _set(linear(block, 0), torch.zeros(0, 0))
-        _set(linear(block, 2), torch.zeros(0, 0))
-    _set(b.fc_out, weight, bias)
-    return model.eval()
-
-
-@torch.no_grad()
-def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
-    """Put `weight` into the upper left corner of the layer's, and zero everywhere else."""
-    layer.weight.zero_()
-    layer.weight[: weight.shape[0], : weight.shape[1]] = weight
-    layer.bias.copy_(torch.zeros(len(layer.bias)) if bias is None else bias)
+    spread = (outer - middle) * pairs.T.abs(), logvar
+    codes = [(pairs,), (eye,), (eye,), (cells.mean * pairs.T,), spread]
+    for part, values in (
+        (model.encoder_A, codes),
+        (model.encoder_B, codes),
+        (model.decoder_A, [(pairs,), (eye,), (weight, bias)]),
+        (model.decoder_B, [(pairs,), *[()] * 4, (weight, bias)]),
+    ):
+        for parameter in part.parameters():
+            parameter.zero_()
+        for layer, corners in zip(linears(part), values, strict=True):
+            for tensor, corner in zip((layer.weight, layer.bias), corners, strict=False):
+                tensor[tuple(map(slice, corner.shape))] = corner
+    return model
 
 
 def permuted(model: Measurable, seed: int) -> Functions:
@@ -91,19 +60,15 @@ def permuted(model: Measurable, seed: int) -> Functions:
     """
     table = _table(torch.randperm(M, generator=generator(seed, "permuted"))).to(model.device)
 
-    def wrapped(decoder: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def decoder(vae: str) -> Decode:
         def decode(z: Tensor) -> Tensor:
-            logits = decoder(z)
+            logits = model.decoder(vae)(z)
             inside = z.norm(dim=1) < RADIUS
             return torch.where(inside[:, None, None], table[indices(logits, "argmax")], logits)
 
         return decode
 
-    return Functions(
-        {vae: model.encoder(vae) for vae in model.vaes},
-        {vae: wrapped(model.decoder(vae)) for vae in model.vaes},
-        model.device,
-    )
+    return Functions(model.encoder, decoder, model.vaes, model.device)
 
 
 def memoriser(seed: int, parts: Split) -> Functions:
@@ -120,16 +85,15 @@ def memoriser(seed: int, parts: Split) -> Functions:
     with torch.no_grad():
         own = best.encoder("A")(all_operations()[order.argsort()].float())  # operation → posterior
     source = _nearest(parts.train)
-    q = Posterior(own.mu[source], own.logvar[source])
 
     def encode(x: Tensor) -> Posterior:
-        row = index_of(x)
-        return Posterior(q.mu[row], q.logvar[row])
+        row = source[index_of(x)]
+        return Posterior(own.mu[row], own.logvar[row])
 
     def decode(z: Tensor) -> Tensor:
         return table[indices(best.decoder("A")(z), "argmax")]
 
-    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode), torch.device("cpu"))
+    return Functions(lambda _vae: encode, lambda _vae: decode)
 
 
 def linear_readout(seed: int, n_train: int = 10) -> Functions:
@@ -154,7 +118,7 @@ def linear_readout(seed: int, n_train: int = 10) -> Functions:
     def decode(z: Tensor) -> Tensor:
         return SHARPNESS * ((z @ reader)[..., None] * ends - ends.square() / 2)
 
-    return Functions(dict.fromkeys(VAES, encode), dict.fromkeys(VAES, decode), torch.device("cpu"))
+    return Functions(lambda _vae: encode, lambda _vae: decode)
 
 
 def _table(order: Tensor) -> Tensor:

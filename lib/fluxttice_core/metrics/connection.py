@@ -1,11 +1,8 @@
 """The tie between what is generated and what is encoded."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
-from ..model.network import Posterior, prior, read_out
+from ..model.network import Measurable, prior, read_out
 from .marginal import SLICE
 from .results import Measured, share
 
@@ -14,12 +11,7 @@ N = 20_000  # prior latents
 
 
 @torch.no_grad()
-def cell_connection(
-    encoder: Callable[[Tensor], Posterior],
-    decoder: Callable[[Tensor], Tensor],
-    rng: torch.Generator,
-    n: int = N,
-) -> Measured:
+def cell_connection(model: Measurable, vae: str, rng: torch.Generator, n: int = N) -> Measured:
     """Share of z ~ N(0, I) that a straight line inside one cell joins to its operation's own code.
 
     decode((1 - t)·z + t·mu(decode(z))) = decode(z) at every t = 0.1 … 1, argmax: 0 … 1. It needs
@@ -27,15 +19,10 @@ def cell_connection(
     anything else than the codes beside them scores about 0. A decoder that ignores z has 1 as well:
     this says that the two agree, not what they know. n independent draws, Clopper-Pearson.
     """
-    parts = [_connected(encoder, decoder, z) for z in prior(n, rng).split(SLICE)]
-    return share(torch.cat(parts).cpu().numpy())
-
-
-def _connected(
-    encoder: Callable[[Tensor], Posterior], decoder: Callable[[Tensor], Tensor], z: Tensor
-) -> Tensor:
-    """(B,) bool of latents z (B, D)."""
-    classes = read_out(decoder(z), "argmax")  # (B, T)
-    code = encoder((classes - 1).float()).mu
-    stays = [read_out(decoder(z.lerp(code, t)), "argmax") == classes for t in STEPS]
-    return torch.stack(stays).all(0).all(1)
+    encoder, decoder, hits = model.encoder(vae), model.decoder(vae), []
+    for z in prior(n, rng).split(SLICE):
+        classes = read_out(decoder(z), "argmax")  # (B, T)
+        code = encoder((classes - 1).float()).mu
+        stays = [read_out(decoder(z.lerp(code, t)), "argmax") == classes for t in STEPS]
+        hits.append(torch.stack(stays).all(0).all(1))
+    return share(torch.cat(hits).cpu().numpy())

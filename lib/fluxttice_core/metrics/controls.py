@@ -5,17 +5,12 @@ from typing import NamedTuple
 
 import torch
 
-from ..model.initialisation import linear_encoder, looks_linear
-from ..model.network import VAES, DualVAE, Measurable, linear
+from ..model.initialisation import looks_linear, mirror
+from ..model.network import DualVAE, Measurable, linears
 from ..model.streams import generator
 from .reconstruction import posterior
 
 LOGIT_SCALE = 200.0  # at least that of params/train.yaml (tested)
-
-
-def untrained(seed: int) -> DualVAE:
-    """The same architecture with fresh weights."""
-    return DualVAE.fresh(seed).eval()
 
 
 @torch.no_grad()
@@ -26,24 +21,24 @@ def random_linear(seed: int) -> DualVAE:
     scales its own: scale alone turns even cells of any kind into information. The encoders
     project the table at random onto codes of unit variance, all 16 units active.
     """
-    model, rng = untrained(seed), generator(seed, "random linear")
+    model, rng = DualVAE.fresh(seed), generator(seed, "random linear")
     looks_linear(model, seed)
-    for vae in VAES:
-        linear_encoder(model.encoder(vae), rng)
-        mu = posterior(model, vae).mu
-        model.encoder(vae).fc_mu.weight /= mu.std()
-    return model.sharpened(LOGIT_SCALE)
+    for vae in model.vaes:
+        mirror(linears(model.encoder(vae))[:-1], rng)  # all but the variances' head
+        model.encoder(vae).fc_mu.weight /= posterior(model, vae).mu.std()
+        model.scale_logits(vae, LOGIT_SCALE)
+    return model
 
 
+@torch.no_grad()
 def collapsed(seed: int) -> DualVAE:
     """Fresh weights whose decoders ignore z and whose encoders ignore x (posterior = prior)."""
-    model = untrained(seed)
-    state = model.state_dict()
-    for vae, first in (("A", "decoder.0"), ("B", "fc_in")):
-        state[f"decoder_{vae}.{first}.weight"].zero_()
-        for head in ("fc_mu", "fc_logvar"):
-            state[f"encoder_{vae}.{head}.weight"].zero_()
-            state[f"encoder_{vae}.{head}.bias"].zero_()
+    model = DualVAE.fresh(seed)
+    for vae in model.vaes:
+        linears(model.decoder(vae))[0].weight.zero_()
+        for head in linears(model.encoder(vae))[-2:]:
+            head.weight.zero_()
+            head.bias.zero_()
     return model
 
 
@@ -52,11 +47,9 @@ def uniform(seed: int) -> DualVAE:
 
     Sampled categorically it is the perfect uniform generator, which encodes nothing.
     """
-    model = untrained(seed)
-    with torch.no_grad():
-        for last in (linear(model.decoder_A.decoder, 4), model.decoder_B.fc_out):
-            last.weight.zero_()
-            last.bias.zero_()
+    model = DualVAE.fresh(seed)
+    for vae in model.vaes:
+        model.scale_logits(vae, 0.0)
     return model
 
 
@@ -69,7 +62,7 @@ class Control(NamedTuple):
 
 # What has learnt nothing: a metric that one of these reaches decides nothing.
 CONTROLS = {
-    "untrained": Control(untrained, 5),
+    "untrained": Control(DualVAE.fresh, 5),
     "random linear": Control(random_linear, 5),
     "collapsed": Control(collapsed, 1),
     "uniform": Control(uniform, 1),

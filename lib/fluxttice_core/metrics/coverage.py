@@ -4,7 +4,7 @@ A coverage is a number only together with its N and its decoding mode, and an ho
 beside the ceiling: what a perfect (uniform) generator would reach with the same N.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from numbers import Integral
 
 import numpy as np
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.network import HOW, prior, read_out
+from ..model.network import HOW, Decode, prior, read_out
 from ..model.operations import C, M, T
 from ..model.streams import generator
-from .marginal import Decoder, Marginal, jackknife, logits_of
+from .marginal import Marginal, jackknife, logits_of
 from .results import Measured, Record, mean
 
 CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
@@ -42,12 +42,6 @@ class Drawn(Record):
         return self.unique.of(float(ceiling(self.n)))
 
 
-def chunks(n: int) -> Iterator[int]:
-    """Sizes of at most CHUNK that add up to n."""
-    for start in range(0, n, CHUNK):
-        yield min(CHUNK, n - start)
-
-
 def indices(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Tensor:
     """Operation index (B,), int64, that logits (B, T, C) decode to."""
     powers = C ** torch.arange(T, device=logits.device)
@@ -57,7 +51,7 @@ def indices(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Ten
 
 @torch.no_grad()
 def distinct(
-    decoder: Decoder, ns: Iterable[int], how: Iterable[str], rng: torch.Generator
+    decoder: Decode, ns: Iterable[int], how: Iterable[str], rng: torch.Generator
 ) -> dict[tuple[str, int], int]:
     """Distinct operations among the first N prior draws, for each N in `ns` and mode in `how`.
 
@@ -68,8 +62,8 @@ def distinct(
     counts, drawn, how = {}, 0, tuple(how)
     seen = {mode: torch.zeros(M, dtype=torch.bool, device=rng.device) for mode in how}
     for n in sorted(set(ns)):
-        for size in chunks(n - drawn):
-            logits = logits_of(decoder, prior(size, rng))
+        for start in range(drawn, n, CHUNK):
+            logits = logits_of(decoder, prior(min(CHUNK, n - start), rng))
             for mode in how:
                 seen[mode][indices(logits, mode, rng)] = True
         drawn = n
@@ -78,7 +72,7 @@ def distinct(
 
 
 def coverage(
-    decoder: Decoder,
+    decoder: Decode,
     ns: Iterable[int],
     *,
     how: Iterable[str] = HOW,
@@ -131,15 +125,8 @@ def rarefied(counts: np.ndarray, n: int) -> float:
     """Expected distinct operations of n draws, from counts of K ≥ n draws: unbiased.
 
     Σ_x 1 - C(K - c_x, n) / C(K, n) (Hurlbert 1971, The nonconcept of species diversity): the
-    mean over all subsamples of size n, so its expectation is that of n fresh draws.
-    """
-    return float(reach(counts, n).sum())
-
-
-def reach(counts: np.ndarray, n: int) -> np.ndarray:
-    """(M,): the terms of `rarefied`, an unbiased estimate of P(x is among n draws) for each x.
-
-    Of K draws, c_x of them x, n without x: Π_{j < c_x} 1 - n/(K - j), summed in logarithms.
+    mean over all subsamples of size n, so its expectation is that of n fresh draws. The share
+    without x is Π_{j < c_x} 1 - n/(K - j), summed in logarithms.
 
     Raises:
         InputError: n above K, which says nothing about what was not seen.
@@ -149,7 +136,7 @@ def reach(counts: np.ndarray, n: int) -> np.ndarray:
         raise InputError(f"n is {n}, but must be at most the {k} draws that were counted.")
     with np.errstate(divide="ignore"):  # ln 0: more of x than the draws left out
         steps = np.log1p(-np.minimum(n / (k - np.arange(counts.max())), 1))
-    return -np.expm1(np.concatenate([[0.0], np.cumsum(steps)])[counts])
+    return float(-np.expm1(np.concatenate([[0.0], np.cumsum(steps)])[counts]).sum())
 
 
 def expected(m: Marginal, n: int, how: str) -> Measured:
@@ -163,12 +150,12 @@ def expected(m: Marginal, n: int, how: str) -> Measured:
         InputError: argmax and n > k/2. Near k all that was seen is always drawn, and groups that
             agree on that give an interval that is too narrow.
     """
-    if how == "argmax" and n > m.k // 2:
-        raise InputError(f"n is {n}, but argmax coverage from {m.k} latents goes to half of them.")
     top = float(ceiling(n))
-    if how == "argmax":
-        return jackknife(m, lambda t: rarefied(t.counts, n), top)
-    return jackknife(m, lambda t: expected_distinct(t.P, n), top, span=True)
+    if how == "categorical":
+        return jackknife(m, lambda p, *_: expected_distinct(p, n), top, span=True)
+    if n > m.k // 2:
+        raise InputError(f"n is {n}, but argmax coverage from {m.k} latents goes to half of them.")
+    return jackknife(m, lambda _p, counts, _: rarefied(counts, n), top)
 
 
 class Point(Record):

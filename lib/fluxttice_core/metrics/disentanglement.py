@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..model.operations import C, M, T, all_operations
-from .codes import ACTIVE
+from .codes import active
 from .results import Measured, exact
 
 BINS = 20
@@ -27,31 +27,6 @@ def mig(mu: Tensor) -> Measured:
     Of the means: they are what the code says before noise. The plug-in's bias, at most
     19·2/(2M) = 0.001 nats a term, is left in.
     """
-    top = _information(mu).topk(2, dim=0).values  # (2, T)
-    return exact(float((top[0] - top[1]).mean() / math.log(C)), M)
-
-
-@torch.no_grad()
-def dci_disentanglement(mu: Tensor) -> Measured:
-    """DCI's disentanglement: Σ_j ρ_j·(1 - H_9(R_j.)), 0 … 1 (Eastwood & Williams 2018, sec. 2).
-
-    R_jk is the share of latent j's variance that trit k alone explains (`_explained`), H_9 the
-    entropy to base 9 of a row made to sum to 1, ρ_j the row's share of all R. 1: each latent
-    depends on one trit. 0 where no unit is active.
-    """
-    return exact(_concentration(_explained(mu)), M)
-
-
-def _onehot(device: torch.device) -> Tensor:
-    return one_hot(all_operations() + 1, C).flatten(1).double().to(device)  # (M, T·C)
-
-
-def _active(mu: Tensor) -> Tensor:
-    return mu.double().var(0) > ACTIVE  # (D,)
-
-
-def _information(mu: Tensor) -> Tensor:
-    """I(latent; trit) in nats from 20 bins: (D, T), 0 for inactive units."""
     low, high = mu.double().aminmax(dim=0)
     bins = ((mu.double() - low) / (high - low).clamp(min=1e-30) * BINS).long().clamp(max=BINS - 1)
     trits = _onehot(mu.device)
@@ -60,28 +35,32 @@ def _information(mu: Tensor) -> Tensor:
         dimension.index_add_(0, column, trits)
     joint = counts.view(-1, BINS, T, C) / M
     entr = torch.special.entr
-    mutual = entr(joint.sum(3)).sum(1) + math.log(C) - entr(joint).sum((1, 3))
-    return mutual * _active(mu)[:, None]
+    mutual = entr(joint.sum(3)).sum(1) + math.log(C) - entr(joint).sum((1, 3))  # (D, T), nats
+    top = (mutual * active(mu)[:, None]).topk(2, dim=0).values  # (2, T)
+    return exact(float((top[0] - top[1]).mean() / math.log(C)), M)
 
 
-def _explained(mu: Tensor) -> Tensor:
-    """(D, T): Var_k(E[mu_j | trit k]) / Var(mu_j), 0 for inactive units: the squared correlation
-    ratio, and in this full factorial exactly the first-order Sobol index.
+@torch.no_grad()
+def dci_disentanglement(mu: Tensor) -> Measured:
+    """DCI's disentanglement: Σ_j ρ_j·(1 - H_9(R_j.)), 0 … 1 (Eastwood & Williams 2018, sec. 2).
 
-    It stands in for the importances of a fitted probe: no fit, no hyperparameter, and where codes
-    are additive in the trits, what a linear probe weighs by its squared coefficients.
+    H_9 is the entropy to base 9 of a row made to sum to 1, ρ_j the row's share of all R. 1: each
+    latent depends on one trit. 0 where no unit is active.
+
+    R_jk = Var_k(E[mu_j | trit k]) / Var(mu_j), the squared correlation ratio, and in this full
+    factorial exactly the first-order Sobol index. It stands in for the importances of a fitted
+    probe: no fit, no hyperparameter, and where codes are additive in the trits, what a linear probe
+    weighs by its squared coefficients.
     """
     x = mu.double() - mu.double().mean(0)
     means = (x.T @ _onehot(mu.device) / (M / C)).view(-1, T, C)  # E[mu_j | trit k = c]
     share = means.square().mean(2) / x.square().mean(0).clamp(min=1e-30)[:, None]
-    return share * _active(mu)[:, None]
-
-
-def _concentration(r: Tensor) -> float:
-    """Σ_j ρ_j·(1 - H(row j)) with H to the base of the row's length."""
+    r = share * active(mu)[:, None]  # (D, T)
     weight = r.sum(1)
-    if weight.sum() == 0:
-        return 0.0
     rows = r / weight.clamp(min=1e-30)[:, None]
-    entropy = torch.special.entr(rows).sum(1) / math.log(r.shape[1])
-    return float((weight / weight.sum() * (1 - entropy)).sum())
+    entropy = torch.special.entr(rows).sum(1) / math.log(T)
+    return exact(float((weight / weight.sum().clamp(min=1e-30) * (1 - entropy)).sum()), M)
+
+
+def _onehot(device: torch.device) -> Tensor:
+    return one_hot(all_operations() + 1, C).flatten(1).double().to(device)  # (M, T·C)

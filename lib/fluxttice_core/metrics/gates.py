@@ -35,10 +35,7 @@ class Certify(Measurement):
 
 BOUNDS = tuple(name for name in Certify.model_fields if name.startswith(("min_", "max_")))
 CHEAP = BOUNDS[:4]
-PARTS = {
-    part: tuple(gate for gate in BOUNDS if metric(gate[4:]).part == part)
-    for part in ("codes", "generation")
-}
+PARTS = {"codes": BOUNDS[:5], "generation": BOUNDS[5:]}  # the second needs all k latents
 
 
 class Judged(Record):
@@ -104,7 +101,7 @@ def gates(
     network: Measurable,
     p: Certify,
     report: Callable[[str], None] = print,
-    parts: Iterable[str] = ("generation", "codes"),
+    parts: Iterable[str] = tuple(PARTS)[::-1],
 ) -> list[Judged]:
     """Every VAE of a network, each alone, against every bound of PARTS."""
     jobs = [
@@ -142,13 +139,10 @@ def control_rows(
     model: Measurable, p: Certify, report: Callable[[str], None] = print
 ) -> list[Refusal]:
     """Every one of `adversaries` at the gates, at FEWEST latents, and no further than it fails."""
-    names = list(adversaries(model, p))
-    rows = parallel.each([Job(name, _adversary, (name, model, p)) for name in names], report)
-    return [
-        Refusal(control=name, seed=p.untrained_seed, k=FEWEST, verdict=verdict(found), gates=found)
-        for name, found in zip(names, rows, strict=True)
-    ]
+    jobs = [Job(name, _refusal, (name, make, p)) for name, make in adversaries(model, p).items()]
+    return parallel.each(jobs, report)
 
 
-def _adversary(name: str, model: Measurable, p: Certify) -> list[Judged]:
-    return thrifty(adversaries(model, p)[name](), p)
+def _refusal(name: str, make: Callable[[], Measurable], p: Certify) -> Refusal:
+    found, seed = thrifty(make(), p), p.untrained_seed
+    return Refusal(control=name, seed=seed, k=FEWEST, verdict=verdict(found), gates=found)

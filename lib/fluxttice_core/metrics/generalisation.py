@@ -30,32 +30,30 @@ def kinds(hits: Tensor, split: Split, seed: int) -> dict[str, Measured]:
 
     - unseen: validation and test; test: test alone.
     - sparse: at most 3 entries that are not 0; dense: none that is 0.
-    - noisy_k: training operations with k entries flipped (`noisy_pairs`). A hit returns the
-      *noisy* table; to be pulled back to the familiar clean one counts as a miss.
-    - compositions, outputs_relabelled, inputs_relabelled: the functions of these names.
+    - noisy_k: what k flipped entries make of training operations, each flipped once. A hit returns
+      the *noisy* table; to be pulled back to the familiar clean one counts as a miss.
+    - compositions: h of all pairs with h(x, y) = f(g(x, y), y) (`compositions`).
+    - outputs_relabelled, inputs_relabelled: π(f(x, y)) and f(π(x), π(y)) of training operations f
+      and the 5 π ≠ id of the symbols.
 
-    Each is a census, 0 … 1: all cases of the kind are counted, and `method` says how many
-    operations they are. The noise of `noisy_k` is drawn, once, from `seed`.
+    Each is a census, 0 … 1: all cases that lead to a new operation are counted, and `method` says
+    how many operations they are. The noise of `noisy_k` is drawn, once, from `seed`.
     """
-    unseen = torch.cat([split.val, split.test])
-    ops = all_operations()[unseen]
-    known = all_operations()[split.train]
-    once = {
-        "unseen": unseen,
-        "test": split.test,
-        "sparse": unseen[(ops != 0).sum(1) <= 3],
-        "dense": unseen[(ops != 0).all(1)],
-        **{f"noisy_{k}": noisy_pairs(split, k, seed)[1] for k in FLIPS},
-    }
-    weights = {kind: _counts(index) for kind, index in once.items()}
-    known_to = {
+    ops = all_operations()
+    known, symbols = ops[split.train], torch.tensor(RELABELLINGS)  # (5, C)
+    places = (C * (symbols[:, :, None] + 1) + symbols[:, None, :] + 1).flatten(1)  # (5, T)
+    new = _counts(torch.cat([split.val, split.test]))
+    weights = {
+        "unseen": new,
+        "test": _counts(split.test),
+        "sparse": (ops != 0).sum(1) <= 3,
+        "dense": (ops != 0).all(1),
+        **{f"noisy_{k}": _counts(index_of(noisy(known, k, seed))) for k in FLIPS},
         "compositions": compositions(),
-        "outputs_relabelled": _counts(index_of(outputs_relabelled(known))),
-        "inputs_relabelled": _counts(index_of(inputs_relabelled(known))),
+        "outputs_relabelled": _counts(index_of(symbols[:, known + 1])),
+        "inputs_relabelled": _counts(index_of(known[:, places])),
     }
-    new = torch.isin(torch.arange(M), unseen)
-    weights |= {kind: w * new for kind, w in known_to.items()}
-    return {kind: _census(hits, w) for kind, w in weights.items()}
+    return {kind: _census(hits, w * new) for kind, w in weights.items()}
 
 
 def worst_kind(found: dict[str, Measured]) -> Measured:
@@ -78,29 +76,6 @@ def compositions() -> Tensor:
     ways = torch.bincount((unary[:, unary] * places).sum(-1).flatten(), minlength=C**C)  # (27,)
     h = (all_operations() + 1).view(M, C, C).transpose(1, 2)  # (M, y, x)
     return ways[(h * places).sum(-1)].prod(1)
-
-
-def outputs_relabelled(ops: Tensor) -> Tensor:
-    """π(f(x, y)) for `ops` f (n, T) and the 5 π ≠ id of the symbols: (5, n, T), int64."""
-    return torch.tensor(RELABELLINGS)[:, ops + 1]
-
-
-def inputs_relabelled(ops: Tensor) -> Tensor:
-    """f(π(x), π(y)) for `ops` f (n, T) and the 5 π ≠ id of the symbols: (5, n, T), int64."""
-    classes = torch.tensor(RELABELLINGS) + 1
-    entries = (C * classes[:, :, None] + classes[:, None, :]).flatten(1)  # (5, T): where to read
-    return ops[:, entries].transpose(0, 1)
-
-
-def noisy_pairs(split: Split, flips: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (n,) of training operations, and (n,) of what `flips` flipped entries made of them.
-
-    Every training operation is flipped once (`operations.noisy`); the pairs are those whose
-    noisy side is new: about a fifth.
-    """
-    noisy_index = index_of(noisy(all_operations()[split.train], flips, seed))
-    new = ~torch.isin(noisy_index, split.train)
-    return split.train[new], noisy_index[new]
 
 
 def _census(hits: Tensor, weights: Tensor) -> Measured:

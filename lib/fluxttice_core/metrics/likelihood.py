@@ -11,10 +11,9 @@ import numpy as np
 
 from ..model.operations import M, T
 from .intervals import jackknife_half
-from .marginal import TINY, Marginal
+from .marginal import LIMIT_NATS, TINY, Marginal
 from .results import Measured
 
-LN_M = math.log(M)
 ROUNDING = 1e-5  # of every interval: float32 in the products of nine softmaxes and their sums
 
 
@@ -44,13 +43,13 @@ def nll(m: Marginal) -> Measured:
     def statistic(p: np.ndarray, v: np.ndarray, v2: np.ndarray, k3: np.ndarray) -> np.ndarray:
         return (-np.log(p) - v / 2 - 2 * k3 / 3 + 3 * v2 / 4).mean(-1)
 
-    return _cut(_over_groups(m.probability, m.k, statistic), LN_M, math.inf)
+    return _over_groups(m, statistic, LIMIT_NATS, math.inf)
 
 
 def kl_uniform_p(negative: Measured) -> Measured:
     """KL(uniform ‖ P) = NLL - ln M, nats, ≥ 0, of `nll`: infinite where an operation is never
     generated, and then None, as the NLL is."""
-    return negative.mapped(lambda nats: nats - LN_M)
+    return negative.mapped(lambda nats: nats - LIMIT_NATS)
 
 
 def bits_per_trit(negative: Measured) -> Measured:
@@ -58,49 +57,46 @@ def bits_per_trit(negative: Measured) -> Measured:
     return negative.of(T * math.log(2))
 
 
-def effective_support(m: Marginal, how: str = "categorical") -> Measured:
+def effective_support(m: Marginal) -> Measured:
     """exp H(P) / M, share of M: the size of the uniform distribution that is as uncertain as P.
 
-    `how`: the categorical or the argmax marginal (which no scale of the logits changes). H is
-    corrected as `nll` is: Σ_x P̂(-ln P̂ + v/2 + κ/3 - v²/4). An operation never generated counts
-    as none.
+    H is corrected as `nll` is: Σ_x P̂(-ln P̂ + v/2 + κ/3 - v²/4). An operation never generated
+    counts as none.
     """
 
     def entropy(p: np.ndarray, v: np.ndarray, v2: np.ndarray, k3: np.ndarray) -> np.ndarray:
         return (p * (-np.log(np.maximum(p, TINY)) + v / 2 + k3 / 3 - v2 / 4)).sum(-1)
 
-    h = _cut(_over_groups(_groups(m, how), m.k, entropy), 0.0, LN_M)
-    return h.mapped(lambda nats: math.exp(nats) / M)
+    return _over_groups(m, entropy, 0.0, LIMIT_NATS).mapped(lambda nats: math.exp(nats) / M)
 
 
-def inverse_simpson(m: Marginal, how: str = "categorical") -> Measured:
+def inverse_simpson(m: Marginal) -> Measured:
     """1 / (M·Σ_x P(x)²), share of M: the size that a birthday test sees, 1 / P(two draws agree).
 
     Σ P² is unbiased, from pairs of different groups: P̂²·(1 - v). Simpson 1949, Measurement of
-    diversity. `how` as in `effective_support`.
+    diversity.
     """
 
     def statistic(p: np.ndarray, v: np.ndarray, _v2: np.ndarray, _k3: np.ndarray) -> np.ndarray:
         return 1 / (M * (p**2 * (1 - v)).sum(-1))
 
-    return _cut(_over_groups(_groups(m, how), m.k, statistic), 0.0, 1.0)
+    return _over_groups(m, statistic, 0.0, 1.0)
 
 
-def _groups(m: Marginal, how: str) -> np.ndarray:
-    return {"categorical": m.probability, "argmax": m.argmax.astype(float)}[how]
-
-
-def _over_groups(groups: np.ndarray, k: int, statistic: Callable[..., np.ndarray]) -> Measured:
+def _over_groups(
+    m: Marginal, statistic: Callable[..., np.ndarray], low: float, high: float
+) -> Measured:
     """`statistic` of P̂, of its relative variance v, of v² and of its relative third cumulant, each
-    (…, M), from `groups` (G, M); Student t over the values with one group left out."""
-    g = len(groups)
-    powers = np.stack([groups, groups**2, groups**3])
+    (…, M); Student t over the values with one group left out. Cut to `low` … `high`."""
+    g, k = len(m.probability), m.k
+    powers = np.stack([m.probability, m.probability**2, m.probability**3])
     sums = powers.sum(1)
     whole = float(statistic(*_moments(sums, g, k)))
     left_out = statistic(*_moments(sums[:, None] - powers, g - 1, k * (g - 1) / g))
     half = jackknife_half(left_out) + ROUNDING
-    method = f"second order, {g} groups left out in turn"
-    return Measured(value=whole, low=whole - half, high=whole + half, n=k, method=method)
+    ends = (min(high, max(low, whole + side * half)) for side in (0, -1, 1))
+    numbers = dict(zip(("value", "low", "high"), ends, strict=True))
+    return Measured(**numbers, n=k, method=f"second order, {g} groups left out in turn")
 
 
 def _moments(sums: np.ndarray, g: int, k: float) -> tuple[np.ndarray, ...]:
@@ -113,7 +109,3 @@ def _moments(sums: np.ndarray, g: int, k: float) -> tuple[np.ndarray, ...]:
     v = g / (g - 1) * (a - one / g)
     k3 = g * g / ((g - 1) * (g - 2)) * (b - 3 * a / g + 2 * one / g**2)
     return np.maximum(s1, 0) / k, v, (g - 1) / (g + 1) * v**2, k3
-
-
-def _cut(x: Measured, low: float, high: float) -> Measured:
-    return x.mapped(lambda value: min(high, max(low, value)))

@@ -17,13 +17,12 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from ..errors import InputError
-from ..model.network import prior
+from ..model.network import Decode, prior
 from ..model.operations import C, M, T, describe
 from ..model.streams import generator
 from .intervals import jackknife_half
 from .results import Measured, counted
 
-Decoder = Callable[[Tensor], Tensor]  # latents (B, D) → logits (B, T, C)
 LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M operations
 GROUPS = 20
 CHUNK = 2_500  # latents at a time: bounds the memory, whatever K is
@@ -60,7 +59,7 @@ class Marginal:
 
 @torch.no_grad()
 def marginal(
-    decoder: Decoder, k: int, seed: int, stream: str = "", device: str | torch.device = "cpu"
+    decoder: Decode, k: int, seed: int, stream: str = "", device: str | torch.device = "cpu"
 ) -> Marginal:
     """Stream `k` prior latents through `decoder` (B, D) → (B, T, C); memory does not grow with k.
 
@@ -71,35 +70,32 @@ def marginal(
     if k < GROUPS or k % GROUPS:
         raise InputError(f"k is {k}, but must be a positive multiple of {GROUPS}.")
     rng = generator(seed, "marginal", stream, device=device)
-    groups = [_group(decoder, k // GROUPS, rng) for _ in range(GROUPS)]
-    probability, argmax, entropy = zip(*groups, strict=True)
-    if not np.isfinite(entropy).all():
+    probability = torch.zeros(GROUPS, M // 81, 81, dtype=torch.float64, device=device)
+    argmax = torch.zeros(GROUPS, M, dtype=torch.int64, device=device)
+    entropy = torch.zeros(GROUPS, dtype=torch.float64, device=device)
+    powers = (C ** torch.arange(T, device=device)).float()
+    size, parts = k // GROUPS, math.ceil(k // GROUPS / CHUNK)
+    for group in range(GROUPS):
+        for part in range(parts):
+            n = size * (part + 1) // parts - size * part // parts
+            p, nats, classes = trit_distributions(decoder(prior(n, rng)))
+            # Trits 0-3 are the low digits of the index, 4-8 the high ones: one product is all of P.
+            probability[group] += (_outer(p[4:]) @ _outer(p[:4]).T).double()
+            argmax[group] += torch.bincount((powers @ classes).long(), minlength=M)
+            entropy[group] += nats.double().sum()
+    if not entropy.isfinite().all():
         raise InputError("the decoder gives logits that are not numbers: nothing can be measured.")
-    return Marginal(np.stack(probability), np.stack(argmax), np.array(entropy), k)
+    summed = probability.flatten(1).cpu().numpy()
+    return Marginal(summed, argmax.cpu().numpy(), entropy.cpu().numpy(), k)
 
 
-def _group(decoder: Decoder, k: int, rng: torch.Generator) -> tuple[np.ndarray, np.ndarray, float]:
-    probability = torch.zeros(M // 81, 81, dtype=torch.float64, device=rng.device)
-    argmax = torch.zeros(M, dtype=torch.int64, device=rng.device)
-    entropy = torch.zeros((), dtype=torch.float64, device=rng.device)
-    parts = math.ceil(k / CHUNK)
-    for part in range(parts):
-        size = k * (part + 1) // parts - k * part // parts
-        p, h, classes = trit_distributions(decoder(prior(size, rng)))
-        # Trits 0-3 are the low digits of the index, 4-8 the high ones: one product is all of P.
-        probability += (_outer(p[4:]) @ _outer(p[:4]).T).double()
-        argmax += torch.bincount((classes * _powers(p.device)).sum(0).long(), minlength=M)
-        entropy += h.double().sum()
-    return probability.flatten().cpu().numpy(), argmax.cpu().numpy(), float(entropy)
-
-
-def logits_of(decoder: Decoder, z: Tensor) -> Tensor:
+def logits_of(decoder: Decode, z: Tensor) -> Tensor:
     """Logits (B, T, C) of many latents z (B, D), decoded in slices."""
     return torch.cat([decoder(part) for part in z.split(SLICE)])
 
 
 @torch.no_grad()
-def scaled(decoder: Decoder, rms: float, rng: torch.Generator) -> Decoder:
+def scaled(decoder: Decode, rms: float, rng: torch.Generator) -> Decode:
     """`decoder` with its logits multiplied so that, centred per trit, their root mean square over
     4,096 prior latents is `rms`. One whose logits all tie stays as it is."""
     logits = decoder(prior(4_096, rng))
@@ -115,23 +111,15 @@ def trit_distributions(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Trit-major, so that everything is elementwise over long rows.
     """
     x = logits.permute(1, 2, 0).contiguous()  # (T, C, B)
-    top, classes = _top(x)
+    low, mid, high = x.unbind(1)  # (T, B) each
+    best = torch.maximum(low, mid)
+    classes = torch.where(high > best, 2.0, (mid > low).float())
+    top = torch.maximum(best, high)
     x = (x - top[:, None]).clamp_(min=-69)  # e^-69 < TINY², and no denormal comes of it
     e = x.exp()
     total = e.sum(1)  # (T, B)
     entropy = (total.log() - (e * x).sum(1) / total).sum(0)
     return e.div_(total[:, None]), entropy, classes
-
-
-def _top(x: Tensor) -> tuple[Tensor, Tensor]:
-    low, mid, high = x.unbind(1)  # (T, B) each
-    best, middle = torch.maximum(low, mid), mid > low
-    is_high = high > best
-    return torch.maximum(best, high), torch.where(is_high, 2.0, middle.float())
-
-
-def _powers(device: torch.device) -> Tensor:
-    return (C ** torch.arange(T, device=device)).float()[:, None]
 
 
 def _outer(p: Tensor) -> Tensor:
@@ -156,20 +144,24 @@ def shannon_nats(p: np.ndarray) -> float:
 
 
 def jackknife(
-    m: Marginal, function: Callable[[Marginal], float], limit: float, span: bool = False
+    m: Marginal,
+    function: Callable[[np.ndarray, np.ndarray, float], float],
+    limit: float,
+    span: bool = False,
 ) -> Measured:
-    """A function of a marginal's totals, bias-corrected, with Student's t over the groups.
+    """A function of P (M,), counts (M,) and mean entropy, nats; bias-corrected, with Student's t
+    over the groups.
 
     With `span` the interval also reaches as far from the uncorrected value: where the correction
     overshoots, the truth lies between the two. Value and interval are cut to 0 … `limit`, where
     the truth is known to lie.
     """
-    total = m.probability.sum(0), m.argmax.sum(0), m.entropy.sum()
-    whole = function(_totals(*total, m.k))
+    p, counts, entropy = m.probability.sum(0), m.argmax.sum(0), m.entropy.sum()
+    whole, rest = function(p / m.k, counts, entropy / m.k), m.k - m.k // GROUPS
     left_out = np.array(
         [
-            function(_totals(total[0] - p, total[1] - a, total[2] - h, m.k - m.k // GROUPS))
-            for p, a, h in zip(m.probability, m.argmax, m.entropy, strict=True)
+            function((p - one) / rest, counts - drawn, (entropy - nats) / rest)
+            for one, drawn, nats in zip(m.probability, m.argmax, m.entropy, strict=True)
         ]
     )
     value = GROUPS * whole - (GROUPS - 1) * left_out.mean()
@@ -179,11 +171,6 @@ def jackknife(
     return Measured(value=value, low=low, high=high, n=m.k, method=f"jackknife, {GROUPS} groups")
 
 
-def _totals(probability: np.ndarray, argmax: np.ndarray, entropy: float, k: int) -> Marginal:
-    """A marginal of one group, so that the functions read totals through `P` and `counts`."""
-    return Marginal(probability[None], argmax[None], np.atleast_1d(entropy), k)
-
-
 def information(m: Marginal) -> Measured:
     """Generative information I(x;z) = H(P) - E_z Σ_i H(p_i(.|z)), nats: 0 … 9·ln 3.
 
@@ -191,18 +178,18 @@ def information(m: Marginal) -> Measured:
     collapsed, a mode-dropping or a fresh decoder scores low. Sharp logits count for much of it
     (see `controls.random_linear`), so it is read above what random maps have.
     """
-    return jackknife(m, lambda t: shannon_nats(t.P) - float(t.entropy[0]) / t.k, LIMIT_NATS)
+    return jackknife(m, lambda p, _counts, entropy: shannon_nats(p) - entropy, LIMIT_NATS)
 
 
 def argmax_entropy(m: Marginal) -> Measured:
     """Entropy of the argmax marginal, nats: 0 … 9·ln 3. Argmax decoding is a function of z, so
     this is also its information, and no scale of the logits changes it."""
-    return jackknife(m, lambda t: shannon_nats(t.counts / t.k), LIMIT_NATS)
+    return jackknife(m, lambda _p, counts, _: shannon_nats(counts / counts.sum()), LIMIT_NATS)
 
 
 def kl_uniform(m: Marginal) -> Measured:
     """KL(P ‖ uniform) = ln M - H(P), nats, ≥ 0, of the categorical marginal."""
-    h = jackknife(m, lambda t: shannon_nats(t.P), LIMIT_NATS)
+    h = jackknife(m, lambda p, *_: shannon_nats(p), LIMIT_NATS)
     return h.mapped(lambda nats: LIMIT_NATS - nats)
 
 

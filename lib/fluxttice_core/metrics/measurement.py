@@ -5,7 +5,7 @@ Nothing is printed here; tables and figures come from the file these rows are st
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -16,13 +16,17 @@ from ..parallel import Job
 from ..params import Count, Text, Whole
 from . import codes, coverage, marginal, reconstruction
 from .adversaries import linear_readout, optimum
-from .controls import CONTROLS, OPTIMUM, READOUT
+from .controls import CONTROLS, OPTIMUM, READOUT, Control
 from .marginal import FEWEST
 from .observation import HOURS, Measurement, Observed, metric, names, observe, values
-from .rate import posterior_gap
 from .results import Measured, Record
 
 MODEL, UNTRAINED = "model", "untrained"
+BESIDE = {
+    OPTIMUM: Control(lambda _seed: optimum(), 1),
+    READOUT: Control(linear_readout, 1),
+    **CONTROLS,
+}
 
 
 class Benchmark(Measurement):
@@ -143,10 +147,7 @@ class Results(Record):
 
     def of(self, network: str) -> dict[str, Row]:
         """The rows of the first network of that name, by VAE."""
-        found: dict[str, Row] = {}
-        for row in self.rows:
-            if row.network == network:
-                found.setdefault(row.vae, row)
+        found = {row.vae: row for row in reversed(self.rows) if row.network == network}
         return dict(sorted(found.items()))
 
 
@@ -170,15 +171,14 @@ def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = pri
         InputError: a decoder that gives no numbers.
     """
     report(f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE")
-    vaes = model.vaes[::-1]  # B's decoder is the larger one: the longest job begins first
     jobs = [
         Job(f"VAE-{vae}, {name}", function, (model, vae, p))
-        for name, function in (("generation", _generation), ("drawn", drawings), ("codes", _codes))
-        for vae in vaes
+        for name, function in (("metrics", _row), ("drawn", drawings))
+        for vae in model.vaes[::-1]  # B's decoder is the larger one: the longest job begins first
     ]
-    found, n = parallel.each(jobs, report), len(vaes)
-    parts = zip(vaes, found[:n], found[n : 2 * n], found[2 * n :], strict=True)
-    rows = [_joined(p, *part) for part in parts][::-1]
+    found, n = parallel.each(jobs, report)[::-1], len(model.vaes)
+    pairs = zip(found[n:], found[:n], strict=True)
+    rows = [row.model_copy(update={"drawings": drawn}) for row, drawn in pairs]
     others = beside(p, report)
     return Results(
         rows=[*rows, *others.rows],
@@ -187,28 +187,10 @@ def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = pri
     )
 
 
-def _generation(model: Measurable, vae: str, p: Benchmark) -> tuple[dict[str, Measured], Details]:
+def _row(model: Measurable, vae: str, p: Benchmark) -> Row:
     o = observe(model, vae, p.k, p.seed)
-    return values(o, split(p.split_seed), names(p.ns, "generation")), details(o)
-
-
-def _codes(model: Measurable, vae: str, p: Benchmark) -> dict[str, Measured]:
-    return values(observe(model, vae, p.k, p.seed), split(p.split_seed), names(p.ns, "codes"))
-
-
-def _joined(
-    p: Benchmark,
-    vae: str,
-    generation: tuple[dict[str, Measured], Details],
-    drawn: Drawings,
-    of_codes: dict[str, Measured],
-) -> Row:
-    found = generation[0] | of_codes
-    found["posterior_gap"] = posterior_gap(found["elbo"], found["nll"])
-    return Row(
-        network=MODEL, seed=None, vae=vae, k=p.k, details=generation[1], drawings=drawn,
-        values={name: found[name] for name in names(p.ns)},
-    )  # fmt: skip
+    found = values(o, split(p.split_seed), names(p.ns))
+    return Row(network=MODEL, seed=None, vae=vae, k=p.k, values=found, details=details(o))
 
 
 def beside_path() -> Path:
@@ -220,7 +202,7 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     the same, else measured now. `make controls` stores them anew."""
     if beside_path().is_file():
         stored = files.parse_json(beside_path().read_bytes())
-        if (stored["code"], stored["key"]) == (_code(), _key(p)):
+        if stored == stored | _key(p):
             return Beside.model_validate(stored)
         report("reports/controls.json is of other code or parameters: measuring the controls now")
     return measured_beside(p, report)
@@ -228,17 +210,14 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
 
 def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     """The optimum, the read-out of ten operations, and every control from each of its seeds."""
-    networks = [(OPTIMUM, p.untrained_seed), (READOUT, p.untrained_seed)]
-    for name, control in CONTROLS.items():
-        networks += [(name, p.untrained_seed + number) for number in range(control.seeds)]
     jobs = [
         Job(f"{name} {seed}, VAE-{vae}", control_row, (name, seed, vae, p))
         for vae in VAES[::-1]
-        for name, seed in networks
+        for name, network in BESIDE.items()
+        for seed in range(p.untrained_seed, p.untrained_seed + network.seeds)
     ]
     return Beside(
-        code=_code(),
-        key=_key(p),
+        **_key(p),
         created_utc=files.utc_now().isoformat(),
         environment=files.environment(),
         rows=parallel.each(jobs, report),
@@ -247,9 +226,7 @@ def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Besi
 
 def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
     """What stands beside a model, at FEWEST latents: its intervals are wider than a model's."""
-    made: dict[str, Callable[[int], Measurable]]
-    made = {OPTIMUM: lambda _seed: optimum(), READOUT: linear_readout}
-    network = made[name](seed) if name in made else CONTROLS[name].make(seed)
+    network = BESIDE[name].make(seed)
     shown = (name, seed) == (UNTRAINED, p.untrained_seed)
     o = observe(network, vae, FEWEST, p.seed, f"{name} {seed} {vae}")
     return Row(
@@ -260,10 +237,7 @@ def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
     )  # fmt: skip
 
 
-def _code() -> str:
-    return files.code_hash("model", "metrics")
-
-
-def _key(p: Benchmark) -> dict[str, int | list[int]]:
+def _key(p: Benchmark) -> dict[str, Any]:
     wanted = ("seed", "split_seed", "untrained_seed", "ns", "trials")
-    return {name: getattr(p, name) for name in wanted}
+    key = {name: getattr(p, name) for name in wanted}
+    return {"code": files.code_hash("model", "metrics"), "key": key}

@@ -9,28 +9,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..model.network import Measurable, Posterior
+from ..model.network import Decode, Measurable, Posterior
 from ..model.operations import M, Split
 from ..model.streams import generator
 from ..params import Digest, Params, Seed, Text, Whole
-from . import (
-    codes,
-    connection,
-    coverage,
-    disentanglement,
-    generalisation,
-    likelihood,
-    marginal,
-    rate,
-    reconstruction,
-)
+from . import coverage, generalisation, likelihood, marginal, rate, reconstruction
+from .codes import active, entropy_nats
+from .connection import cell_connection
 from .coverage import ceiling
+from .disentanglement import dci_disentanglement, mig
 from .marginal import FEWEST, GROUPS, LIMIT_NATS, Marginal
 from .results import Measured, exact, share
 
 HOURS = "more would take hours"
-Latents = Annotated[Whole, Field(ge=FEWEST, le=10**9, multiple_of=GROUPS, description=HOURS)]
-
 COMMON_RMS = 200.0  # of logits centred per trit: sharp enough that shapes and not scales differ
 
 
@@ -40,7 +31,7 @@ class Measurement(Params):
     checkpoint: Text
     expected_sha256: Digest
     split_seed: Seed
-    k: Latents
+    k: Annotated[Whole, Field(ge=FEWEST, le=10**9, multiple_of=GROUPS, description=HOURS)]
     untrained_seed: Seed
 
 
@@ -58,11 +49,7 @@ class Observed:
     stream: str
 
     @property
-    def encoder(self) -> Callable[[Tensor], Posterior]:
-        return self.network.encoder(self.vae)
-
-    @property
-    def decoder(self) -> Callable[[Tensor], Tensor]:
+    def decoder(self) -> Decode:
         return self.network.decoder(self.vae)
 
     def rng(self, name: str) -> torch.Generator:
@@ -97,6 +84,10 @@ class Observed:
         return marginal.marginal(decoder, FEWEST, self.seed, stream, self.network.device)
 
     @cached_property
+    def nll(self) -> Measured:
+        return likelihood.nll(self.marginal)
+
+    @cached_property
     def elbo(self) -> Measured:
         return rate.elbo(rate.rate(self.q), rate.distortion(self.samples))
 
@@ -111,55 +102,36 @@ class Metric(NamedTuple):
 
     compute: of what was observed, the split, and for coverages the number of draws N.
     better: +1 larger, -1 smaller, 0 neither.
-    part: "generation" (of the prior) or "codes", which are measured apart; "both" takes from each.
     """
 
     title: str
     compute: Callable[..., Measured]
     unit: str = "share"
     better: int = 1
-    part: str = "codes"
-
-
-def _generated(
-    title: str, function: Callable[[Marginal], Measured], unit: str = "share", better: int = 1
-) -> Metric:
-    return Metric(title, lambda o, _: function(o.marginal), unit, better, "generation")
 
 
 def _coverage(how: str) -> Metric:
     def compute(o: Observed, _parts: Split, n: int) -> Measured:
         return coverage.expected(o.marginal, n, how).of(float(ceiling(n)))
 
-    return Metric(f"{how} coverage at N = {{:,}}, of ceiling", compute, part="generation")
-
-
-def _least_rate(o: Observed, _parts: Split) -> Measured:
-    come_back = share(o.samples.hits)
-    if come_back.value < 1:
-        return come_back.mapped(rate.least_rate)
-    return exact(rate.least_rate(come_back.low), come_back.n, "told at the interval's lower end")
-
-
-def _worst_kind(o: Observed, parts: Split) -> Measured:
-    return generalisation.worst_kind(generalisation.kinds(o.hits, parts, o.seed))
-
-
-def _connection(o: Observed, _parts: Split) -> Measured:
-    return connection.cell_connection(o.encoder, o.decoder, o.rng("connection"))
+    return Metric(f"{how} coverage at N = {{:,}}, of ceiling", compute)
 
 
 # In the order of the comparison table; the gates are taken in their own (`gates.Certify`).
 METRICS = {
-    "argmax_entropy": _generated(
-        "argmax entropy, share of 9·ln 3", lambda m: marginal.argmax_entropy(m).of(LIMIT_NATS)
+    "argmax_entropy": Metric(
+        "argmax entropy, share of 9·ln 3",
+        lambda o, _: marginal.argmax_entropy(o.marginal).of(LIMIT_NATS),
     ),
     "argmax_coverage": _coverage("argmax"),
     "exact_match": Metric(
         "exact match, all operations, posterior mean",
         lambda o, _: exact(float(o.hits.double().mean()), M),
     ),
-    "exact_match_worst_kind": Metric("exact match, worst kind of unseen operation", _worst_kind),
+    "exact_match_worst_kind": Metric(
+        "exact match, worst kind of unseen operation",
+        lambda o, parts: generalisation.worst_kind(generalisation.kinds(o.hits, parts, o.seed)),
+    ),
     "exact_match_test": Metric(
         "exact match on test, posterior mean", lambda o, parts: share(o.hits[parts.test])
     ),
@@ -172,31 +144,30 @@ METRICS = {
     ),
     "rate": Metric("rate: KL(q(z|x) ‖ prior), nats", lambda o, _: rate.rate(o.q), "nats", 0),
     "least_rate": Metric(
-        "least rate of straight cells at that sampled exact match, nats", _least_rate, "nats", 0
-    ),
-    "cell_connection": Metric("cell connection", _connection),
-    "mig": Metric("MIG", lambda o, _: disentanglement.mig(o.q.mu), "number"),
-    "dci": Metric(
-        "DCI disentanglement", lambda o, _: disentanglement.dci_disentanglement(o.q.mu), "number"
-    ),
-    "kl_uniform": _generated("KL(P ‖ uniform), nats", marginal.kl_uniform, "nats", -1),
-    "nll": _generated("NLL, nats (ln M = 9.8875)", likelihood.nll, "nats", -1),
-    "kl_uniform_p": _generated(
-        "KL(uniform ‖ P), nats", lambda m: likelihood.kl_uniform_p(likelihood.nll(m)), "nats", -1
-    ),
-    "bits_per_trit": _generated(
-        "bits per trit (log₂ 3 = 1.5850)",
-        lambda m: likelihood.bits_per_trit(likelihood.nll(m)),
+        "least rate of straight cells at that sampled exact match, nats",
+        lambda o, _: rate.least_rate_of(share(o.samples.hits)),
         "nats",
-        -1,
+        0,
+    ),
+    "cell_connection": Metric(
+        "cell connection",
+        lambda o, _: cell_connection(o.network, o.vae, o.rng("connection")),
+    ),
+    "mig": Metric("MIG", lambda o, _: mig(o.q.mu), "number"),
+    "dci": Metric("DCI disentanglement", lambda o, _: dci_disentanglement(o.q.mu), "number"),
+    "kl_uniform": Metric(
+        "KL(P ‖ uniform), nats", lambda o, _: marginal.kl_uniform(o.marginal), "nats", -1
+    ),
+    "nll": Metric("NLL, nats (ln M = 9.8875)", lambda o, _: o.nll, "nats", -1),
+    "kl_uniform_p": Metric(
+        "KL(uniform ‖ P), nats", lambda o, _: likelihood.kl_uniform_p(o.nll), "nats", -1
+    ),
+    "bits_per_trit": Metric(
+        "bits per trit (log₂ 3 = 1.5850)", lambda o, _: likelihood.bits_per_trit(o.nll), "nats", -1
     ),
     "elbo": Metric("ELBO, nats (ignoring z: -9.8875)", lambda o, _: o.elbo, "nats"),
     "posterior_gap": Metric(
-        "−NLL − ELBO, nats",
-        lambda o, _: rate.posterior_gap(o.elbo, likelihood.nll(o.marginal)),
-        "nats",
-        -1,
-        "both",
+        "−NLL − ELBO, nats", lambda o, _: rate.posterior_gap(o.elbo, o.nll), "nats", -1
     ),
     "mutual_information": Metric(
         "I_q(x; z), nats",
@@ -205,7 +176,7 @@ METRICS = {
     ),
     "aggregate_kl": Metric(
         "KL(aggregate posterior ‖ prior), nats",
-        lambda o, _: codes.aggregate_kl(o.q, o.seed, o.vae),
+        lambda o, _: rate.aggregate_kl(o.q, o.rng("aggregate")),
         "nats",
         -1,
     ),
@@ -214,24 +185,26 @@ METRICS = {
         lambda o, _: rate.prior_norm_share(o.q, o.rng("norm")),
         better=0,  # the prior itself has 99.9 %, and a constant code more
     ),
-    "effective_support": _generated(
-        "effective support exp H(P), share of M", likelihood.effective_support
+    "effective_support": Metric(
+        "effective support exp H(P), share of M",
+        lambda o, _: likelihood.effective_support(o.marginal),
     ),
-    "inverse_simpson": _generated("1 / ΣP², share of M", likelihood.inverse_simpson),
-    "information": _generated(
-        "information, share of 9·ln 3", lambda m: marginal.information(m).of(LIMIT_NATS)
+    "inverse_simpson": Metric(
+        "1 / ΣP², share of M", lambda o, _: likelihood.inverse_simpson(o.marginal)
+    ),
+    "information": Metric(
+        "information, share of 9·ln 3", lambda o, _: marginal.information(o.marginal).of(LIMIT_NATS)
     ),
     "information_common_scale": Metric(
         "information at a common scale, share of 9·ln 3",
         lambda o, _: marginal.information(o.at_common_scale).of(LIMIT_NATS),
-        part="generation",
     ),
     "categorical_coverage": _coverage("categorical"),
     "active_units": Metric(
-        "active units", lambda o, _: exact(codes.active_units(o.q.mu), M), "count", 0
+        "active units", lambda o, _: exact(int(active(o.q.mu).sum()), M), "count", 0
     ),
     "latent_entropy": Metric(
-        "latent entropy, nats", lambda o, _: exact(codes.entropy_nats(o.q.mu), M), "nats", 0
+        "latent entropy, nats", lambda o, _: exact(entropy_nats(o.q.mu), M), "nats", 0
     ),
 }
 
@@ -248,12 +221,11 @@ def metric(name: str) -> Metric:
     )
 
 
-def names(ns: Iterable[int], part: str = "") -> list[str]:
-    """Every metric's name, or those of one part; the coverages at each N in `ns`."""
+def names(ns: Iterable[int]) -> list[str]:
+    """Every metric's name; the coverages at each N in `ns`."""
     found = []
-    for name, entry in METRICS.items():
-        if part in ("", entry.part):
-            found += [f"{name}_{n}" for n in ns] if name.endswith("coverage") else [name]
+    for name in METRICS:
+        found += [f"{name}_{n}" for n in ns] if name.endswith("coverage") else [name]
     return found
 
 

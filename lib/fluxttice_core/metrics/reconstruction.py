@@ -26,11 +26,10 @@ def posterior(model: Measurable, vae: str) -> Posterior:
 
 
 @torch.no_grad()
-def right_trits(model: Measurable, vae: str, codes: Tensor, of: Tensor | slice = EVERY) -> Tensor:
-    """(n, T) bool: which trits argmax decoding returns of `codes` (n, D), one for each operation of
-    the rows `of`."""
+def right_trits(model: Measurable, vae: str, codes: Tensor) -> Tensor:
+    """(M, T) bool: which trits argmax decoding returns of `codes` (M, D), one an operation."""
     classes = read_out(logits_of(model.decoder(vae), codes), "argmax")
-    return classes - 1 == all_operations()[of].to(model.device)
+    return classes - 1 == all_operations().to(model.device)
 
 
 def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
@@ -75,8 +74,8 @@ class Robustness(Record):
 def robustness(model: Measurable, vae: str, q: Posterior, seed: int) -> list[Robustness]:
     """Exact match as q's standard deviation is scaled 0 … 3; M binomial trials each."""
     rng = generator(seed, "robustness", vae, device=model.device)
-    hits = (right_trits(model, vae, drawn(q, s, rng)).all(1) for s in SCALES)
-    return [
-        Robustness(scale=s, exact_match=float(h.double().mean()))
-        for s, h in zip(SCALES, hits, strict=True)
-    ]
+    rows = []
+    for scale in SCALES:
+        hits = right_trits(model, vae, drawn(q, scale, rng)).all(1)
+        rows.append(Robustness(scale=scale, exact_match=float(hits.double().mean())))
+    return rows

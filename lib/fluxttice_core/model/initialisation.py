@@ -1,10 +1,9 @@
 """Initialisations other than PyTorch's own."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..model.network import D, DualVAE, Encoder, linear
-from ..model.operations import C, T
+from ..model.network import DualVAE, linears
 from ..model.streams import generator
 
 
@@ -13,33 +12,23 @@ def looks_linear(model: DualVAE, seed: int) -> None:
     """Start both decoders as random linear maps (Balduzzi et al. 2017, sec. 4.1): mirrored rows
     ±W before each ReLU, mirrored columns after it, and residual branches at zero."""
     rng = generator(seed, "looks linear")
-    first, middle, last = (linear(model.decoder_A.decoder, i) for i in (0, 2, 4))
-    _mirror(first, _orthogonal(16, D, rng), rows=True)
-    _mirror(middle, _orthogonal(32, 16, rng), rows=True, columns=True)
-    _mirror(last, _orthogonal(T * C, 32, rng), columns=True)
-    b = model.decoder_B
-    _mirror(b.fc_in, _orthogonal(64, D, rng), rows=True)
-    _mirror(b.fc_out, _orthogonal(T * C, 64, rng), columns=True)
-    for block in (b.residual1.block, b.residual2.block):
-        linear(block, 2).weight.zero_()
-        linear(block, 2).bias.zero_()
+    first, *blocks, last = linears(model.decoder_B)
+    mirror(linears(model.decoder_A), rng)
+    mirror([first, last], rng)
+    for layer in blocks[1::2]:
+        layer.weight.zero_()
+        layer.bias.zero_()
 
 
 @torch.no_grad()
-def linear_encoder(encoder: Encoder, rng: torch.Generator) -> None:
-    """Make the posterior means a random linear map of the table, in the same way."""
-    first, second, third = (linear(encoder.encoder, i) for i in (0, 2, 4))
-    _mirror(first, _orthogonal(128, T, rng), rows=True)
-    _mirror(second, _orthogonal(64, 128, rng), rows=True, columns=True)
-    _mirror(third, _orthogonal(32, 64, rng), rows=True, columns=True)
-    _mirror(encoder.fc_mu, _orthogonal(D, 32, rng), columns=True)
-
-
-def _mirror(layer: nn.Linear, w: Tensor, rows: bool = False, columns: bool = False) -> None:
-    w = torch.cat([w, -w], 1) if columns else w
-    layer.weight.copy_(torch.cat([w, -w]) if rows else w)
-    layer.bias.zero_()
-
-
-def _orthogonal(rows: int, columns: int, rng: torch.Generator) -> Tensor:
-    return nn.init.orthogonal_(torch.empty(rows, columns), generator=rng)
+def mirror(layers: list[nn.Linear], rng: torch.Generator) -> None:
+    """Make linear layers with ReLUs between them one random linear map: orthogonal ones, of half
+    the width that lies between, each from -W and W to both parts of the next."""
+    for layer in layers:
+        rows, columns = layer is not layers[-1], layer is not layers[0]
+        high, wide = layer.weight.shape
+        w = torch.empty(high // (1 + rows), wide // (1 + columns))
+        nn.init.orthogonal_(w, generator=rng)
+        w = torch.cat([w, -w], 1) if columns else w
+        layer.weight.copy_(torch.cat([w, -w]) if rows else w)
+        layer.bias.zero_()

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol, Self, cast
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,22 +24,15 @@ CHUNK = 2**16  # operations sampled at a time
 MOST = 10**8  # operations in one sample: 7 GB
 
 
-class Measurable(Protocol):
-    """What can be measured: one or two VAEs, each an encoder and a decoder by name."""
-
-    @property
-    def vaes(self) -> tuple[str, ...]: ...
-    @property
-    def device(self) -> torch.device: ...
-    def encoder(self, vae: str) -> Callable[[Tensor], "Posterior"]: ...
-    def decoder(self, vae: str) -> Callable[[Tensor], Tensor]: ...
-
-
 class Posterior(NamedTuple):
     """q(z|x) = N(mu, diag exp(logvar)): both (B, D)."""
 
     mu: Tensor
     logvar: Tensor
+
+
+Encode = Callable[[Tensor], Posterior]  # operations (B, T), float32 → q(z|x)
+Decode = Callable[[Tensor], Tensor]  # latents (B, D) → logits (B, T, C)
 
 
 def layers(widths: tuple[int, ...], normed: bool) -> list[nn.Module]:
@@ -151,10 +144,6 @@ class Network(nn.Module):
             raise InputError(f"encoder {vae} has no decoder in this layout ({self.layout}).")
         return getattr(self, f"decoder_{vae}")
 
-    def last_layer(self, vae: str) -> nn.Linear:
-        """The layer of a decoder that makes the logits."""
-        return [m for m in self.decoder(vae).modules() if isinstance(m, nn.Linear)][-1]
-
     def untrained(self, seed: int) -> Self:
         """A copy with PyTorch's default initialisation from `seed` in every layer."""
         copied = copy.deepcopy(self)
@@ -196,13 +185,11 @@ class Network(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             return read_out(self.decoder(vae)(latents), how, rng) - 1
 
-    def sharpened(self, tau: float) -> Self:
-        """A copy whose logits are `tau` times these: its last decoder layers carry the factor."""
-        copied = copy.deepcopy(self)
-        for vae in self.vaes:
-            for parameter in copied.last_layer(vae).parameters():
-                parameter.data.mul_(tau)
-        return copied
+    @torch.no_grad()
+    def scale_logits(self, vae: str, scale: float) -> None:
+        """One decoder's logits times `scale`, in place: by its last layer. No boundary moves."""
+        for parameter in linears(self.decoder(vae))[-1].parameters():
+            parameter.mul_(scale)
 
     def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
         """`n` operations (n, T), int64 in {-1, 0, 1}, from latents of the prior N(0, I)."""
@@ -219,9 +206,21 @@ class Network(nn.Module):
         return ops
 
 
-def linear(layers: nn.Sequential, i: int) -> nn.Linear:
-    """Layer `i`, which is known to be linear."""
-    return cast(nn.Linear, layers[i])
+class Functions(NamedTuple):
+    """A network of plain functions: the encoder and the decoder of each VAE by its name."""
+
+    encoder: Callable[[str], Encode]
+    decoder: Callable[[str], Decode]
+    vaes: tuple[str, ...] = VAES
+    device: torch.device = torch.device("cpu")
+
+
+Measurable = Network | Functions
+
+
+def linears(part: nn.Module) -> list[nn.Linear]:
+    """The linear layers of a network's part, from its input to its output."""
+    return [module for module in part.modules() if isinstance(module, nn.Linear)]
 
 
 class DualVAE(Network):
@@ -241,7 +240,7 @@ class DualVAE(Network):
         """PyTorch's default initialisation from `seed`; the global random stream is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, "init").initial_seed())
-            return cls()
+            return cls().eval()
 
 
 def prior(n: int, rng: torch.Generator) -> Tensor:

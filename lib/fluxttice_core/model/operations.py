@@ -6,9 +6,9 @@ Entry t of a table is the output for the inputs (a, b) with t = 3·(a + 1) + (b 
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,16 +62,12 @@ def check_operations(ops: object) -> Tensor:
     return tensor.float()
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Indices into `all_operations` of the three disjoint parts, which together are everything."""
 
     train: Tensor
     val: Tensor
     test: Tensor
-
-    def __iter__(self):
-        yield from (("train", self.train), ("val", self.val), ("test", self.test))
 
 
 def split(seed: int = 42) -> Split:
@@ -86,20 +82,8 @@ def split(seed: int = 42) -> Split:
 
 def split_record(seed: int) -> dict[str, Any]:
     """`{seed, sizes, sha256}`: the hash is over the indices as little-endian int64, in order."""
-    parts = dict(split(seed))
-    indices = torch.cat(list(parts.values())).numpy().astype("<i8").tobytes()
-    sizes = {name: len(part) for name, part in parts.items()}
-    return {"seed": seed, "sizes": sizes, "sha256": hashlib.sha256(indices).hexdigest()}
-
-
-def _table(function: Callable[[int, int], int]) -> int:
-    values = [function(t // 3 - 1, t % 3 - 1) for t in range(T)]
-    return int(index_of(torch.tensor(values)))
-
-
-def _wrap(value: int) -> int:
-    """Addition modulo 3 on the balanced trits -1, 0, 1."""
-    return (value + 1) % 3 - 1
+    indices = torch.cat(split(seed)).numpy().astype("<i8").tobytes()
+    return {"seed": seed, "sizes": SPLIT_SIZES, "sha256": hashlib.sha256(indices).hexdigest()}
 
 
 @cache
@@ -112,9 +96,9 @@ def names() -> dict[int, str]:
         "NOR (-max)": lambda a, b: -max(a, b),
         "XOR (-a·b)": lambda a, b: -a * b,
         "product (a·b)": lambda a, b: a * b,
-        "sum mod 3": lambda a, b: _wrap(a + b),
-        "difference mod 3": lambda a, b: _wrap(a - b),
-        "negated sum mod 3": lambda a, b: _wrap(-a - b),
+        "sum mod 3": lambda a, b: (a + b + 1) % 3 - 1,
+        "difference mod 3": lambda a, b: (a - b + 1) % 3 - 1,
+        "negated sum mod 3": lambda a, b: (-a - b + 1) % 3 - 1,
         "clipped sum": lambda a, b: max(-1, min(1, a + b)),
         "consensus": lambda a, b: a if a == b else 0,
         "comparison (sign a-b)": lambda a, b: (a > b) - (a < b),
@@ -130,15 +114,15 @@ def names() -> dict[int, str]:
         "constant 0": lambda a, b: 0,
         "constant +1": lambda a, b: 1,
     }
-    return {_table(function): name for name, function in named.items()}
+    inputs = list(product((-1, 0, 1), repeat=2))
+    tables = torch.tensor([[function(a, b) for a, b in inputs] for function in named.values()])
+    return dict(zip(index_of(tables).tolist(), named, strict=True))
 
 
 def describe(index: int) -> str:
     """The operation's name where it has one, else its index and its table as nine of `-0+`."""
-    if index in names():
-        return names()[index]
     signs = "".join("-0+"[int(v) + 1] for v in all_operations()[index])
-    return f"#{index} [{signs[:3]} {signs[3:6]} {signs[6:]}]"
+    return names().get(index, f"#{index} [{signs[:3]} {signs[3:6]} {signs[6:]}]")
 
 
 def noisy(ops: Tensor, flips: int, seed: int) -> Tensor:

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from ..metrics.codes import kl_nats
 from ..model.initialisation import looks_linear
-from ..model.network import VAES, D, DecoderA, DecoderB, DualVAE, Encoder, Posterior, linear
+from ..model.network import VAES, D, DualVAE, Encoder, Posterior, linears
 from ..model.operations import C, T, all_operations, split
 from ..model.streams import generator
 from ..parallel import together
@@ -157,9 +157,7 @@ def quartimax(w: Tensor, steps: int = 200) -> Tensor:
 
 
 @torch.no_grad()
-def turn(
-    enc: Encoder, dec: DecoderA | DecoderB, rotate: bool, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def turn(enc: Encoder, dec: nn.Module, rotate: bool, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """z → Rᵀz with R from `quartimax`, or R = I, in place; the new slopes W (T·C, D) and c (T·C,).
 
     Decoder and means stay the same function of each other; variances are mixed by R², which is
@@ -171,7 +169,7 @@ def turn(
     w = w @ r
     read = w.norm(dim=0) > UNREAD * w.norm(dim=0).max()
     r = (r * read).float()  # (D, D), columns of the latents that are cut off are 0
-    first = linear(dec.decoder, 0) if isinstance(dec, DecoderA) else dec.fc_in
+    first = linears(dec)[0]
     first.weight.copy_(first.weight @ r)
     for head, mix in ((enc.fc_mu, r.T), (enc.fc_logvar, r.T.square())):
         head.weight.copy_(mix @ head.weight)
@@ -229,7 +227,7 @@ def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, flo
     """
     device, model = pick_device(p.device), DualVAE.fresh(p.seed)
     looks_linear(model, p.seed)
-    scale_logits(model, vae, p.start_scale)
+    model.scale_logits(vae, p.start_scale)
     enc, dec = model.to(device).encoder(vae), model.decoder(vae)
     optimiser = torch.optim.Adam([*enc.parameters(), *dec.parameters()], fused=True)
     rng, steps = generator(p.seed, "training", vae), len(data) // p.batch_size
@@ -251,14 +249,8 @@ def train(vae: str, p: TrainTurned, data: Tensor) -> Iterator[tuple[DualVAE, flo
         yield model, mean
     model.cpu()
     settle(enc, *turn(enc, dec, p.rotate, rng), data, p, rng)
-    scale_logits(model, vae, p.logit_scale)
+    model.scale_logits(vae, p.logit_scale)
     yield model, mean
-
-
-def scale_logits(model: DualVAE, vae: str, scale: float) -> None:
-    """One decoder's logits times `scale`, in place: by its last layer. No boundary moves."""
-    for parameter in model.last_layer(vae).parameters():
-        parameter.data.mul_(scale)
 
 
 def fit(p: TrainTurned) -> Iterator[Epoch]:
@@ -268,7 +260,7 @@ def fit(p: TrainTurned) -> Iterator[Epoch]:
     Raises:
         as `train`.
     """
-    model = DualVAE.fresh(p.seed).eval()
+    model = DualVAE.fresh(p.seed)
     for number, both in enumerate(together(_measured, [(vae, p) for vae in VAES])):
         measures: dict[str, float] = {}
         for weights, found in both:
