@@ -159,11 +159,13 @@ def _send(pipe: Any, packed: bytes) -> None:
     threading.Thread(target=_follow_to_the_end, daemon=True).start()
     function, job = pickle.loads(packed)
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # who is ended tidies up
         for item in function(*job):
             pipe.send_bytes(pickle.dumps(("item", item)))
         pipe.send_bytes(pickle.dumps(("end", None)))
-    except BrokenPipeError:
-        pass  # the caller is gone
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    except (BrokenPipeError, KeyboardInterrupt):
+        pass  # the caller is gone, or has enough
     except Exception as error:
         error.add_note(traceback.format_exc())  # which does not pickle otherwise
         pipe.send_bytes(pickle.dumps(("error", error)))

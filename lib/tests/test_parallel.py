@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -52,6 +53,16 @@ def test_a_job_that_is_killed_fails_alone_and_what_fails_says_where():
         failed = workers.submit(read_yaml, "nowhere.yaml")
         assert isinstance(killed.exception(), parallel.Killed) and summed.result() == 3
         assert "in read_yaml" in failed.exception().__notes__[0]
+
+
+def test_a_job_that_is_ended_tidies_up():
+    """`subprocess.call` ends its process if anything is raised in it."""
+    sleep = ["sleep", "61.7"]
+    jobs = [Job("sleep", subprocess.call, (sleep,))]
+    jobs.append(Job("bad", subprocess.check_output, (["sh", "-c", "sleep 1; exit 1"],)))
+    with pytest.raises(subprocess.CalledProcessError):
+        parallel.each(jobs, print)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == sleep]
 
 
 SCRIPT = """

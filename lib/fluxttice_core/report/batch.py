@@ -30,7 +30,7 @@ import torch
 from .. import files, parallel, params
 from ..errors import InputError
 from . import preamble, status
-from .job import NOTEBOOKS, execute, scratch
+from .job import NOTEBOOKS, execute, scratch, sweep
 
 STEPS = {notebook: step for step, notebook in NOTEBOOKS.items()}
 READ = ("checkpoint", "inherited_from", "claims")  # parameters that name files
@@ -177,6 +177,7 @@ def each(
     Raises:
         InputError: no such scheduler, or it is lost; jobs that failed, each with its reason.
     """
+    sweep()
     began, done, failed = time.monotonic(), 0, []
     with _executor(scheduler) as workers:
         waiting = {workers.submit(function, job): (job, 1) for job in wanted}

@@ -49,7 +49,7 @@ def run(
         KeyboardInterrupt: Ctrl-C, SIGTERM, or nobody reads the output any more; what there was
             until then is in the folder.
     """
-    _sweep()
+    sweep()
     if resume:
         folder, values, done = _recorded(resume)
     elif not re.fullmatch(r"[\w.+-]+", name):
@@ -70,7 +70,7 @@ def run(
     return folder
 
 
-def _sweep() -> None:
+def sweep() -> None:
     """Tidy up after jobs that were killed: pages of how far they came, no drafts, no keys."""
     for run in files.reports_folder().glob("*/*/"):
         with contextlib.suppress(InputError), status.held(run):
