@@ -69,7 +69,8 @@ def refusals(strict):
     codes lie beyond the prior. Of our architecture VAE-A alone: B takes five times as long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gates.parallel, "each", in_process)
-        patch.setattr(DualVAE, "vaes", ("A",))
+        alone = property(lambda _model: ("A",), lambda _model, _vaes: None)
+        patch.setattr(DualVAE, "vaes", alone, raising=False)
         rows = gates.control_rows(optimum(), strict, print)
         far = permuted(beyond(optimum()), strict.untrained_seed)
         patch.setattr(gates, "adversaries", lambda *_: {"permuted, codes beyond": lambda: far})

@@ -23,7 +23,7 @@ assert not found, f"the core brings {{found}}"
 """
 EXTRAS = {
     "verify checkpoints/certified": ("cryptography", "sign"), "keygen x": ("cryptography", "sign"),
-    "report": ("nbformat", "report"),
+    "report": ("papermill", "report"),
 }  # fmt: skip
 REFUSED = f"""
 import contextlib, sys
