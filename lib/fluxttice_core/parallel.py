@@ -18,11 +18,14 @@ from functools import cache, partial
 from multiprocessing import forkserver, resource_tracker
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 
 WORKERS = "FLUXTTICE_WORKERS"
 IMPORTED = ["fluxttice_core.metrics.measurement"]  # once, for all processes
+# Freed memory stays with its process: glibc would map and clear every large array anew.
+KEPT = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**30))
 _STARTING = threading.Lock()
 
 
@@ -124,7 +127,8 @@ def start() -> Any:
     context.set_forkserver_preload(IMPORTED)
     resource_tracker.ensure_running()  # it would unblock the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # while it imports, too
-    forkserver.ensure_running()
+    with mock.patch.dict(os.environ, KEPT):
+        forkserver.ensure_running()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return context
 
