@@ -135,6 +135,9 @@ def test_whatever_ends_a_run_is_one_sentence_and_leaves_what_it_had_alone(
 
 def test_a_killed_job_reads_as_interrupted_and_the_next_one_tidies_up(running, monkeypatch):
     """Nobody is left to write it, but nobody holds the folder either."""
+    [draft] = running.folder.glob(".*")
+    while time.time() - draft.stat().st_mtime < 1:  # papermill is writing it: no page of a half
+        time.sleep(0.1)
     running.process.kill()
     running.process.wait()
     while running.others():
@@ -142,13 +145,15 @@ def test_a_killed_job_reads_as_interrupted_and_the_next_one_tidies_up(running, m
     assert status.stored(running.folder).state == "running"
     assert status.read(running.folder).state == "interrupted"
     [left] = running.temporary.iterdir()  # the kernel's folder for temporary files
-    [draft] = running.folder.glob(".*")
     monkeypatch.setenv("FLUXTTICE_REPORTS", str(running.reports))
     monkeypatch.setattr(tempfile, "tempdir", str(running.temporary))
-    alive = running.temporary / f"{job.LEFT}alive"
+    alive = running.temporary / f"{job.LEFT}is_alive"
+    other = running.temporary / "fluxttice-others"  # a user's, called much like ours
     alive.mkdir()
+    other.mkdir()
     for held in (True, False):
         with status.held(alive) if held else contextlib.nullcontext(), pytest.raises(InputError):
             job.run("none.yaml", "", "")
         assert alive.exists() == held and not left.exists() and not draft.exists()
+        assert other.exists()
     assert "<b>Interrupted.</b>" in (running.folder / "1_train.html").read_text("utf-8")

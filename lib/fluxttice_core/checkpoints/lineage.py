@@ -43,9 +43,9 @@ LEFT_OUT = {  # how a tensor's name (and shape) or a part's begins; why no measu
     r"(state_net|attention_head_scales|controller)[._]": "steers training alone",
     r"(metric|hyperbolic|curriculum)_attention": "steers training alone",
     r"appetite|(symbiosis|curiosity|ranking|closure)\.": "an appetite: steers training alone",
-    r"[^.]+ \((1, )*(1,)?\)": "a running number of training",
-    r"(model_)?optim": "state of an optimiser",
-    r"snap": "radii by the true valuation, given and not learnt: the network is measured without",
+    r"[^. ]+ \((1(, 1)*,?)?\)$": "a running number of training",
+    r"(model_)?optim\S*$": "state of an optimiser",
+    r"snap\S*$": "radii by the true valuation, given, not learnt: the network is measured without",
 }
 STATES = ("model", "model_state", "model_state_dict", "base_model_state_dict")
 RAW = "the file itself"

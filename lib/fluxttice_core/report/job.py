@@ -23,7 +23,7 @@ from .status import State
 
 NOTEBOOKS = {"train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify"}
 WRITTEN_ONCE = {"train": ("checkpoint", "epochs"), "benchmark": (), "certify": ("certified",)}
-LEFT = "fluxttice-"  # temporary folders
+LEFT = ".fluxttice-scratch-"  # and eight letters: our temporary folders
 
 
 class StepFailed(InputError):
@@ -74,13 +74,15 @@ def sweep() -> None:
     """Tidy up after jobs that were killed: pages of how far they came, no drafts, no keys."""
     for run in files.reports_folder().glob("*/*/"):
         with contextlib.suppress(InputError), status.held(run):
-            for draft in run.glob(".*.running.ipynb"):
+            found = status.stored(run)
+            killed = found is not None and found.state == "running"
+            for draft in run.glob(".*.running.ipynb") if killed else ():
                 target = run / draft.name.replace(".running", "")[1:]
                 pages.write(draft, target, "interrupted", f"{target.stem} was killed.")
                 draft.unlink()
             for draft in run.rglob(f".*{files.DRAFT}"):
                 files.delete(draft)
-    for place in Path(tempfile.gettempdir()).glob(f"{LEFT}*"):
+    for place in Path(tempfile.gettempdir()).glob(f"{LEFT}????????/"):
         with (
             contextlib.suppress(InputError, OSError),
             status.held(place),
