@@ -6,6 +6,7 @@ nothing may be half-written or left over; a set-up and a batch must then go on t
 takes half an hour, and needs what set-up needs.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -37,6 +38,17 @@ STAGES = {
     "measuring": (FLUXTTICE, *REPORT, "--checkpoint", "checkpoints/certified"),
     "batch": (FLUXTTICE, "batch", "{place}/plan.yaml"),
 }
+
+
+def others(reports: Path) -> list[psutil.Process]:
+    """What runs with this reports folder: a job, its kernel and its workers."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            mine = process.environ().get("FLUXTTICE_REPORTS") == str(reports)
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 class Work:
@@ -87,23 +99,12 @@ class Work:
         late = "Traceback" not in said or "in main\n" in said
         wrong = [f"said {said!r}"] if late and said.count("\n") > 3 else []
         for _ in range(100):
-            if not (left := self.others()):
+            if not (left := others(self.reports)):
                 break
             time.sleep(0.1)
         else:
-            wrong.append(f"still running: {left}")
+            wrong.append(f"still running: {[process.cmdline() for process in left]}")
         return [*wrong, *self.disk(how)]
-
-    def others(self) -> list[str]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                mine = process.environ().get("FLUXTTICE_REPORTS") == str(self.reports)
-                if mine and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(" ".join(process.cmdline()))
-            except psutil.Error:
-                continue
-        return found
 
     def disk(self, how: signal.Signals | None) -> list[str]:
         """What is half-written, or left over where anybody was left to tidy up."""

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,14 +13,11 @@ import nbformat
 import psutil
 import pytest
 
+from benchmarks.kills import FLUXTTICE, SMALL, others
 from fluxttice_core import files, params
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.errors import InputError
 from fluxttice_core.report import job, status
-
-FLUXTTICE = Path(sys.executable).with_name("fluxttice")
-SMALL = {"epochs": 500, "keep_every": 1, "min_score": 0, "batch_size": 4096, "prior_size": 512,
-         "settle_steps": 10}  # fmt: skip
 
 
 class Job:
@@ -53,15 +49,7 @@ class Job:
 
     def others(self) -> list[psutil.Process]:
         """Processes of this job that are not the job: kernel and workers."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                mine = process.environ().get("FLUXTTICE_REPORTS") == str(self.reports)
-            except psutil.Error:
-                continue
-            if mine and process.pid != self.process.pid and process.status() != "zombie":
-                found.append(process)
-        return found
+        return [one for one in others(self.reports) if one.pid != self.process.pid]
 
     def said(self) -> str:
         """What it says on standard error once it has ended, as it must: in one sentence, with

@@ -83,10 +83,7 @@ def sweep() -> None:
             for draft in run.rglob(f".*{files.DRAFT}"):
                 files.delete(draft)
     for place in Path(tempfile.gettempdir()).glob(f"{LEFT}????????/"):
-        with (
-            contextlib.suppress(InputError, OSError),
-            status.held(place),
-        ):  # OSError: another user's
+        with contextlib.suppress(InputError, OSError), status.held(place):  # or another user's
             files.delete(place)
 
 
@@ -192,9 +189,6 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
         execute_quietly(notebook, parameters, draft, said)
         pages.write(draft, target)
         problem = pages.incomplete(target)
-    except PapermillExecutionError as error:
-        problem = f"{notebook} stopped: {error.ename}: {' '.join(error.evalue.split())}"
-        pages.write(draft, target, "failed", problem)
     except StepFailed as error:
         problem = str(error)
         pages.write(draft, target, "failed", problem)
@@ -248,14 +242,11 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
     has a minute to write the weights that training had selected.
 
     Raises:
-        StepFailed: the kernel died; its last words are in the message.
+        StepFailed: a cell raised an error, or the kernel died; its last words are in the message.
     """
     for name in ("papermill", "traitlets", "asyncio"):  # what they say of an end, `execute` says
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with (
-        scratch() as folder,
-        mock.patch.dict(os.environ, TMPDIR=folder),
-    ):
+    with scratch() as folder, mock.patch.dict(os.environ, TMPDIR=folder):
         place = str(Path(folder, "kernel"))
         kernel = {"transport": "ipc", "ip": place, "connection_file": f"{place}.json",
                   "shutdown_wait_time": 60}  # fmt: skip
@@ -266,6 +257,9 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
                 config=Config({"KernelManager": kernel}), kernel_manager_class=_Kernel,
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )  # fmt: skip
+        except PapermillExecutionError as error:
+            why = " ".join(error.evalue.split())
+            raise StepFailed(f"{notebook} stopped: {error.ename}: {why}") from None
         except RuntimeError:  # DeadKernelError, and what nbclient raises before the first cell
             said = Path(f"{place}.stderr").read_text("utf-8", "replace")
             last = said.strip().rpartition("\n")[2]

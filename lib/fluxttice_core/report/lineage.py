@@ -36,12 +36,14 @@ def of(
         return None
     model, stated = loaded.model, dict(loaded.section("claims"))
     theirs = checkpoints.load(inherited_from).model.tensors if inherited_from else {}
-    given = params.read_yaml(path := files.find(claims)) if claims else {}
+    given, written = {}, {}
+    if claims:
+        given, text = params.read_yaml(path := files.find(claims)), path.read_text("utf-8")
+        written = yaml.load(text, yaml.BaseLoader)  # with their decimals
     for name, value in given.items():
         if type(value) not in (int, float) or abs(value) >= 1e300:
             raise InputError(f"{claims}: {name} is {value!r}, but a claim must be a number.")
-        written = yaml.load(path.read_text("utf-8"), yaml.BaseLoader)[name]  # with its decimals
-        stated[name + ELSEWHERE] = Decimal(written) if type(value) is float else value
+        stated[name + ELSEWHERE] = Decimal(written[name]) if type(value) is float else value
     print("measuring by the lineage's own metrics")
     measured = {vae: measure(model, vae, 10, p.seed) for vae in model.encoders}
     return Lineage(
