@@ -487,8 +487,11 @@ def test_what_floors_reach_decides_nothing():
         beside = {"ceiling: one": -1.0, "one trit": -0.8, "untrained": 0.4}
         found = metrics.Lineage.model_construct(
             measured={"B": {name: exact(value)}},
-            beside={what: {"hierarchy": (at, at)} for what, at in beside.items()},
-        )
+            beside={
+                what: {"hierarchy": (at, at), "hierarchy of mu": (at, at)}
+                for what, at in beside.items()
+            },
+        )  # fmt: skip
         return found.decides(name, "B")
 
     assert decides(-0.81) and decides(-0.81, "hierarchy of mu")

@@ -7,6 +7,7 @@ binomials (posterior samples, cell connection) is computed. A census finds every
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,19 +15,15 @@ from scipy.special import bdtr, betaincinv
 
 from .. import files, parallel
 from ..metrics import connection, reconstruction
-from ..metrics.gates import Certify, judge
+from ..metrics.gates import PARTS, Certify, judged
 from ..metrics.intervals import CONFIDENCE
 from ..metrics.marginal import GROUPS, Marginal
-from ..metrics.observation import metric
 from ..model.operations import M
 from ..model.streams import generator
 from ..parallel import Job
 
 TRIALS = 400  # 0 refusals of so many show that fewer than 1 % are refused
-GENERATION = (
-    "min_argmax_entropy", "max_kl_uniform", "min_argmax_coverage_50000",
-    "min_argmax_coverage_195000",
-)  # fmt: skip
+GENERATION = PARTS["generation"]
 LESS = {  # defect → what the operations it strikes have left of their probability
     "never generated": 0.0,
     "at half their probability": 0.5,
@@ -55,9 +52,8 @@ def planted(count: int, left: float, k: int, seed: int) -> Marginal:
 
 def verdicts(count: int, left: float, p: Certify, seed: int) -> dict[str, str]:
     """Each gate of GENERATION over one planted generator."""
-    seen = SimpleNamespace(marginal=planted(count, left, p.k, seed))
-    found = {gate: metric(gate[4:]).compute(seen, None) for gate in GENERATION}
-    return {gate: judge(found[gate], getattr(p, gate), gate.startswith("max_")) for gate in found}
+    seen: Any = SimpleNamespace(vae="", marginal=planted(count, left, p.k, seed))
+    return {row.gate: row.verdict for row in judged(seen, p, GENERATION)}
 
 
 def table(p: Certify, trials: int = TRIALS) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Gates: the bounds a checkpoint must meet, and the verdict where an interval straddles one.
 
-A gate is a field of `Certify`: `min_x` or `max_x` bounds the metric x of `measurement.METRICS`.
+A gate is a field of `Certify`: `min_x` or `max_x` bounds the metric x of `observation.METRICS`.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from ..params import NonNegative, Share
 from .adversaries import linear_readout, memoriser, permuted
 from .controls import CONTROLS
 from .marginal import FEWEST
-from .observation import Measurement, metric, observe
+from .observation import Measurement, Observed, metric, observe
 from .results import Measured, Record
 
 
@@ -78,12 +78,16 @@ def of_vae(
     network: Measurable, vae: str, k: int, p: Certify, asked: Iterable[str] = BOUNDS
 ) -> list[Judged]:
     """One VAE at the gates `asked`, measured here and now with `k` latents."""
-    o, parts = observe(network, vae, k, p.seed, f"gates {vae}"), split(p.split_seed)
-    rows = []
+    return judged(observe(network, vae, k, p.seed, f"gates {vae}"), p, asked)
+
+
+def judged(o: Observed, p: Certify, asked: Iterable[str]) -> list[Judged]:
+    """What was observed of a VAE at the gates `asked`."""
+    parts, rows = split(p.split_seed), []
     for gate in asked:
         found, bound = metric(gate[4:]).compute(o, parts), getattr(p, gate)
         said = judge(found, bound, gate.startswith("max_"))
-        rows.append(Judged(gate=gate, vae=vae, bound=bound, measured=found, verdict=said))
+        rows.append(Judged(gate=gate, vae=o.vae, bound=bound, measured=found, verdict=said))
     return rows
 
 

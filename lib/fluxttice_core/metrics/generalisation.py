@@ -7,7 +7,7 @@ is left behind. An operation is new where it is outside the training split: vali
 chose the epoch, and test, which nothing before certification reads.
 
 They show no more than that a code composes trits: a random linear encoder with a read-out fitted
-to ten operations has them all (`controls.linear_readout`).
+to ten operations has them all (`adversaries.linear_readout`).
 
 Index letters as in `operations`; n counts whatever a row is about.
 """

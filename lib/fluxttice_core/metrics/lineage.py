@@ -16,17 +16,20 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from .. import parallel
 from ..errors import InputError
 from ..model.network import D, Network
 from ..model.operations import M, T, all_operations
 from ..model.streams import generator
+from ..parallel import Job
 from .measurement import better
 from .reconstruction import drawn, posterior, right_trits
 from .results import Measured, Record, exact
 
 OPERATIONS, PAIRS, TRIPLETS = 1_000, 2_000, 100_000  # drawn for D2 and D3; for D1; for triplets
 ELSEWHERE = ", claimed elsewhere"  # than in the file
-SETTINGS = re.compile(r"epoch|lambda\d|rho|phase|tau|grad_.*")  # numbers, but measures of nothing
+SETTINGS = re.compile(r"(epoch|lambda\d|rho|phase|tau|grad_.*)(, .*)?")  # measures of nothing
+UNKNOWN = "its rule, data, draws or weights are not in the file"
 MEANT = {  # a claim's name, "_" where A or B follows: its metrics, the likeliest first
     "coverage": ("exact match from mu", "exact match from the tangent path"),
     "coverage_": (),  # of draws by another rule in each version
@@ -73,9 +76,8 @@ class Lineage(Record):
 
     def decides(self, name: str, vae: str) -> bool:
         """Is the whole interval beyond all that stands beside it, but the ceilings? (Some must.)"""
-        key = "hierarchy" if "hierarchy" in name else name
-        floors = [at.get(key) for what, at in self.beside.items() if "ceiling" not in what]
-        up = -1 if key == "hierarchy" else 1
+        floors = [at.get(name) for what, at in self.beside.items() if "ceiling" not in what]
+        up = -1 if "hierarchy" in name else 1
         return better(self.measured[vae][name], [*filter(None, floors)], up)
 
 
@@ -86,19 +88,11 @@ def valuation() -> Tensor:
     return (all_operations() == -1).cumprod(1).sum(1)
 
 
-def correlation(a: object, b: object, ranks: bool = True) -> float:
-    """Spearman's coefficient (average ranks), or Pearson's; 0 where one side is constant.
-
-    Raises:
-        InputError: a value that is not finite: it has no place among the others.
-    """
-    x, y = (np.asarray(side, dtype=np.float64) for side in (a, b))
-    if not np.isfinite([x, y]).all():
-        raise InputError("an encoder gives codes that are not finite: no metric of them exists.")
-    x, y = (pd.Series(side).rank().to_numpy() for side in (x, y)) if ranks else (x, y)
-    x, y = x - x.mean(), y - y.mean()
-    scale = np.sqrt((x * x).sum() * (y * y).sum())
-    return float((x * y).sum() / scale) if scale else 0.0
+def correlations(method: str, **columns: Tensor) -> dict[str, float]:
+    """ "pearson" or "spearman" (average ranks) of the first column with each other, by its name;
+    0 where one of them is constant."""
+    table = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+    return table.corr(method).fillna(0.0).iloc[0, 1:].to_dict()
 
 
 def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, float]:
@@ -116,7 +110,12 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
 
     `c` is the ball's curvature, None where there is no ball. Where a point lies outside the ball,
     D1 and the hyperbolic radius do not exist, and have no row.
+
+    Raises:
+        InputError: a point that is not finite: it has no place among the others.
     """
+    if not y.isfinite().all():
+        raise InputError("a code is projected to what is not finite: no metric of it exists.")
     v, y = valuation(), y.double().cpu()
     r = y.norm(dim=1)
     i, j, k = torch.randint(M, (3, TRIPLETS), generator=rng)
@@ -124,30 +123,27 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
     closer = v[(i - j).abs()] > v[(i - k).abs()]
     some = torch.randperm(M, generator=rng)[:OPERATIONS]
     apart = torch.pdist(v[some, None].double())
+    pairs = {"D2": torch.pdist(y[some]), "D3": torch.pdist(r[some, None])}
+    radii = pd.DataFrame({"richness": r.numpy()})
+    names = {"mean": "mean_radius", "std": "std_radius", "min": "radius_min", "max": "radius_max"}
     found = {
-        "hierarchy": correlation(v, r),
-        "D2": correlation(torch.pdist(y[some]), apart),
-        "D3": correlation(torch.pdist(r[some, None]), apart),
+        **correlations("spearman", v=v, hierarchy=r),
+        **correlations("spearman", apart=apart, **pairs),
         "triplets": (nearer == closer).double().mean(),
-        "mean_radius": r.mean(),
-        "std_radius": r.std(),
-        "radius_min": r.min(),
-        "radius_max": r.max(),
+        **radii["richness"].agg([*names]).rename(names),
         "radius_range": r.max() - r.min(),
         "radius_v0": r[v == 0].mean(),
         "radius_v9": r[v == 9].mean(),
-        "richness": np.mean([r[v == level].var(correction=0) for level in range(10)]),
     }
     if c and c**0.5 * r.max() < 1:
-        far = 2 / c**0.5 * (c**0.5 * r).atanh()
-        spread = [far[v == level].var(correction=0) for level in range(10)]
+        radii["richness, hyperbolic"] = 2 / c**0.5 * (c**0.5 * r).atanh().numpy()
         i, j = i[:PAIRS], j[:PAIRS]
         room = (1 - c * r[i].square()) * (1 - c * r[j].square())
         distance = (1 + 2 * c * (y[i] - y[j]).square().sum(1) / room).acosh()
-        poincare = correlation(distance, 3 * (-v[(i - j).abs()] / 3).exp(), ranks=False)
-        found |= {"richness, hyperbolic": np.mean(spread), "D1": poincare}
-    q = {f"Q ({d})": found[d] + 1.5 * abs(found["hierarchy"]) for d in found if d[0] == "D"}
-    return {name: float(value) for name, value in (found | q).items()}
+        found |= correlations("pearson", near=3 * (-v[(i - j).abs()] / 3).exp(), D1=distance)
+    found |= radii.groupby(v.numpy()).var(ddof=0).mean()
+    found |= {f"Q ({d})": found[d] + 1.5 * abs(found["hierarchy"]) for d in [*found] if d[0] == "D"}
+    return {name: float(value) for name, value in found.items()}
 
 
 @torch.no_grad()
@@ -160,17 +156,17 @@ def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measur
     """
     q, rng = posterior(model, vae), generator(seed, "lineage", vae)
     ball = model.projections.get(vae)
-    mu, c = (ball(q.mu), ball.stated["curvature"][0]) if ball else (q.mu, None)
-    found = {"hierarchy of mu": exact(correlation(valuation(), mu.norm(dim=1).cpu()), M)}
-    inputs = {"mu": q.mu} | ({"the tangent path": ball.tangent(mu)} if ball else {})
+    c = ball.stated["curvature"][0] if ball else None
+    codes = (drawn(q, scale, rng) for scale in [1.0] * draws + [0.0])  # at last mu
+    *samples, mu = (of_points(ball(z) if ball else z, c, rng) for z in codes)
+    found = {"hierarchy of mu": exact(mu["hierarchy"], M)}
+    inputs = {"mu": q.mu} | ({"the tangent path": ball.tangent(ball(q.mu))} if ball else {})
     for name, z in inputs.items():
         if vae in model.vaes and z.isfinite().all():
             share = right_trits(model, vae, z).all(1).double().mean()
             found[f"exact match from {name}"] = exact(float(share), M)
-    samples = (drawn(q, 1.0, rng) for _ in range(draws))
-    table = pd.DataFrame(of_points(ball(z) if ball else z, c, rng) for z in samples)
     wide, method = stdtrit(draws - 1, 0.9995), "99.9 %, Student t, of one draw more"
-    for name, x in table.dropna(axis=1).items():
+    for name, x in pd.DataFrame(samples).dropna(axis=1).items():
         ends = x.mean() + wide * (1 + 1 / draws) ** 0.5 * x.std() * np.array([0, -1, 1])
         value, low, high = ends.tolist()
         found[name] = Measured(value=value, low=low, high=high, n=draws, method=method)
@@ -203,13 +199,17 @@ def beside(model: Network, untrained_seed: int, seed: int) -> dict[str, dict[str
     """Least and largest of each metric over `cheap_points`, and over both encoders of five
     "untrained" networks of this layout."""
     rng = generator(seed, "cheap points")
-    rows = [(what, of_points(y, 1.0, rng)) for what, y in cheap_points(seed)]
-    for fresh in map(model.untrained, range(untrained_seed, untrained_seed + 5)):
-        for vae in model.encoders:
-            found = {name: row.value for name, row in measure(fresh, vae, 2, seed).items()}
-            rows += [("untrained", found), ("untrained", {"hierarchy": found["hierarchy of mu"]})]
-    table = pd.DataFrame([row for _, row in rows], index=[what for what, _ in rows])
-    parts = table.drop(columns="hierarchy of mu").groupby(level=0, sort=False)
+    rows = [{"": what, **of_points(y, 1.0, rng)} for what, y in cheap_points(seed)]
+    for row in rows:
+        row["hierarchy of mu"] = row["hierarchy"]
+    jobs = [
+        Job(f"untrained {fresh}, encoder {vae}", measure, (model.untrained(fresh), vae, 2, seed))
+        for fresh in range(untrained_seed, untrained_seed + 5)
+        for vae in model.encoders
+    ]
+    for found in parallel.each(jobs, print):
+        rows.append({"": "untrained", **{name: row.value for name, row in found.items()}})
+    parts = pd.DataFrame(rows).set_index("").groupby(level=0, sort=False)
     ends = {what: part.dropna(axis=1, how="all").agg(["min", "max"]) for what, part in parts}
     return {what: part.to_dict("list") for what, part in ends.items()}
 
@@ -237,15 +237,12 @@ def compare(
             continue
         last = f"1e{stored.as_tuple().exponent}" if isinstance(stored, Decimal) else 0
         name, near = told.removesuffix(ELSEWHERE), 1e-6 + float(last) / 2
-        vae, base = (name[-1], name[:-2]) if name[-2:] in ("_A", "_B") else ("", name)
-        keys = (f"{layout[:5]} {base}_", f"{base}_", base) if vae else (base,)
+        vaes, base = (name[-1], name[:-2]) if name[-2:] in ("_A", "_B") else ("BA", name)
+        keys = (base,) if vaes == "BA" else (f"{layout[:5]} {base}_", f"{base}_", base)
         metrics = next((MEANT[key] for key in keys if key in MEANT), (base,))
-        found = {f"{m} of {x}": measured[x].get(m) for m in metrics for x in vae or "BA"}
-        ours = {what: row for what, row in found.items() if row}
+        ours = {f"{m} of {x}": measured[x][m] for m in metrics for x in vaes if m in measured[x]}
         fits = [d for d, m in ours.items() if m.low - near <= stored <= m.high + near]
-        definition = next(
-            iter([*fits, *ours]), "its rule, data, draws or weights are not in the file"
-        )
+        definition = [*fits, *ours, UNKNOWN][0]
         verdict = "agrees" if fits else "differs" if ours else "cannot be recomputed"
         row = {"measured": ours.get(definition), "verdict": verdict, "definition": definition}
         rows.append(Claim(name=told, stored=stored, **row))

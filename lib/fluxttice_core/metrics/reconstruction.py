@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..model.network import Measurable, Posterior, read_out
 from ..model.operations import all_operations
 from ..model.streams import generator
@@ -21,8 +22,15 @@ EVERY = slice(None)
 
 @torch.no_grad()
 def posterior(model: Measurable, vae: str) -> Posterior:
-    """q(z|x) of every operation by the VAE's own encoder: mu and logvar, (M, D) each."""
-    return model.encoder(vae)(all_operations().float().to(model.device))
+    """q(z|x) of every operation by the VAE's own encoder: mu and logvar, (M, D) each.
+
+    Raises:
+        InputError: a mean, or a variance, that is not finite in float32.
+    """
+    q = model.encoder(vae)(all_operations().float().to(model.device))
+    if not (q.mu.isfinite() & q.logvar.exp().isfinite()).all():
+        raise InputError(f"encoder {vae} gives codes that are not finite: nothing can be measured.")
+    return q
 
 
 @torch.no_grad()

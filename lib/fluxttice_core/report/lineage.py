@@ -8,11 +8,12 @@ import yaml
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
-from .. import files, params
+from .. import files, parallel, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from ..metrics.lineage import ELSEWHERE, Claim, Lineage, beside, compare, measure
 from ..metrics.observation import Measurement
+from ..parallel import Job
 from .tables import GREY, VERDICT, ends, left, with_interval, without
 
 OURS = "This checkpoint is of our own layout: the original claims nothing of it."
@@ -45,7 +46,8 @@ def of(
             raise InputError(f"{claims}: {name} is {value!r}, but a claim must be a number.")
         stated[name + ELSEWHERE] = Decimal(written[name]) if type(value) is float else value
     print("measuring by the lineage's own metrics")
-    measured = {vae: measure(model, vae, 10, p.seed) for vae in model.encoders}
+    jobs = [Job(f"encoder {vae}", measure, (model, vae, 10, p.seed)) for vae in model.encoders]
+    measured = dict(zip(model.encoders, parallel.each(jobs, print), strict=True))
     return Lineage(
         layout=model.layout,
         vaes=model.vaes,
