@@ -7,6 +7,7 @@ controller judges: it sees every outcome, and learns from its workers what was c
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,12 +22,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for the
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-@pytest.fixture(autouse=True, scope="session")
-def reports_in_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
+def pytest_configure(config: pytest.Config) -> None:
     """Runs made by tests go to a temporary reports folder, not into the checkout."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLUXTTICE_REPORTS", str(tmp_path_factory.mktemp("reports")))
-        yield
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ["FLUXTTICE_REPORTS"] = folder.name  # no fixture: cells of notebooks use none
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
