@@ -149,7 +149,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
     """A mapping of names to flat mappings, as a batch's plan is; raises as `read_yaml`."""
     plan = _read(path)
-    if not isinstance(plan, dict) or not plan or not all(isinstance(name, str) for name in plan):
+    entries = plan.items() if isinstance(plan, dict) else ()
+    if not entries or not all(isinstance(k, str) and isinstance(v, dict) for k, v in entries):
         raise InputError(f"{path} must be a plan: `name: {{parameter: value, …}}` a line.")
     return {name: _flat(values, f"{path}: {name}") for name, values in plan.items()}
 

@@ -39,13 +39,12 @@ def keygen(path: str | Path = DEFAULT_KEY) -> str:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+    if place.exists():
+        raise InputError(f"{path} exists already: a key is never overwritten.")
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place.touch(0o600, exist_ok=False)
-        place.write_bytes(pem)
+        files.write_bytes(place, pem, 0o600)
     except OSError as error:
-        if place.exists():
-            raise InputError(f"{path} exists already: a key is never overwritten.") from None
         raise InputError(f"{path} cannot be written ({error.strerror}).") from None
     return fingerprint(public_key(path))
 
