@@ -3,10 +3,9 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
-import py_mini_racer
 import pytest
+from test_explore import script
 
 import browser
 from fluxttice_core import files, params
@@ -115,28 +114,21 @@ def test_a_name_is_text_and_the_page_asks_nothing_of_the_network(reports):
 
 
 @pytest.fixture(scope="module")
-def call():
-    """Calls a function of the page's script."""
-    context = py_mini_racer.MiniRacer()
-    context.eval(Path(index.TEMPLATE, "page.js").read_text("utf-8"))
-
-    def call(name, *arguments):
-        words = ", ".join(json.dumps(argument) for argument in arguments)
-        return json.loads(context.eval(f"JSON.stringify({name}({words}))"))
-
-    return call
+def page():
+    return script((index.TEMPLATE / "page.js").read_text("utf-8"))
 
 
 NUMBERS = [0, 1, 0.5, 0.12345, 0.999, 0.9991, 0.99996, 0.9999999, 1 - 1e-12, 1.5, 16.5106, -9.8875]
 
 
-def test_a_number_is_printed_as_in_the_reports(call):
+def test_a_number_is_printed_as_in_the_reports(page):
     by_unit = {"share": NUMBERS[:9], "nats": NUMBERS, "number": NUMBERS, "count": [9, 0]}
     for unit, values in by_unit.items():
-        for value in values:
-            assert call("number", value, unit) == tables.number(value, unit), (value, unit)
-    assert call("interval", [0.5, 0.25, 0.75], "share") == "25.00% … 75.00%"
-    assert call("interval", [0.5], "share") == "exact" and call("interval", [None], "share") == ""
+        printed = page("values.map((value) => number(value, unit))", values=values, unit=unit)
+        assert printed == [tables.number(value, unit) for value in values]
+    figures = [[0.5, 0.25, 0.75], [0.5], [None]]
+    printed = page("figures.map((figure) => interval(figure, 'share'))", figures=figures)
+    assert printed == ["25.00% … 75.00%", "exact", ""]
 
 
 def a_row(run, a=None, b=None, **values):
@@ -159,36 +151,33 @@ def a_row(run, a=None, b=None, **values):
         ([None], [None], False),
     ],
 )
-def test_two_runs_differ_where_their_intervals_are_disjoint(call, one, other, differs):
+def test_two_runs_differ_where_their_intervals_are_disjoint(page, one, other, differs):
     a = a_row("a", {"x": one, "only": [1]}, params={"train: seed": 1, "train: lr": 0.1})
     b = a_row("b", {"x": other}, params={"train: seed": 2, "train: lr": 0.1, "certify: k": 5})
     for first, second in ((a, b), (b, a)):
-        found = call("compare", first, second)
+        found = page("compare(a, b)", a=first, b=second)
         assert [row["metric"] for row in found["figures"]] == ["x"] * differs
         assert found["compared"] == 1
         assert {row["name"] for row in found["parameters"]} == {"train: seed", "certify: k"}
 
 
-def test_rows_are_sorted_by_the_worse_vae_and_what_is_undefined_comes_last(call):
+def test_rows_are_sorted_by_the_worse_vae_and_what_is_undefined_comes_last(page):
     found = [
         a_row("a", {"x": [0.2], "rate": [15]}, {"rate": [17]}),
         a_row("b"),
         a_row("c", {"x": [0.9], "rate": [16]}, {"x": [0.1]}),
         a_row("d", {"x": [None]}),
     ]
-
-    def order(column, down, better):
-        return "".join(row["run"] for row in call("sorted", found, column, down, better))
-
-    assert order("rate", False, 0)[:2] == order("x", False, 1)[:2] == "ca"
-    assert order("x", True, 1)[:2] == "ac" and order("date", True, 0) == "dcba"
+    sorts = ["rate", False, 0], ["x", False, 1], ["x", True, 1], ["date", True, 0]
+    order = "sorts.map((by) => sorted(found, ...by).map((row) => row.run).join(''))"
+    rate, worse, better, date = page(order, sorts=sorts, found=found)
+    assert (rate[:2], worse[:2], better[:2], date) == ("ca", "ca", "ac", "dcba")
 
 
-def test_the_filter_wants_every_word(call):
-    row = a_row("2026-11-24")
-    for text in ("", "pass TURNED", "seed=1 2026-11"):
-        assert call("matches", row, text) is True
-    assert not call("matches", row, "fail") and not call("matches", row, "pass v5")
+def test_the_filter_wants_every_word(page):
+    texts = ["", "pass TURNED", "seed=1 2026-11", "fail", "pass v5"]
+    found = page("texts.map((text) => matches(row, text))", texts=texts, row=a_row("2026-11-24"))
+    assert found == [True, True, True, False, False]
 
 
 def test_a_browser_sorts_filters_and_compares(reports, record_property):
