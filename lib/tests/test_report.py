@@ -1,12 +1,13 @@
 """The main job: everything is checked before anything runs, and what is incomplete is no report."""
 
+import json
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from fluxttice_core import cli, files
+from fluxttice_core import cli, files, params
 from fluxttice_core.report import job, pages, status
 
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
@@ -17,27 +18,19 @@ CODE = {
 }
 
 
-def write(path, *cells, **metadata):
-    nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
-    return path
-
-
-@pytest.mark.parametrize(
-    "count, outputs, noted, reason",
-    [
+def test_a_report_is_valid_only_if_every_cell_ran_without_an_error(tmp_path):
+    for count, outputs, noted, reason in (
         (2, [], {}, ""),
         (None, [], {}, "cell 1 was not executed"),
         (2, [ERROR], {}, "cell 1 shows an error"),
         (2, [], {"exception": True}, "papermill noted an exception"),
-    ],
-)
-def test_a_report_is_valid_only_if_every_cell_ran_without_an_error(
-    tmp_path, count, outputs, noted, reason
-):
-    first = new_code_cell("1", execution_count=1, outputs=[new_output("stream", text="1")])
-    last = new_code_cell("2", execution_count=count, outputs=outputs)
-    said = pages.incomplete(write(tmp_path / "x.ipynb", first, last, papermill=noted))
-    assert reason in said and bool(said) == bool(reason)
+    ):
+        first = new_code_cell("1", execution_count=1, outputs=[new_output("stream", text="1")])
+        last = new_code_cell("2", execution_count=count, outputs=outputs)
+        book = new_notebook(cells=[first, last], metadata={"papermill": noted})
+        nbformat.write(book, tmp_path / "x.ipynb")
+        said = pages.incomplete(tmp_path / "x.ipynb")
+        assert said == (f"x.ipynb is not a finished run: {reason}." if reason else "")
 
 
 def test_a_step_leaves_a_page_that_needs_no_network_and_a_failed_one_a_banner(
@@ -50,7 +43,8 @@ def test_a_step_leaves_a_page_that_needs_no_network_and_a_failed_one_a_banner(
     spec = {"name": "python3", "display_name": "", "language": "python"}
     for name, source in CODE.items():
         own = new_code_cell("# parameters\nseed = 1", metadata={"tags": ["parameters"]})
-        write(f"notebooks/{name}.ipynb", own, new_code_cell(source), kernelspec=spec)
+        book = new_notebook(cells=[own, new_code_cell(source)], metadata={"kernelspec": spec})
+        nbformat.write(book, f"notebooks/{name}.ipynb")
     job.execute("good", {}, "run")
     html = Path("run/good.html").read_text("utf-8")
     assert "here" in html and "data:image/png;base64,aGk=" in html and 'role="status"' not in html
@@ -84,68 +78,38 @@ def stubs(reports, monkeypatch):
     return ran, ends
 
 
-@pytest.fixture
-def refused(stubs, reports, capsys):
-    """Calls `report`, which says one sentence and begins nothing."""
-
-    def call(*words):
-        assert cli.main(["report", *words]) == 1
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1 and not stubs[0] and not reports.exists()
-        return said
-
-    return call
-
-
-@pytest.mark.parametrize(
-    ("step", "change", "sentence"),
-    [
-        ("train", "epochz: 3", "unknown parameter epochz; did you mean epochs?"),
-        ("train", "run_dir: elsewhere", "run_dir is set"),
-        ("benchmark", "trials: 1", "trials should be greater"),
-        ("benchmark", "checkpoint: mine", "checkpoint is set, but here it is the run's own"),
-        ("certify", "min_exact_match: high", "min_exact_match should be a valid number"),
-    ],
-)
-def test_bad_parameters_of_any_step_stop_the_job(tmp_path, refused, step, change, sentence):
-    name = change.split(":")[0]
-    lines = (files.root() / f"params/{step}.yaml").read_text("utf-8").splitlines()
-    kept = [line for line in lines if not line.startswith(f"{name}:")]
-    (tmp_path / "bad.yaml").write_text("\n".join([*kept, change]))
-    said = refused(f"--{step}", str(tmp_path / "bad.yaml"))
-    assert sentence in said and "bad.yaml" in said
-
-
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
+        ("--train", {"epochz": 3}, "bad.yaml: unknown parameter epochz; did you mean epochs?"),
+        ("--train", {"run_dir": "elsewhere"}, "bad.yaml: run_dir is set"),
+        ("--benchmark", {"trials": 1}, "bad.yaml: trials should be greater"),
+        ("--benchmark", {"checkpoint": "x"}, "bad.yaml: checkpoint is set, but here it is"),
+        ("--certify", {"min_exact_match": "high"}, "bad.yaml: min_exact_match should be a valid"),
         *[(f"--{step}", "nowhere.yaml", "No parameter file at") for step in job.NOTEBOOKS],
         *[("--checkpoint", path, "No checkpoint at") for path in ("no.pt", "x" * 400, "a\0b")],
-        *[("--name", name, "name is ") for name in ("a/b", "", "..\\x", "two words")],
+        *[("--name", name, "fluxttice: name is ") for name in ("a/b", "", "..\\x", "two words")],
         *[("--resume", path, "No run at") for path in ("nowhere", "a\0b")],
         ("--resume", "params", "it has no status.json"),
     ],
 )
-def test_what_is_not_there_or_no_name_of_a_folder_is_named(refused, option, value, sentence):
-    assert refused(option, value).startswith("fluxttice: ") and sentence in refused(option, value)
-
-
-def test_the_steps_share_a_folder_and_what_is_named_is_measured_alone(
-    reports, stubs, capsys, saved
+def test_what_is_bad_or_not_there_is_one_sentence_and_nothing_begins(
+    tmp_path, stubs, reports, capsys, option, value, sentence
 ):
-    ran, _ = stubs
-    assert cli.main(["report", "--name", "mine"]) == 0
-    [folder] = reports.glob("*/*-mine")
-    assert list(ran) == ["1_train", "2_benchmark", "3_certify"]
-    assert {values["run_dir"] for values in ran.values()} == {str(folder)}
-    measured = [ran[name]["checkpoint"] for name in ("2_benchmark", "3_certify")]
-    assert measured == [str(folder / "checkpoint")] * 2
-    assert folder.name in capsys.readouterr().out
-    ran.clear()
+    if isinstance(value, dict):
+        stated = params.read_yaml(files.root() / f"params/{option[2:]}.yaml") | value
+        value = str(tmp_path / "bad.yaml")
+        Path(value).write_text(json.dumps(stated))
+    assert cli.main(["report", option, value]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+    assert not stubs[0] and not reports.exists()
+
+
+def test_what_is_named_is_measured_and_nothing_is_trained(stubs, saved):
     assert cli.main(["report", "--checkpoint", str(saved)]) == 0
-    assert {name: values["checkpoint"] for name, values in ran.items()} == dict.fromkeys(
-        ("2_benchmark", "3_certify"), str(saved)
-    )
+    measured = {name: values["checkpoint"] for name, values in stubs[0].items()}
+    assert measured == dict.fromkeys(("2_benchmark", "3_certify"), str(saved))
 
 
 def test_a_failed_benchmark_stops_nothing_and_is_all_that_a_resumed_run_does_again(
@@ -153,9 +117,13 @@ def test_a_failed_benchmark_stops_nothing_and_is_all_that_a_resumed_run_does_aga
 ):
     ran, ends = stubs
     ends["2_benchmark"] = job.StepFailed
-    assert cli.main(["report"]) == 1 and len(ran) == 3
+    assert cli.main(["report", "--name", "mine"]) == 1
     assert capsys.readouterr().err == "fluxttice: 2_benchmark ended.\n"
-    [folder] = reports.glob("*/*/")
+    [folder] = reports.glob("*/*-mine")
+    assert list(ran) == ["1_train", "2_benchmark", "3_certify"]
+    assert {values["run_dir"] for values in ran.values()} == {str(folder)}
+    measured = [ran[name]["checkpoint"] for name in ("2_benchmark", "3_certify")]
+    assert measured == [str(folder / "checkpoint")] * 2
     found = status.read(folder)
     assert (found.state, found.reason) == ("failed", "2_benchmark ended.")
     assert found.steps == {"train": "complete", "benchmark": "failed", "certify": "complete"}

@@ -136,12 +136,11 @@ def test_gates_show_each_verdict_its_bound_and_colour():
     [line] = cells(tables.refusals([refusal]))
     assert line == "untrained | 400,000 | FAIL | max_rate, min_exact_match"
     worse = [judged("PASS", value=0.5, vae="B"), judged("FAIL", "max_rate", 0.99, "B")]
-    epochs = {3: rows[:2], 4: rows[:2] + worse, 5: rows[:2] + worse[:1], 6: worse[1:]}
-    kept = [KeptEpoch(epoch=n, k=100, gates=gates) for n, gates in epochs.items()]
-    assert cells(tables.by_epoch(kept)) == [
-        "3 | 100 | 95.00% | 0.9500 | FAIL", "4 | 100 | 50.00% | 0.9900 | FAIL",
-        "5 | 100 | 50.00% | – | FAIL", "6 | 100 | – | 0.9900 | FAIL",  # measured no further
-    ]  # fmt: skip
+    asked = rows[:2], rows[:2] + worse, rows[:2] + worse[:1]  # the last VAE-B measured no further
+    kept = [KeptEpoch(epoch=i, k=100, gates=gates) for i, gates in enumerate(asked)]
+    values = "95.00% | 0.9500", "50.00% | 0.9900", "50.00% | –"
+    found = [f"{i} | 100 | {shown} | FAIL" for i, shown in enumerate(values)]
+    assert cells(tables.by_epoch(kept)) == found
 
 
 def test_other_tables_hold_their_rows():
@@ -152,16 +151,10 @@ def test_other_tables_hold_their_rows():
     assert cells(tables.hardest(RESULTS))[0] == "A | AND (min) | 0.125 | 0.000 … 0.250"
     p = tables.distributions(torch.eye(9)[:, :3], list(range(9)))
     assert cells(p)[0].startswith("(-1, -1) | 0 | 1.0 | 0.0")
-
-
-def test_epochs_show_every_so_many_the_selected_and_the_last():
-    rows = [
-        {"epoch": i, "score": 0.5, "selected": i == 3, "lr": 0.1, "coverage_A": 0.99999, "x_A": 2.5}
-        for i in range(6)
-    ]
-    lines = cells(tables.epochs(rows, 4))
-    assert [line.split(" | ")[0] for line in lines] == ["0", "3", "4", "5"]
-    assert lines[1] == "3 | 0.5000 | 99.9990% | 2.500 | selected"
+    row = {"epoch": 0, "score": 0.5, "selected": False, "lr": 0.1, "coverage_A": 0.99999, "x_A": 2}
+    epochs = tables.epochs([row | {"epoch": i, "selected": i == 3} for i in range(6)], every=4)
+    assert list(epochs.data["epoch"]) == [0, 3, 4, 5]  # every fourth, the selected, the last
+    assert cells(epochs)[1] == "3 | 0.5000 | 99.9990% | 2.000 | selected"
 
 
 def test_the_sentences_quote_the_rows():
@@ -189,7 +182,7 @@ def lines(axes):
     return {line.get_label(): list(line.get_ydata()) for line in axes.lines}
 
 
-def test_the_headline_shows_the_model_beside_every_control(tmp_path):
+def test_figures_show_the_model_beside_every_control(tmp_path):
     figure = plots.headline(RESULTS)
     curve, bars = figure.axes
     assert lines(curve)["VAE-A, argmax"] == [0.0] * 7  # none beyond k
@@ -200,6 +193,9 @@ def test_the_headline_shows_the_model_beside_every_control(tmp_path):
     assert maps.get_offsets().tolist() == [[10, 1 - 0.6 * coverage.ceiling(10) / M]] * 2
     widths = [bar.get_width() for bar in bars.patches]
     assert widths[:2] == pytest.approx([1 - 0.798, 1.0]) and len(widths) == 2 * (1 + len(KINDS))
+    curve, bars = plots.reconstruction(RESULTS).axes
+    assert lines(curve)["VAE-A"][1] == 0.5
+    assert lines(bars)["VAE-A"] == list(range(15, -1, -1))
     shown = plots.save(figure, tmp_path / "one.png").data
     assert shown == (tmp_path / "one.png").read_bytes() and shown[:4] == b"\x89PNG"
     assert b"Software" not in shown, "the release of Matplotlib would change the file"
@@ -213,12 +209,6 @@ def test_training_follows_the_epochs_as_distances_and_marks_the_selected_one():
     for axes, shown in (*((each, distances) for each in lost), (rate, [0, 0.25, 0.5, 0.75, 1])):
         assert lines(axes) == {"VAE-A": shown, "VAE-B": shown, "selected: 2": [0, 1]}
         assert axes.lines[-1].get_xdata() == [2, 2]
-
-
-def test_reconstruction_shows_its_rows():
-    curve, bars = plots.reconstruction(RESULTS).axes
-    assert lines(curve)["VAE-A"][1] == 0.5
-    assert lines(bars)["VAE-A"] == list(range(15, -1, -1))
 
 
 def test_the_evidence_shows_every_seed_of_every_recipe():
