@@ -122,6 +122,10 @@ def test_its_untrained_network_begins_as_pytorch_begins_one(engine):
     assert stats.ks_2samp(page, torchs).pvalue > 0.01
     assert len(engine(fresh, layer=linear)) == 17 * 32
     assert engine(fresh, layer=norm) == [1] * 32 + [0] * 32
+    numbers = "decode(network(decoder, generator(1, 1)), normals(generator(1, 2), 16 * 9), 9)"
+    decoders = (explore.layers(model.decoder("B")) for model in (SHIPPED.model, DualVAE.fresh(3)))
+    ours, another = (engine(numbers, decoder=decoder) for decoder in decoders)
+    assert ours == another, "a weight that was learnt is still there"
 
 
 def test_the_interval_is_that_of_a_perfect_generator(engine):
