@@ -1,22 +1,18 @@
 """What the pages say exists: commands, targets, files; what exists is on the pages."""
 
-import json
 import re
 import subprocess
-import tomllib
 
 import pytest
 
 from fluxttice_core import cli, files
 from fluxttice_core.checkpoints import folder as checkpoints
-from fluxttice_core.metrics.measurement import Results
 from fluxttice_core.report import tables
+from fluxttice_core.report.document import DOCUMENT, Document
 
 ROOT = files.root()
-PAGES = [
-    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/README.md")
-]
-PAGES += sorted(ROOT.glob("docs/*.md"))
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/README.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted(ROOT.glob("docs/*.md"))]
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 PUBLISHED = (
     r"README\.md|controls\.json|(evidence|learning_curve|power)\.csv|[\d-]+/[\w-]+/([1-3]_\w+\.html|explore\.(html|png)|\w+\.params\.yaml"
@@ -30,16 +26,16 @@ def named(pattern: str) -> set[str]:
     return {name for code in CODE.findall(text) for name in re.findall(pattern, code)}
 
 
-def targets() -> set[str]:
-    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    assert phony
-    return set(phony[1].split())
+def first(pattern: str, name: str) -> str:
+    """What the group of `pattern` finds first in a file."""
+    return re.search(pattern, (ROOT / name).read_text("utf-8"), re.MULTILINE)[1]
 
 
 def test_every_make_target_has_help_and_a_place_on_a_page():
+    targets = set(first(r"^\.PHONY: (.*)$", "Makefile").split())
     made = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
-    assert set(re.findall(r"^make ([a-z]+) +\S", made.stdout, re.MULTILINE)) == targets()
-    assert named(r"\bmake ([a-z]+)\b") == targets()
+    assert set(re.findall(r"^make ([a-z]+) +\S", made.stdout, re.MULTILINE)) == targets
+    assert named(r"\bmake ([a-z]+)\b") == targets
 
 
 def test_every_command_and_option_has_help_and_a_place_on_a_page():
@@ -71,10 +67,9 @@ def test_a_tired_newcomer_reads_the_readme_to_its_end():
 
 
 def test_one_version_everywhere():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)
-    changed = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
-    assert cited and changed and project == cited[1] == changed[1]
+    version = first(r'^version = "(.+)"$', "pyproject.toml")
+    assert version == first(r"^version: (\S+)$", "CITATION.cff")
+    assert version == first(r"^## ([\d.]+)", "CHANGELOG.md")
 
 
 def test_git_keeps_of_reports_what_their_page_says():
@@ -89,9 +84,8 @@ def test_git_keeps_of_reports_what_their_page_says():
 
 
 def test_the_readme_shows_the_published_run_and_its_numbers(published):
-    text = (ROOT / "README.md").read_text("utf-8")
-    document = json.loads((published / "coverage_vs_entropy.json").read_bytes())
+    shown = Document.model_validate_json((published / DOCUMENT).read_bytes())
     shipped = checkpoints.load(ROOT / "checkpoints/certified")
-    assert document["checkpoint"]["sha256"] == shipped.sha256
-    table = tables.summary(Results.model_validate(document["results"])).data.split("\n\n")[1]
-    assert table in text
+    assert shown.checkpoint["sha256"] == shipped.sha256
+    table = tables.summary(shown.results).data.split("\n\n")[1]
+    assert table in (ROOT / "README.md").read_text("utf-8")

@@ -3,28 +3,26 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
-import py_mini_racer
 import pytest
+from test_explore import script
 
 import browser
 from fluxttice_core import files, params
 from fluxttice_core.metrics.measurement import MODEL, Results, Row
 from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.report import document, index, status, tables
-from fluxttice_core.report.document import Document
 
 REFUSED = Measured(value=None, low=None, high=None, n=1, method="refused: constant")
 BANDS = "document.querySelectorAll('#runs td:nth-last-child(%d) .band').length"
 
 
-def planted(value=0.25, **about):
+def planted(value=0.25):
     values = {"argmax_entropy": exact(value, 9), "mig": REFUSED}
     rows = [Row(network=MODEL, seed=None, vae=vae, k=100, values=values) for vae in "AB"]
-    return Document(
+    return document.Document(
         created_utc="2025-01-01T00:00:00+00:00", git={"commit": "abc", "clean": True},
-        environment={}, checkpoint={"path": "x", "sha256": "0" * 64, "epoch": 3, **about},
+        environment={}, checkpoint={"path": "x", "sha256": "0" * 64, "epoch": 3},
         params={"k": 100}, results=Results(rows=rows, controls_measured="now", comparison=[]),
     )  # fmt: skip
 
@@ -46,35 +44,15 @@ def reports(published, tmp_path, monkeypatch):
 
 def rows() -> list[dict]:
     index.write()
-    data = index.DATA.search(index.path().read_text("utf-8"))[1]
-    return json.loads(data)["rows"]
-
-
-def test_what_is_stored_is_what_was_measured_and_nothing_else_fits(tmp_path):
-    stored = document.store(planted(), tmp_path / "all.json")
-    assert stored == planted() and stored.results.of(MODEL)["B"].values["mig"].value is None
-    raw = files.parse_json((tmp_path / "all.json").read_bytes())
-    for spoilt in ({**raw, "surprise": 1}, {**raw, "schema": "other"}, {**raw, "results": {}}):
-        with pytest.raises(ValueError):
-            Document.model_validate(spoilt)
-    with pytest.raises(ValueError):
-        planted(float("nan"))
+    return json.loads(index.DATA.search(index.path().read_text("utf-8"))[1])["rows"]
 
 
 def test_a_row_says_what_the_files_of_its_run_say(reports):
     later, shipped = rows()
-    assert (later["date"], later["name"], later["state"]) == (
-        "2099-01-02 03:04",
-        "mine",
-        "complete",
-    )
+    assert later == later | {"date": "2099-01-02 03:04", "name": "mine", "state": "complete"}
     assert later["figures"]["B"] == {"argmax_entropy": [0.25], "mig": [None]}
     assert later["params"] == {"benchmark: k": 100, "benchmark: seed": 1} and not later["verdict"]
-    assert (shipped["state"], shipped["verdict"], shipped["recipe"]) == (
-        "complete",
-        "PASS",
-        "turned",
-    )
+    assert shipped == shipped | {"state": "complete", "verdict": "PASS", "recipe": "turned"}
     assert shipped["pages"] == ["1_train.html", "2_benchmark.html", "3_certify.html"]
     [path] = reports.glob("*/*/verdict.json")
     gates = files.parse_json(path.read_bytes())["gates"]
@@ -107,13 +85,18 @@ def test_what_is_damaged_is_named_and_the_rest_stays(reports, capsys, name, text
     assert bool(later["figures"]) == (name != document.DOCUMENT)
 
 
+def test_a_document_of_another_release_is_left_out(reports):
+    [path] = reports.glob(f"2099*/*/{document.DOCUMENT}")
+    path.write_text(path.read_text("utf-8").replace("vs_entropy/4", "vs_entropy/3"))
+    assert rows()[0]["damaged"] and not rows()[0]["figures"]
+
+
 def test_only_what_has_changed_is_read_again(reports, monkeypatch):
     first, read, row = rows(), [], index.row
     monkeypatch.setattr(index, "row", lambda run, bands: read.append(run.name) or row(run, bands))
     assert rows() == first and not read
     document.store(planted(0.5), next(reports.glob("2099*/*")) / document.DOCUMENT)
-    rows()
-    assert read == ["030405-mine"]
+    assert rows()[0]["figures"]["A"]["argmax_entropy"] == [0.5] and read == ["030405-mine"]
     index.path().write_text("no page of ours")
     rows()
     assert len(read) == 3
@@ -131,34 +114,70 @@ def test_a_name_is_text_and_the_page_asks_nothing_of_the_network(reports):
 
 
 @pytest.fixture(scope="module")
-def call():
-    """Calls a function of the page's script."""
-    context = py_mini_racer.MiniRacer()
-    context.eval(Path(index.TEMPLATE, "page.js").read_text("utf-8"))
-
-    def call(name, *arguments):
-        words = ", ".join(json.dumps(argument) for argument in arguments)
-        return json.loads(context.eval(f"JSON.stringify({name}({words}))"))
-
-    return call
+def page():
+    return script((index.TEMPLATE / "page.js").read_text("utf-8"))
 
 
 NUMBERS = [0, 1, 0.5, 0.12345, 0.999, 0.9991, 0.99996, 0.9999999, 1 - 1e-12, 1.5, 16.5106, -9.8875]
 
 
-def test_a_number_is_printed_as_in_the_reports(call):
+def test_a_number_is_printed_as_in_the_reports(page):
     by_unit = {"share": NUMBERS[:9], "nats": NUMBERS, "number": NUMBERS, "count": [9, 0]}
     for unit, values in by_unit.items():
-        for value in values:
-            assert call("number", value, unit) == tables.number(value, unit), (value, unit)
-    assert call("interval", [0.5, 0.25, 0.75], "share") == "25.00% … 75.00%"
-    assert call("interval", [0.5], "share") == "exact" and call("interval", [None], "share") == ""
+        printed = page("values.map((value) => number(value, unit))", values=values, unit=unit)
+        assert printed == [tables.number(value, unit) for value in values]
+    figures = [[0.5, 0.25, 0.75], [0.5], [None]]
+    printed = page("figures.map((figure) => interval(figure, 'share'))", figures=figures)
+    assert printed == ["25.00% … 75.00%", "exact", ""]
 
 
-def a_row(run, figures=None, **values):
+def a_row(run, a=None, b=None, **values):
+    """A run with these figures of its VAEs: [value, low, high], or [value] of an exact one."""
     return {"run": run, "date": run, "name": "n", "state": "complete", "verdict": "PASS",
             "checkpoint": "ab", "recipe": "turned", "seed": 1, "damaged": "", "params": {},
-            "figures": {"A": figures or {}}, **values}  # fmt: skip
+            "figures": {"A": a or {}, "B": b or {}}, **values}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "one, other, differs",
+    [
+        ([0.5, 0.4, 0.6], [0.7, 0.61, 0.8], True),
+        ([0.5, 0.4, 0.6], [0.7, 0.6, 0.8], False),  # they touch
+        ([0.5, 0.1, 0.9], [0.7], False),
+        ([0.5], [0.5000004], False),  # exact: what rounding does is no difference
+        ([-0.5], [-0.500001], True),
+        ([0.5], [0.5000004, 0.5000003, 0.5000005], True),
+        ([None], [0.5], True),
+        ([None], [None], False),
+    ],
+)
+def test_two_runs_differ_where_their_intervals_are_disjoint(page, one, other, differs):
+    a = a_row("a", {"x": one, "only": [1]}, params={"train: seed": 1, "train: lr": 0.1})
+    b = a_row("b", {"x": other}, params={"train: seed": 2, "train: lr": 0.1, "certify: k": 5})
+    for first, second in ((a, b), (b, a)):
+        found = page("compare(a, b)", a=first, b=second)
+        assert [row["metric"] for row in found["figures"]] == ["x"] * differs
+        assert found["compared"] == 1
+        assert {row["name"] for row in found["parameters"]} == {"train: seed", "certify: k"}
+
+
+def test_rows_are_sorted_by_the_worse_vae_and_what_is_undefined_comes_last(page):
+    found = [
+        a_row("a", {"x": [0.2], "rate": [15]}, {"rate": [17]}),
+        a_row("b"),
+        a_row("c", {"x": [0.9], "rate": [16]}, {"x": [0.1]}),
+        a_row("d", {"x": [None]}),
+    ]
+    sorts = ["rate", False, 0], ["x", False, 1], ["x", True, 1], ["date", True, 0]
+    order = "sorts.map((by) => sorted(found, ...by).map((row) => row.run).join(''))"
+    rate, worse, better, date = page(order, sorts=sorts, found=found)
+    assert (rate[:2], worse[:2], better[:2], date) == ("ca", "ca", "ac", "dcba")
+
+
+def test_the_filter_wants_every_word(page):
+    texts = ["", "pass TURNED", "seed=1 2026-11", "fail", "pass v5"]
+    found = page("texts.map((text) => matches(row, text))", texts=texts, row=a_row("2026-11-24"))
+    assert found == [True, True, True, False, False]
 
 
 def test_a_browser_sorts_filters_and_compares(reports, record_property):
@@ -180,52 +199,3 @@ def test_a_browser_sorts_filters_and_compares(reports, record_property):
                    box.value = 'PASS'; box.dispatchEvent(new Event('input')); })()""")
         assert page.value(shown) == [oldest]
     browser.assert_silent(page)
-
-
-@pytest.mark.parametrize(
-    "one, other, differs",
-    [
-        ([0.5, 0.4, 0.6], [0.7, 0.61, 0.8], True),
-        ([0.5, 0.4, 0.6], [0.7, 0.6, 0.8], False),  # they touch
-        ([0.5, 0.1, 0.9], [0.7], False),
-        ([0.5], [0.5], False),
-        ([0.5], [0.5000004], False),  # exact: what rounding does is no difference
-        ([-0.5], [-0.500001], True),
-        ([0.5], [0.5000004, 0.5000003, 0.5000005], True),
-        ([None], [0.5], True),
-        ([None], [None], False),
-    ],
-)
-def test_two_runs_differ_where_their_intervals_are_disjoint(call, one, other, differs):
-    a = a_row("a", {"x": one, "only": [1]}, params={"train: seed": 1, "train: lr": 0.1})
-    b = a_row("b", {"x": other}, params={"train: seed": 2, "train: lr": 0.1, "certify: k": 5})
-    for first, second in ((a, b), (b, a)):
-        found = call("compare", first, second)
-        assert [row["metric"] for row in found["figures"]] == ["x"] * differs
-        assert found["compared"] == 1
-        assert {row["name"] for row in found["parameters"]} == {"train: seed", "certify: k"}
-
-
-def test_rows_are_sorted_by_the_worse_vae_and_what_is_undefined_comes_last(call):
-    found = [
-        a_row("a", {"x": [0.2]}),
-        a_row("b"),
-        a_row("c", {"x": [0.9]}),
-        a_row("d", {"x": [None]}),
-    ]
-    found[2]["figures"]["B"] = {"x": [0.1]}
-    found[0]["figures"]["B"] = {"rate": [17]}
-    found[0]["figures"]["A"]["rate"], found[2]["figures"]["A"]["rate"] = [15], [16]
-    assert [row["run"] for row in call("sorted", found, "rate", False, 0)][:2] == ["c", "a"]
-    for down, order in ((False, "cadb"), (True, "acdb")):
-        assert [row["run"] for row in call("sorted", found, "x", down, 1)] in (
-            list(order), [*order[:2], "b", "d"],
-        )  # fmt: skip
-    assert [row["run"] for row in call("sorted", found, "date", True)] == list("dcba")
-
-
-def test_the_filter_wants_every_word(call):
-    row = a_row("2026-11-24")
-    for text in ("", "pass TURNED", "seed=1 2026-11"):
-        assert call("matches", row, text) is True
-    assert not call("matches", row, "fail") and not call("matches", row, "pass v5")
