@@ -76,7 +76,7 @@ BAD = {
         "ns": [1e-3, "1e-3", [], 10_000], "trials": [1, 4], "checkpoint": [3],
         "k": [1_000_001, FEWEST - 20],
     },
-    "certify": {"min_exact_match": [90, -0.1, NAN, True], "max_rate": [-1], "k": [100_000]},
+    "certify": {"min_exact_match": [90, -0.1, NAN, True], "max_rate": [-1, INF], "k": [100_000]},
 }  # fmt: skip
 
 
@@ -184,6 +184,8 @@ def test_plain_values_mean_what_yaml_1_2_says(tmp_path, text, value):
     (tmp_path / "x.yaml").write_text(f"x: {text}")
     [found] = read_yaml(str(tmp_path / "x.yaml")).values()
     assert found == value and type(found) is type(value)
+    record(tmp_path, "x", {"x": text})
+    assert read_yaml(tmp_path / "x.params.yaml") == {"x": text}
 
 
 # --- In a notebook; without a history it takes whatever literals are there, as nbval shows ---
