@@ -172,22 +172,29 @@ def test_a_true_certificate_is_measured_again_and_found_equal(world, capsys, mon
     assert lines[-1].startswith("PASS") and "every gate measured again" in lines[-1]
 
 
-def test_what_is_measured_are_the_bytes_that_were_verified(world, signed, monkeypatch):
-    """The weights may change on disk meanwhile, and the recorded parameters are those used."""
+def measuring_finds(rows, monkeypatch):
+    """What it is asked from here on."""
+    asked = []
 
     def measure(model, p, report, parts):
-        (signed / WEIGHTS).write_bytes(b"something else")
-        seen.append((model, p.seed, p.k))
-        return [row for row in world.rows if row.gate in gates.PARTS[parts[0]]]
+        asked.append((model, p.seed, p.k, *parts))
+        return [row for row in rows if row.gate in gates.PARTS[parts[0]]]
 
-    seen, before = [], [path.stat().st_mtime_ns for path in sorted(signed.iterdir())]
     monkeypatch.setattr(gates, "gates", measure)
+    return asked
+
+
+def test_what_is_measured_are_the_bytes_that_were_verified(world, signed, monkeypatch):
+    """The weights may change on disk meanwhile, and the recorded parameters are those used."""
+    asked = measuring_finds(world.rows, monkeypatch)
+    before = [path.stat().st_mtime_ns for path in sorted(signed.iterdir())]
     quick = world.check(signed)
     assert (quick.problem, {row.agreement for row in quick.rows}) == ("", {"not measured"})
-    assert not seen and before == [path.stat().st_mtime_ns for path in sorted(signed.iterdir())]
-    found = world.check(signed, quick=False)
+    assert not asked and before == [path.stat().st_mtime_ns for path in sorted(signed.iterdir())]
+    weights = signed / WEIGHTS
+    found = verify.verify(signed, world.trusted, report=lambda _step: weights.write_bytes(b""))
     assert (found.problem, {row.agreement for row in found.rows}) == ("", {"equal"})
-    assert seen == [(found.checkpoint.model, world.p.seed, FEWEST)] * 2
+    assert asked == [(found.checkpoint.model, world.p.seed, FEWEST, part) for part in gates.PARTS]
     assert found.checkpoint.sha256 == world.loaded.sha256
 
 
@@ -205,13 +212,7 @@ def test_one_figure_that_the_weights_do_not_give_is_enough(
     world, monkeypatch, capsys, at, other, parts
 ):
     again = [measured(row, value=9.0) if i == at else row for i, row in enumerate(world.rows)]
-    asked = []
-
-    def measure(model, p, report, part):
-        asked.extend(part)
-        return [row for row in again if row.gate in gates.PARTS[part[0]]]
-
-    monkeypatch.setattr(gates, "gates", measure)
+    asked = measuring_finds(again, monkeypatch)
     folder = world.issue(f"{at} differs", environment=certificate.environment() | other)
     public = str(folder / signing.PUBLIC_KEY)
     assert cli.main(["verify", str(folder), "--public-key", public]) == 1
@@ -219,7 +220,7 @@ def test_one_figure_that_the_weights_do_not_give_is_enough(
     assert "DIFFERS" in out and "PASS:" not in out
     assert "at least 1 of its figures are not what the weights give" in err
     assert f"{again[at].title} of VAE-B" in err and err.count("\n") == 1
-    assert asked == parts  # no further than the first that differs
+    assert [part for *_, part in asked] == parts  # no further than the first that differs
     row = world.rows[at]
     assert verify.agreement(row, measured(row, "ABSTAIN"), not other) == "DIFFERS"
 
@@ -478,13 +479,10 @@ def test_keygen_makes_a_private_p256_key_and_never_overwrites_one(tmp_path, caps
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_private_key_has_no_place_in_the_repository():
+def test_a_key_that_cannot_sign_or_lies_in_the_repository_is_refused(world, tmp_path):
     for use in (signing.keygen, signing.public_key):
         assert "outside" in sentence(use, ROOT / "checkpoints" / "key.pem")
     assert not (ROOT / "checkpoints" / "key.pem").exists()
-
-
-def test_a_key_that_cannot_sign_is_refused(world, tmp_path):
     form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     others = ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)
     others = [key.private_bytes(serialization.Encoding.PEM, *form) for key in others]
