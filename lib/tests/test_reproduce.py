@@ -56,7 +56,8 @@ def recorded(tmp_path, saved, reports, monkeypatch):
     """Records a benchmark of `saved` whose notebook finds 0.3 (really, by papermill)."""
     monkeypatch.setattr(files, "root", lambda: tmp_path)
     document = {"checkpoint": {"sha256": checkpoints.load(saved).sha256}, "value": measured(0.3)}
-    write = f"import pathlib\nfound = {json.dumps(document)!r}\n"
+    write = "import pathlib\nassert pathlib.Path(checkpoint).samefile('checkpoint')\n"
+    write += f"found = {json.dumps(document)!r}\n"
     write += "pathlib.Path(run_dir, 'coverage_vs_entropy.json').write_text(found)"
     own = new_code_cell("# parameters\nseed = 1", metadata={"tags": ["parameters"]})
     spec = {"name": "python3", "display_name": "", "language": "python"}
