@@ -27,17 +27,15 @@ def test_planted_counts_are_of_what_they_say():
 @pytest.mark.parametrize(
     "count, defect, refused_by",
     [
-        (0, "never generated", []),
-        (1, "never generated", ["min_argmax_coverage_195000"]),
+        (0, "never generated", []), (1, "never generated", ["min_argmax_coverage_195000"]),
         (200, "at half their probability", ["min_argmax_coverage_195000"]),
         (1_000, "never generated", GENERATION),
     ],
-)
+)  # fmt: skip
 def test_the_strict_bounds_find_a_defect_and_pass_a_perfect_generator(
     strict, count, defect, refused_by, seed
 ):
     found = verdicts(count, LESS[defect], strict, seed)
-    assert found.keys() == set(GENERATION)
     refused = {gate for gate in GENERATION if found[gate] != "PASS"}
     assert refused >= set(refused_by) and bool(refused) == bool(refused_by)
 
