@@ -138,7 +138,7 @@ def outputs(model):
         q = model.encoder(vae)(MU[::997])
         found += [*q, *([model.decoder(vae)(q.mu)] if vae in model.vaes else [])]
         found += [ball(q.mu) for ball in [model.projections.get(vae)] if ball]
-    return dict(enumerate(found))
+    return {str(number): tensor for number, tensor in enumerate(found)}
 
 
 # --- Reading ---
