@@ -230,8 +230,7 @@ def test_tensors_views_and_parameters_come_as_they_were(dtype):
 
 def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys):
     assert cli.main(["import", str(old), str(tmp_path / "new" / "ours")]) == 0
-    loaded = checkpoint.load(tmp_path / "new" / "ours")
-    data = old.read_bytes()
+    loaded, data = checkpoint.load(tmp_path / "new" / "ours"), old.read_bytes()
     assert same(loaded.model.state_dict(), untrained.state_dict()) and loaded.epoch == 103
     assert loaded.manifest["schema"] == checkpoint.SCHEMA
     assert loaded.sha256 in capsys.readouterr().out
