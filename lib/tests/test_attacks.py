@@ -220,28 +220,28 @@ def hostile_tensors():
         yield f"tensor {number} in {where}", zipped(buffer.getvalue())
 
 
+def overwritten(data, place, new):
+    return data[:place] + new + data[place + len(new) :]
+
+
 def hostile_archives():
     """Archives that say other than they hold, or are not as torch writes them."""
     empty = pickle.dumps({"model": {}}, 2)
     bomb = zipped(empty, [("data/0", bytes(10**8))], zipfile.ZIP_DEFLATED)
     stored = zipped(empty, [("data/0", bytes(10**6))])
     directory = stored.rindex(b"PK\x01\x02")
-    lying = bytearray(stored)
-    lying[directory + 20 : directory + 28] = struct.pack("<II", 2**31, 2**31)
     yield "bomb", bomb
+    yield "bomb inside", zipped(bomb)
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         yield f"compressed by {method}", zipped(empty, compression=method)
-    yield "lying sizes", bytes(lying)
-    yield "bomb inside", zipped(bomb)
     yield "two programs", zipped(empty, [("data.pkl", empty)])
     yield "two folders", zipped(empty, [("../other/data.pkl", empty)], head="a/")
     yield "no folder", zipped(empty, head="")
     yield "big endian", zipped(empty, [("byteorder", b"big")])
     yield "torchscript", zipped(empty, [("constants.pkl", empty), ("code/a.py", b"1/0")])
+    yield "lying sizes", overwritten(stored, directory + 20, struct.pack("<II", 2**31, 2**31))
     for flag in (1, 8, 64, 2048, 0xFFFF):
-        marked = bytearray(stored)
-        marked[directory + 8 : directory + 10] = struct.pack("<H", flag)
-        yield f"flag {flag}", bytes(marked)
+        yield f"flag {flag}", overwritten(stored, directory + 8, struct.pack("<H", flag))
 
 
 def damaged(good):
@@ -249,14 +249,12 @@ def damaged(good):
     first, end = good.index(b"PK\x01\x02"), good.rindex(b"PK\x05\x06")
     yield "same entry often", good[:end] + good[end:] * 50
     for field in (16, 18, 20, 22, 24, 26, 28, 30, 42, 44):  # the others are free
-        place = first + field
-        yield f"directory field {field}", good[:place] + b"\xff\xff" + good[place + 2 :]
+        yield f"directory field {field}", overwritten(good, first + field, b"\xff\xff")
     for cut in range(1, 40):
         yield f"cut at {cut}/40", good[: len(good) * cut // 40]
 
 
-def safetensors_file(header, data=b""):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+def safetensors_file(text, data):
     return struct.pack("<Q", len(text)) + text + data
 
 
@@ -280,10 +278,9 @@ def hostile_safetensors(model):
     }  # fmt: skip
     for field, values in lies.items():
         for value in values:
-            changed = {**header, name: {**fits, field: value}}
-            yield f"{field} {str(value)[:30]}", safetensors_file(changed, data)
-    text = json.dumps(header)
-    entry = f'"{name}": {json.dumps(fits)}'
+            changed = json.dumps({**header, name: {**fits, field: value}})
+            yield f"{field} {str(value)[:30]}", safetensors_file(changed.encode(), data)
+    text, entry = json.dumps(header), f'"{name}": {json.dumps(fits)}'
     for twice in (f"{{{entry}, {text[1:]}", f"{text[:-1]}, {entry}}}", f"{{{entry}, {entry}}}"):
         yield f"name twice {len(twice)}", safetensors_file(twice.encode(), data)
     for size in (0, 1, 7, length - 1, length + 1, len(good), 2**31, 2**40, 2**63, 2**64 - 1):
