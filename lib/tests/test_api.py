@@ -117,13 +117,13 @@ def test_the_report_is_the_coverage_of_each_vae_beside_fresh_weights(vae):
     of_ceiling = report["unique"] / ceiling(report["n"])
     pd.testing.assert_series_equal(report["of_ceiling"], of_ceiling, check_names=False)
     for name in VAES:
+        [row] = report.query("vae == @name and decode == 'argmax' and n == 500").to_dict("records")
         ours, noise = (
             coverage(m.decoder(name), [100, 500], how=HOW, trials=3, seed=6, stream=name)[1].unique
             for m in (vae.model, DualVAE.fresh(6))
         )
-        [row] = report.query("vae == @name and decode == 'argmax' and n == 500").to_dict("records")
-        assert (row["trials"], row["unique"]) == (3, ours.value)
-        assert (row["ci95_low"], row["ci95_high"]) == (ours.low, ours.high)
+        found = [row[key] for key in ("trials", "unique", "ci95_low", "ci95_high")]
+        assert found == [3, ours.value, ours.low, ours.high]
         assert row["untrained_unique"] == noise.value
         assert row["discriminates"] == (ours.low > noise.high)
 
