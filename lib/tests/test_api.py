@@ -9,29 +9,35 @@ from planted import same, sentence
 import fluxttice_core
 from fluxttice_core import InputError, all_operations, load
 from fluxttice_core.checkpoints import folder as checkpoints
+from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.coverage import ceiling, coverage
 from fluxttice_core.model import network
 from fluxttice_core.model.network import HOW, VAES, D, DualVAE
 from fluxttice_core.model.operations import M, T
 
 
-@pytest.fixture
-def vae(saved):
-    return load(saved)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoints.save(tmp_path_factory.mktemp("api") / "saved", DualVAE.fresh(1), 7, {})
 
 
-@pytest.fixture
-def perfect(tmp_path, perfect_model):
-    return load(checkpoints.save(tmp_path / "perfect", perfect_model, 1, {}))
+@pytest.fixture(scope="module")
+def vae(folder):
+    return load(folder)
 
 
-def test_loading_gives_the_saved_model_and_says_which(vae, saved, untrained):
+@pytest.fixture(scope="module")
+def perfect(folder):
+    return load(checkpoints.save(folder.parent / "perfect", optimum(), 1, {}))
+
+
+def test_loading_gives_the_saved_model_and_says_which(vae, folder, untrained):
     assert all(hasattr(fluxttice_core, name) for name in fluxttice_core.__all__)
     assert same(vae.model.state_dict(), untrained.state_dict())
     assert vae.checkpoint.sha256[:12] in repr(vae) and "epoch=7" in repr(vae)
-    again = load(str(saved), vae.checkpoint.sha256)
+    again = load(str(folder), vae.checkpoint.sha256)
     assert again.checkpoint.record() == vae.checkpoint.record()
-    assert "sha256" in sentence(load, saved, "0" * 64)
+    assert "sha256" in sentence(load, folder, "0" * 64)
 
 
 @pytest.mark.parametrize("name", VAES)
@@ -72,18 +78,16 @@ def test_the_same_seed_gives_the_same_draw(perfect, how):
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_a_sample_is_the_same_whole_or_in_parts_and_whatever_torch_is_set_to(
-    saved, monkeypatch, how
-):
-    expected = load(saved).sample(1_000, how, seed=3)
+def test_a_sample_is_the_same_in_parts_and_whatever_torch_is_set_to(vae, folder, monkeypatch, how):
+    expected = vae.sample(1_000, how, seed=3)
     monkeypatch.setattr(network, "CHUNK", 300)
-    assert torch.equal(load(saved).sample(1_000, how, seed=3), expected)
+    assert torch.equal(vae.sample(1_000, how, seed=3), expected)
     threads = torch.get_num_threads()
     try:
         torch.set_default_dtype(torch.float64)
         torch.set_num_threads(2)
         with torch.autocast("cpu", torch.bfloat16):
-            loaded = load(saved)
+            loaded = load(folder)
             assert torch.equal(loaded.sample(1_000, how, seed=3), expected)
             assert loaded.encode(expected).dtype == torch.float32
     finally:
@@ -99,8 +103,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def test_ten_million_operations_need_less_than_a_gigabyte_and_a_half(saved):
-    done = subprocess.run([sys.executable, "-c", LARGE, saved], capture_output=True, check=True)
+def test_ten_million_operations_need_less_than_a_gigabyte_and_a_half(folder):
+    done = subprocess.run([sys.executable, "-c", LARGE, folder], capture_output=True, check=True)
     rest = 9_000_000 * T * 8  # only the result grows with n
     assert int(done.stdout) * 1_024 + rest < 1.5e9
 
@@ -112,19 +116,16 @@ def test_the_report_is_the_coverage_of_each_vae_beside_fresh_weights(vae):
     pd.testing.assert_series_equal(report["share"], report["unique"] / M, check_names=False)
     of_ceiling = report["unique"] / ceiling(report["n"])
     pd.testing.assert_series_equal(report["of_ceiling"], of_ceiling, check_names=False)
-    options = {"how": HOW, "trials": 3, "seed": 6}
     for name in VAES:
-        ours, control = (
-            coverage(model.decoder(name), [100, 500], stream=name, **options)[1]
-            for model in (vae.model, DualVAE.fresh(6))
+        [row] = report.query("vae == @name and decode == 'argmax' and n == 500").to_dict("records")
+        ours, noise = (
+            coverage(m.decoder(name), [100, 500], how=HOW, trials=3, seed=6, stream=name)[1].unique
+            for m in (vae.model, DualVAE.fresh(6))
         )
-        rows = report[(report.vae == name) & (report.decode == "argmax")].to_dict("records")
-        row = rows[1]
-        u, noise = ours.unique, control.unique
-        assert (row["trials"], row["unique"]) == (3, u.value)
-        assert (row["ci95_low"], row["ci95_high"]) == (u.low, u.high)
+        found = [row[key] for key in ("trials", "unique", "ci95_low", "ci95_high")]
+        assert found == [3, ours.value, ours.low, ours.high]
         assert row["untrained_unique"] == noise.value
-        assert row["discriminates"] == (u.low > noise.high)
+        assert row["discriminates"] == (ours.low > noise.high)
 
 
 def test_only_argmax_can_tell_a_perfect_model_from_noise(perfect, vae):
@@ -139,23 +140,19 @@ def test_only_argmax_can_tell_a_perfect_model_from_noise(perfect, vae):
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda v: v.encode([[2] * 9]), "outside"),
+        (lambda v: v.encode([[0] * 9], torch.zeros(2)), "vae is tensor"),
         (lambda v: v.decode([[0.0] * D], vae="b"), "vae is 'b'"),
-        (lambda v: v.sample(5, "likely", seed=1), "how is 'likely'"),
+        (lambda v: v.sample(5, torch.zeros(3), seed=1), "how is tensor"),
         (lambda v: v.sample(5, seed="one"), "seed is 'one'"),
         (lambda v: v.sample(5, seed=None), "seed is None"),
-        (lambda v: v.sample(5, torch.zeros(3), seed=1), "how is tensor"),
-        (lambda v: v.encode([[0] * 9], torch.zeros(2)), "vae is tensor"),
-        (lambda v: v.coverage_report(None), "ns is None"),
         (lambda v: v.coverage_report([10], None), "how holds None"),
+        (lambda v: v.coverage_report([10], ["likely"]), "how holds 'likely'"),
         (lambda v: v.coverage_report([10], trials=None), "trials is None"),
+        (lambda v: v.coverage_report([10], trials=1), "trials is 1"),
         (lambda v: v.coverage_report([10], seed=None), "seed is None"),
         *[(lambda v, ns=ns: v.coverage_report(ns), f"ns is {ns}") for ns in (
-            [], [0], [10, -1], [1.5], [True], [None],
+            None, 50, [], [0], [10, -1], [1.5], [True], [None],
         )],
-        (lambda v: v.coverage_report(50), "ns is 50, but must be numbers of draws"),
-        (lambda v: v.coverage_report([10], trials=1), "trials is 1"),
-        (lambda v: v.coverage_report([10], ["likely"]), "likely"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named_in_one_sentence(vae, call, words):

@@ -10,11 +10,11 @@ import itertools
 import json
 import os
 import pickle
-import random
 import shutil
 import struct
 import subprocess
 import sys
+import types
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -35,20 +35,6 @@ from fluxttice_core.checkpoints.lineage import network_of, read_original
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
 
-HOSTILE, MEMORY = 500, 10**9
-
-
-def test_weights_with_one_bit_flipped_are_refused(saved):
-    """Without any signature, by the manifest's hash."""
-    data, rng = (saved / checkpoint.WEIGHTS).read_bytes(), random.Random(0)
-    for bit in rng.sample(range(8 * len(data)), 50):
-        changed = bytearray(data)
-        changed[bit // 8] ^= 1 << bit % 8
-        (saved / checkpoint.WEIGHTS).write_bytes(changed)
-        with pytest.raises(InputError):
-            checkpoint.load(saved)
-
-
 CALLS = """
 os.system posix.system nt.system subprocess.Popen subprocess.call subprocess.check_output
 builtins.eval builtins.exec builtins.compile builtins.open builtins.__import__ builtins.getattr
@@ -65,7 +51,10 @@ collections.defaultdict collections.deque pathlib.Path copyreg._reconstructor co
 """.split()  # noqa: SIM905
 
 
-def zipped(program, *, compression=zipfile.ZIP_STORED, records=(), head="archive/"):
+STORED = [("data/0", bytes(16))]
+
+
+def zipped(program, records=STORED, compression=zipfile.ZIP_STORED, head="archive/"):
     """An archive as torch writes it, with any `program` for its data.pkl."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", compression) as target:
@@ -89,7 +78,7 @@ def hostile_calls(mark):
         yield f"newobj {name}", zipped(b"\x80\x02c" + names + argument + b"\x85\x81.")
 
 
-class Attack:
+class Called:
     """What unpickling would call: `function(*arguments)`."""
 
     def __init__(self, function, *arguments):
@@ -101,8 +90,8 @@ class Attack:
 
 def hostile_places(mark, good):
     for function, place in itertools.product((os.system, eval, exec), good):
-        attack = Attack(function, f"open({str(mark)!r}, 'w')")
-        yield f"{function.__name__} in {place}", pt({**good, place: attack})
+        called = Called(function, f"open({str(mark)!r}, 'w')")
+        yield f"{function.__name__} in {place}", pt({**good, place: called})
 
 
 def text(value):
@@ -142,8 +131,7 @@ LET_THROUGH = {
     "hex": state_of(ENCODE, ENCODE, text("a"), text("latin1"), b"\x86R", text("hex"), b"\x86R"),
     "long number": state_of(b"\x8a\x20", b"\x7f" * 32),
     "lone surrogate": state_of(b"X\x03\0\0\0\xed\xa0\x80"),
-    "set": b"\x80\x02}(" + text("model") + b"}" + text("phase") + b"cbuiltins\nset\n)Ru.",
-    "counter": state_of(b"ccollections\nCounter\n)R"),
+    "set": state_of(b"cbuiltins\nset\n)R"), "counter": state_of(b"ccollections\nCounter\n)R"),
     "class of a tensor": state_of(b"ctorch\nTensor\n"),
     "empty tensor of any shape": state_of(
         b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n", b"(ctorch\nfloat32\n",
@@ -172,20 +160,14 @@ def hostile_programs():
         "printed as a storage": (*laughs, b"(", text("storage"), b"ctorch\nFloatStorage\n",
             get(30), text("cpu"), b"K\x04tQ"),
     }  # fmt: skip
-    yield from (
-        (name, zipped(state_of(listed(*steps)), records=[("data/0", bytes(16))]))
-        for name, steps in again.items()
-    )
+    again = {name: state_of(listed(*steps)) for name, steps in again.items()}
     code = b"cnumpy\ndtype\n" + text("V2000000000") + b"\x89\x88\x87R"
-    yield from ((name, zipped(program)) for name, program in LET_THROUGH.items())
     raw = {
         "nothing": b"", "no stop": b"\x80\x02}", "stop": b".", "pop of nothing": b"\x80\x020.",
         "memo of nothing": b"\x80\x02h\x05.", "huge memo": b"\x80\x02}" + put(2**32 - 1) + b".",
         "mark alone": b"\x80\x02(.", "tuple without mark": b"\x80\x02t.", "append": b"\x80\x02}Na.",
-        "huge bytearray": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",
-        "huge bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".",
-        "huge text": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b".",
-        "huge frame": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b".",
+        **{f"huge {step:x}": b"\x80\x04%c" % step + struct.pack("<Q", 2**40) + b"."
+           for step in (0x8D, 0x8E, 0x95, 0x96)},  # text, bytes, frame, bytearray
         "huge long": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",
         "negative long": b"\x80\x02\x8b" + struct.pack("<i", -1) + b".",
         "decimal": b"I" + b"9" * 100_000 + b"\n.", "decimal long": b"L" + b"9" * 10**6 + b"L\n.",
@@ -201,31 +183,21 @@ def hostile_programs():
         "too long": b"\x80\x02(" + b"]" * (archive.MAX_PROGRAM + 9) + b"t.",
         "huge dtype": state_of(code), "huge number": state_of(
             b"cnumpy._core.multiarray\nscalar\n", code, b"\x85R"),
-        "big endian": state_of(pickle.dumps(np.dtype(">f8"), 2)[2:-1]),
+        "big endian number": state_of(pickle.dumps(np.dtype(">f8"), 2)[2:-1]),
     }  # fmt: skip
-    yield from ((name, zipped(program)) for name, program in raw.items())
-
-
-class Forged:
-    """A tensor that declares what it likes."""
-
-    def __init__(self, size, stride, offset=0, numel=4, kind=torch.FloatStorage, key="0"):
-        self.declared = size, stride, offset, numel, kind, key
-
-    def __reduce__(self):
-        size, stride, offset, *storage = self.declared
-        arguments = (Storage(*storage), offset, size, stride, False, OrderedDict())
-        return torch._utils._rebuild_tensor_v2, arguments
-
-
-class Storage:
-    def __init__(self, numel, kind, key):
-        self.persistent = ("storage", kind, key, "cpu", numel)
+    yield from ((name, zipped(x)) for name, x in (LET_THROUGH | again | raw).items())
 
 
 class Forger(pickle.Pickler):
     def persistent_id(self, value):
-        return getattr(value, "persistent", None)
+        return getattr(value, "storage", None)
+
+
+def forged(size, stride, offset=0, numel=4, kind=torch.FloatStorage, key="0"):
+    """A tensor that declares what it likes."""
+    stored = types.SimpleNamespace(storage=("storage", kind, key, "cpu", numel))
+    rebuilt = torch._utils._rebuild_tensor_v2
+    return Called(rebuilt, stored, offset, size, stride, False, OrderedDict())
 
 
 def hostile_tensors():
@@ -244,48 +216,45 @@ def hostile_tensors():
     ]  # fmt: skip
     for (number, tensor), where in itertools.product(enumerate(declared), ("model", "phase")):
         buffer = io.BytesIO()
-        Forger(buffer, 2).dump({"model": {}, where: {"grad_norm_A_ema": Forged(*tensor)}})
-        program = zipped(buffer.getvalue(), records=[("data/0", bytes(16))])
-        yield f"tensor {number} in {where}", program
+        Forger(buffer, 2).dump({"model": {}, where: {"grad_norm_A_ema": forged(*tensor)}})
+        yield f"tensor {number} in {where}", zipped(buffer.getvalue())
 
 
-def hostile_archives(good):
-    """Archives that say other than they hold."""
+def overwritten(data, place, new):
+    return data[:place] + new + data[place + len(new) :]
+
+
+def hostile_archives():
+    """Archives that say other than they hold, or are not as torch writes them."""
     empty = pickle.dumps({"model": {}}, 2)
-    bomb = zipped(empty, compression=zipfile.ZIP_DEFLATED, records=[("data/0", bytes(10**8))])
-    stored = zipped(empty, records=[("data/0", bytes(10**6))])
+    bomb = zipped(empty, [("data/0", bytes(10**8))], zipfile.ZIP_DEFLATED)
+    stored = zipped(empty, [("data/0", bytes(10**6))])
     directory = stored.rindex(b"PK\x01\x02")
-    lying = bytearray(stored)
-    lying[directory + 20 : directory + 28] = struct.pack("<II", 2**31, 2**31)
-    end = good.rindex(b"PK\x05\x06")
     yield "bomb", bomb
-    yield "small bomb", zipped(empty, compression=zipfile.ZIP_DEFLATED)
-    yield "bzip2", zipped(empty, compression=zipfile.ZIP_BZIP2)
-    yield "lzma", zipped(empty, compression=zipfile.ZIP_LZMA)
-    yield "lying sizes", bytes(lying)
     yield "bomb inside", zipped(bomb)
-    yield "two programs", zipped(empty, records=[("data.pkl", empty)])
-    yield "two folders", zipped(empty, records=[("../other/data.pkl", empty)], head="a/")
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        yield f"compressed by {method}", zipped(empty, compression=method)
+    yield "two programs", zipped(empty, [("data.pkl", empty)])
+    yield "two folders", zipped(empty, [("../other/data.pkl", empty)], head="a/")
     yield "no folder", zipped(empty, head="")
-    yield "big endian", zipped(empty, records=[("byteorder", b"big")])
-    yield "same entry often", bytes(good[:end] + good[end:] * 50)
-    yield "torchscript", zipped(empty, records=[("constants.pkl", empty), ("code/a.py", b"1/0")])
+    yield "big endian", zipped(empty, [("byteorder", b"big")])
+    yield "torchscript", zipped(empty, [("constants.pkl", empty), ("code/a.py", b"1/0")])
+    yield "lying sizes", overwritten(stored, directory + 20, struct.pack("<II", 2**31, 2**31))
     for flag in (1, 8, 64, 2048, 0xFFFF):
-        marked = bytearray(stored)
-        marked[directory + 8 : directory + 10] = struct.pack("<H", flag)
-        yield f"flag {flag}", bytes(marked)
-    for field in range(10, 46, 2):
-        marked = bytearray(good)
-        place = good.index(b"PK\x01\x02") + field
-        marked[place : place + 2] = b"\xff\xff"
-        if field not in (10, 12, 14, 32, 34, 36, 38, 40):  # time, comment and attributes are free
-            yield f"directory field {field}", bytes(marked)
+        yield f"flag {flag}", overwritten(stored, directory + 8, struct.pack("<H", flag))
+
+
+def damaged(good):
+    """A file with an end too many, a false number in its directory, or cut."""
+    first, end = good.index(b"PK\x01\x02"), good.rindex(b"PK\x05\x06")
+    yield "same entry often", good[:end] + good[end:] * 50
+    for field in (16, 18, 20, 22, 24, 26, 28, 30, 42, 44):  # the others are free
+        yield f"directory field {field}", overwritten(good, first + field, b"\xff\xff")
     for cut in range(1, 40):
         yield f"cut at {cut}/40", good[: len(good) * cut // 40]
 
 
-def safetensors_file(header, data=b""):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+def safetensors_file(text, data):
     return struct.pack("<Q", len(text)) + text + data
 
 
@@ -309,10 +278,9 @@ def hostile_safetensors(model):
     }  # fmt: skip
     for field, values in lies.items():
         for value in values:
-            changed = {**header, name: {**fits, field: value}}
-            yield f"{field} {str(value)[:30]}", safetensors_file(changed, data)
-    text = json.dumps(header)
-    entry = f'"{name}": {json.dumps(fits)}'
+            changed = json.dumps({**header, name: {**fits, field: value}})
+            yield f"{field} {str(value)[:30]}", safetensors_file(changed.encode(), data)
+    text, entry = json.dumps(header), f'"{name}": {json.dumps(fits)}'
     for twice in (f"{{{entry}, {text[1:]}", f"{text[:-1]}, {entry}}}", f"{{{entry}, {entry}}}"):
         yield f"name twice {len(twice)}", safetensors_file(twice.encode(), data)
     for size in (0, 1, 7, length - 1, length + 1, len(good), 2**31, 2**40, 2**63, 2**64 - 1):
@@ -335,76 +303,60 @@ def hostile_safetensors(model):
 
 def write_links(place, saved):
     """Folders whose files lie elsewhere, or are no files."""
-    for number, name in enumerate((checkpoint.WEIGHTS, checkpoint.MANIFEST)):
+    for name in (checkpoint.WEIGHTS, checkpoint.MANIFEST):
         outside = ("/etc/passwd", "/dev/zero", "/dev/random", "/proc/self/mem", saved / name, name)
-        for other, goal in enumerate(outside):
-            folder = shutil.copytree(saved, place / f"link-{number}-{other}")
+        made = [lambda at, goal=goal: at.symlink_to(goal) for goal in outside]
+        sparse = lambda at: (at.touch(), os.truncate(at, 2**36))  # noqa: E731
+        for number, make in enumerate((*made, os.mkfifo, os.mkdir, sparse)):
+            folder = shutil.copytree(saved, place / f"{name} {number}")
             (folder / name).unlink()
-            (folder / name).symlink_to(goal)
-        for kind in ("fifo", "folder", "huge"):
-            folder = shutil.copytree(saved, place / f"{kind}-{number}")
-            (folder / name).unlink()
-            if kind == "fifo":
-                os.mkfifo(folder / name)
-            elif kind == "folder":
-                (folder / name).mkdir()
-            else:
-                with (folder / name).open("wb") as file:
-                    file.truncate(2**36)  # takes no room on the disk
+            make(folder / name)
 
 
 # Read as data, and refused because there is no network in them: a flag without effect, a large
 # memo number, many lists, code that nothing reads, and tensors that torch itself can hold.
 HARMLESS = {
     "flag 8", "flag 2048", "huge memo", "many lists", "torchscript", "two folders",
-    "tensor 1", "tensor 14", "tensor 15", "tensor 16",
+    *(f"tensor {n} in {where}" for n in (1, 14, 15, 16) for where in ("model", "phase")),
 }  # fmt: skip
 LOADER = """
 import json, resource, sys
 from pathlib import Path
-from fluxttice_core.checkpoints import archive
-from fluxttice_core.checkpoints import folder as checkpoint
+from fluxttice_core.checkpoints import archive, folder
 from fluxttice_core.errors import InputError
-found = {}
-read = []
-for path in sorted(Path(sys.argv[1]).iterdir()):
-    if path.suffix == ".pt":
-        try:
-            archive.read(path.read_bytes())
-            read.append(path.name)
-        except archive.Refused:
-            pass
+found, was_read, read = {}, [], archive.read
+def noted(data):
+    content = read(data)
+    was_read.append(path.name)
+    return content
+archive.read = noted
+for path in Path(sys.argv[1]).iterdir():
     try:
-        checkpoint.load(path)
-        found[path.name] = ["accepted", ""]
-    except InputError as error:
-        found[path.name] = ["refused", str(error)]
+        found[path.name] = [False, repr(folder.load(path))]
     except BaseException as error:
-        found[path.name] = ["crashed", repr(error)[:300]]
-unit = 1 if sys.platform == "darwin" else 1024
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-print(json.dumps({"found": found, "read": read, "peak": peak}))
+        found[path.name] = [type(error) is InputError, str(error) or repr(error)]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([found, was_read, peak]))
 """
 
 
 def write_hostile(place, mark, saved):
-    """All of them, each under a name of its own; what it is → the name."""
+    """All of them, each under a name of its own; the name → what it is."""
     model, names = DualVAE.fresh(1), {}
-    files_ = itertools.chain(
+    archives = itertools.chain(
         hostile_calls(mark), hostile_places(mark, {**v5_5(model), "optimizer": {}}),
-        hostile_programs(), hostile_tensors(),
-        hostile_archives(pt(v5_5(model))),
+        hostile_programs(), hostile_tensors(), hostile_archives(), damaged(pt(v5_5(model))),
     )  # fmt: skip
-    for number, (what, data) in enumerate(files_):
-        names[f"{number:04d}.pt"] = what
-        (place / f"{number:04d}.pt").write_bytes(data)
+    for number, (what, data) in enumerate(archives):
+        names[f"{number}.pt"] = what
+        (place / f"{number}.pt").write_bytes(data)
     for number, (what, data) in enumerate(hostile_safetensors(model)):
-        folder = place / f"{number:04d}-folder"
+        manifest = json.dumps({"weights": {"sha256": files.sha256(data)}, "epoch": 0})
+        folder = place / f"folder {number}"
         folder.mkdir()
         names[folder.name] = what
         (folder / checkpoint.WEIGHTS).write_bytes(data)
-        manifest = {"weights": {"sha256": files.sha256(data)}, "epoch": 0}
-        (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+        (folder / checkpoint.MANIFEST).write_text(manifest)
     write_links(place, saved)
     return names
 
@@ -413,36 +365,28 @@ def test_hostile_files_are_refused_in_a_sentence_and_nothing_runs(tmp_path, save
     place, mark = tmp_path / "hostile", tmp_path / "it-ran"
     place.mkdir()
     names = write_hostile(place, mark, saved)
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, place], capture_output=True, text=True, timeout=300
-    )
+    loading = [sys.executable, "-c", LOADER, place]
+    done = subprocess.run(loading, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2_000:]
-    result = json.loads(done.stdout)
-    found = result["found"]
-    bad = {names.get(name, name): f for name, f in found.items() if f[0] != "refused"}
-    assert bad == {}
-    sentences = {names.get(name, name): text for name, (_, text) in found.items()}
-    assert [s for s in sentences.values() if "\n" in s or not s.endswith(".") or len(s) > 700] == []
-    asked = [name.split()[1] for name in names.values() if name.split()[0] in ("reduce", "stack")]
-    assert all(name in sentences[f"reduce {name}"] for name in asked)
-    read = {names[name] for name in result["read"]}
-    assert {name.removesuffix(" in model").removesuffix(" in phase") for name in read} <= HARMLESS
-    assert not mark.exists() and result["peak"] < MEMORY
-    print(f"\n{len(found):,} hostile files refused, peak {result['peak'] / 2**20:.0f} MiB")
-    assert len(found) >= HOSTILE
+    found, was_read, peak = json.loads(done.stdout)
+    sentences = {names.get(name, name): said for name, (_, said) in found.items()}
+    assert [(names.get(name, name), how) for name, how in found.items() if not how[0]] == []
+    assert [s for s in sentences.values() if "\n" in s or s[-1] != "." or len(s) > 700] == []
+    assert all(name in sentences[f"reduce {name}"] for name in CALLS)
+    assert {names[name] for name in was_read} == HARMLESS
+    assert not mark.exists() and peak * 1024 < 10**9 and len(found) > 800
 
 
 @pytest.mark.parametrize("name", BARE)
 def test_what_is_thrown_at_v5_5_no_layout_lets_through(tmp_path, name):
     """Code in each part of its file, damaged archives, and headers that lie."""
-    state = BARE[name]
-    mark, model = tmp_path / "it-ran", network_of(state, "x")
+    state, mark = BARE[name], tmp_path / "it-ran"
     good = {"model_state": state, "optimizer": {}, "metrics": {"Q": 2.0}, "config": {}}
     let_through = []
-    for what, data in itertools.chain(hostile_places(mark, good), hostile_archives(pt(good))):
+    for what, data in itertools.chain(hostile_places(mark, good), damaged(pt(good))):
         with contextlib.suppress(InputError):
             let_through.append((what, network_of(read_original(data, what)[0], what)))
-    for what, data in hostile_safetensors(model):
+    for what, data in hostile_safetensors(network_of(state, "x")):
         if what == "extra name":  # and then whole files, which test_lineage edits in each layout
             break
         manifest = json.dumps({"weights": {"sha256": files.sha256(data)}}).encode()
@@ -451,42 +395,29 @@ def test_what_is_thrown_at_v5_5_no_layout_lets_through(tmp_path, name):
     assert let_through == [] and not mark.exists()
 
 
-def test_the_calls_would_have_run(tmp_path):
-    """Or the test above proves nothing."""
-    mark = tmp_path / "it-ran"
-    programs = dict(hostile_calls(mark))
-    with zipfile.ZipFile(io.BytesIO(programs["reduce posix.system"])) as opened:
+def test_the_attacks_are_real(tmp_path):
+    """The calls would run, and torch lets through what is said of it; or nothing above counts."""
+    calls = dict(hostile_calls(mark := tmp_path / "it-ran"))
+    with zipfile.ZipFile(io.BytesIO(calls["reduce posix.system"])) as opened:
         pickle.loads(opened.read("archive/data.pkl"))
     assert mark.exists()
-
-
-@pytest.mark.parametrize("name", LET_THROUGH)
-def test_what_torch_lets_through_is_refused(name):
-    with torch.serialization.safe_globals(archive.NUMPY):
-        torch.load(io.BytesIO(zipped(LET_THROUGH[name])), weights_only=True)
-    with pytest.raises(archive.Refused) as refusal:
-        archive.read(zipped(LET_THROUGH[name]))
-    assert "\n" not in str(refusal.value)
-
-
-def read_or_refused(program):
-    try:
-        archive.read(zipped(program, records=[("data/0", bytes(16))]))
-    except archive.Refused as error:
-        assert "\n" not in str(error)
-
-
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
-@given(st.binary(max_size=200))
-def test_any_program_is_read_or_refused(program):
-    read_or_refused(b"\x80\x02" + program + b".")
+    for program in LET_THROUGH.values():
+        with torch.serialization.safe_globals(archive.NUMPY):
+            torch.load(io.BytesIO(zipped(program)), weights_only=True)
 
 
 with zipfile.ZipFile(io.BytesIO(pt({"model": {"x": torch.ones(4)}, "phase": [1.5, "a"]}))) as _file:
     PROGRAM = _file.read("archive/data.pkl")
+ANY = st.binary(max_size=200).map(lambda steps: b"\x80\x02" + steps + b".")
+CHANGED = st.tuples(st.integers(0, len(PROGRAM)), st.integers(0, 9), st.binary(max_size=9)).map(
+    lambda edit: PROGRAM[: edit[0]] + edit[2] + PROGRAM[sum(edit[:2]) :]
+)
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
-@given(st.integers(0, len(PROGRAM)), st.integers(0, 9), st.binary(max_size=9))
-def test_any_change_of_a_program_is_read_or_refused(at, cut, inserted):
-    read_or_refused(PROGRAM[:at] + inserted + PROGRAM[at + cut :])
+@settings(max_examples=600, deadline=None, database=None, derandomize=True)
+@given(ANY | CHANGED)
+def test_any_program_is_read_or_refused(program):
+    try:
+        archive.read(zipped(program))
+    except archive.Refused as error:
+        assert "\n" not in str(error)

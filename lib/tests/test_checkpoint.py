@@ -16,18 +16,13 @@ import safetensors.torch
 import torch
 from planted import same, sentence
 
-from fluxttice_core import cli, files, params
-from fluxttice_core.certification import certificate
+from fluxttice_core import cli, files
 from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.checkpoints.lineage import read_original
 from fluxttice_core.errors import InputError
-from fluxttice_core.metrics import lineage as metrics
-from fluxttice_core.metrics.gates import Certify, Judged
-from fluxttice_core.metrics.results import exact
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.streams import generator
-from fluxttice_core.report import lineage
 
 
 def refused(path, **kwargs):
@@ -35,10 +30,6 @@ def refused(path, **kwargs):
     text = sentence(checkpoint.load, path, **kwargs)
     assert not text.endswith("..")
     return text
-
-
-def left(folder):
-    return sorted(os.listdir(folder))
 
 
 def pt(content, **options) -> bytes:
@@ -69,19 +60,10 @@ def v5_5(model, /, **changes) -> dict:
 
 
 @pytest.fixture
-def write(tmp_path):
-    def write(data: bytes, name: str = "file.pt"):
-        path = tmp_path / name
-        path.write_bytes(data)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def old(write, untrained):
+def old(tmp_path, untrained):
     """A v5.5 file, with every key that v5.5 wrote."""
-    return write(pt(v5_5(untrained)), "old.pt")
+    (tmp_path / "old.pt").write_bytes(pt(v5_5(untrained, config={"a": 1}, note="x")))
+    return tmp_path / "old.pt"
 
 
 # --- Ours ---
@@ -109,10 +91,10 @@ def test_the_manifest_says_what_when_and_from_what(tmp_path, untrained):
     assert manifest["config"] == {"seed": 42} and manifest["epoch"] is None
     assert manifest["weights"]["bytes"] == (folder / checkpoint.WEIGHTS).stat().st_size
     assert {"schema", "created_utc", "environment", "git"} <= manifest.keys()
-    assert left(folder) == [checkpoint.MANIFEST, checkpoint.WEIGHTS]
+    assert {*os.listdir(folder)} == {checkpoint.MANIFEST, checkpoint.WEIGHTS}
     with pytest.raises(InputError, match="never written over"):
         checkpoint.save(folder, DualVAE.fresh(9), 8, {})
-    assert left(tmp_path) == ["a"]
+    assert os.listdir(tmp_path) == ["a"]
     assert same(checkpoint.load(folder).model.state_dict(), untrained.state_dict())
 
 
@@ -128,56 +110,43 @@ def test_the_expected_sha256_decides(saved):
 TAMPERED = {
     "hash": {"weights": {"sha256": "0" * 64}}, "null": {"weights": {"sha256": None}},
     "none": {"weights": {}}, "text": {"weights": "none"}, "epoch": {"epoch": "last"},
-    "cut": '{"weights": {', "empty": "", "list": "[]", "string": '"weights"', "binary": "\0\1",
-    "deep": "[" * 200_000,
+    "cut": '{"weights": {', "list": "[]", "binary": "\0\1",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TAMPERED)
-def test_a_tampered_manifest_is_refused(saved, name):
-    path, change = saved / checkpoint.MANIFEST, TAMPERED[name]
-    whole = isinstance(change, str)
-    path.write_text(change if whole else json.dumps(json.loads(path.read_text()) | change))
+@pytest.mark.parametrize("change", TAMPERED.values(), ids=TAMPERED)
+def test_a_tampered_manifest_is_refused_and_so_is_none(saved, change):
+    path = saved / checkpoint.MANIFEST
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(path.read_text()) | change)
+    path.write_text(change)
     assert "manifest" in refused(saved)
-
-
-def test_weights_without_a_manifest_are_refused(saved):
-    (saved / checkpoint.MANIFEST).unlink()
+    path.unlink()
     assert "unknown origin" in refused(saved)
 
 
 # --- Paths and foreign files ---
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["missing.pt", "missing/folder", "a\0b", "x" * 300, "~no-such-user/a.pt"],
-    ids=["file", "folder", "null byte", "too long", "no user"],
-)
+@pytest.mark.parametrize("path", ["missing.pt", "a\0b", "x" * 300, "~no-such-user/a.pt"])
 def test_a_missing_file_is_named(path):
     assert path in refused(path)
 
 
-def test_a_path_to_nothing_is_refused(tmp_path, write):
-    assert "checkpoint is empty" in refused("") and "checkpoint is empty" in refused("   ")
+def test_a_path_to_nothing_is_refused(tmp_path):
+    assert "checkpoint is empty" in refused("   ")
     assert "without a model.safetensors" in refused(tmp_path)
-    assert "empty (0 bytes)" in refused(write(b""))
-    with (tmp_path / "huge.pt").open("wb") as file:
-        file.truncate(2**40)  # sparse: it takes no room on the disk
-    assert "64 MiB" in refused(tmp_path / "huge.pt")
+    (file := tmp_path / "file.pt").touch()
+    assert "empty (0 bytes)" in refused(file)
+    os.truncate(file, 2**40)  # sparse: it takes no room on the disk
+    assert "64 MiB" in refused(file)
 
 
 FOREIGN = {
     "text": b"epoch,loss\n1,2\n",
-    "one byte": b"x",
-    "png": b"\x89PNG\r\n\x1a\n" + bytes(500),
     "pickle": pickle.dumps({"model": {}}),
-    "huge header": (2**63 - 1).to_bytes(8, "little") + b"{}",
-    "bad header": (9).to_bytes(8, "little") + b"{" * 9,
     "safetensors of nothing": safetensors.torch.save({}),
-    "safetensors of another model": safetensors.torch.save({"w": torch.ones(3)}),
     "torch list": pt([1, 2]),
-    "torch tensor": pt(torch.ones(3)),
     "no state dict": pt({"epoch": 1}),
     "model is a list": pt({"model": [1]}),
     "model is empty": pt({"model": {}}),
@@ -187,16 +156,16 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
-def test_a_foreign_file_is_refused(write, name):
-    path = write(FOREIGN[name])
+@pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_file_is_refused(tmp_path, data):
+    path = tmp_path / "file.pt"
+    path.write_bytes(data)
     assert str(path) in refused(path)
 
 
 def test_a_pt_file_cut_or_changed_anywhere_gives_one_sentence_or_a_model(untrained):
     """The archive's directory has many ways to be wrong, and each its own exception."""
-    good, rng = pt(v5_5(untrained)), random.Random(0)
-    kept = 0
+    good, rng, kept = pt(v5_5(untrained, optimizer={})), random.Random(0), 0
     for _ in range(150):
         data = bytearray(good)
         for _ in range(3):
@@ -206,31 +175,7 @@ def test_a_pt_file_cut_or_changed_anywhere_gives_one_sentence_or_a_model(untrain
             kept += 1
         except InputError as error:
             assert "\n" not in str(error)
-    assert kept < 150
-
-
-# --- Another network, of which test_lineage.py has more ---
-
-BROKEN = {
-    "decoder_B.fc_in.bias is missing": ("decoder_B.fc_in.bias", None),
-    "fc_in.weight has shape (256, 16) instead of (128, 16)":
-        ("decoder_B.fc_in.weight", torch.zeros(256, 16)),
-    "torch.float16": ("encoder_A.fc_mu.bias", torch.ones(16).half()),
-    "not finite": ("decoder_A.decoder.4.bias", torch.ones(27) / 0),
-    "grad_norm_A_ema is not a tensor": ("grad_norm_A_ema", 1.0),
-    "_meta_tensor": ("encoder_A.fc_mu.weight", torch.ones(16, 64, device="meta")),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("words", BROKEN)
-def test_another_network_is_refused(tmp_path, write, untrained, words, capsys):
-    """By loading and by importing, which leaves nothing behind; folders are in test_attacks.py."""
-    key, tensor = BROKEN[words]
-    state = {k: v for k, v in {**untrained.state_dict(), key: tensor}.items() if v is not None}
-    path = write(pt(v5_5(untrained, model=state)))
-    assert words in refused(path)
-    assert cli.main(["import", str(path), str(tmp_path / "ours")]) == 1
-    assert words in capsys.readouterr().err and left(tmp_path) == ["file.pt"]
+    assert 0 < kept < 150
 
 
 # --- Reading a .pt as data ---
@@ -238,33 +183,14 @@ def test_another_network_is_refused(tmp_path, write, untrained, words, capsys):
 
 def test_scalars_of_an_older_numpy_load():
     """Its scalars name `numpy.core`, which newer versions call `numpy._core`."""
-    renamed = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(pt([np.float64(0.25)]))) as source,
-        zipfile.ZipFile(renamed, "w") as target,
-    ):
-        for name in source.namelist():
-            data = source.read(name)
-            target.writestr(name, data.replace(b"cnumpy._core.", b"cnumpy.core."))
-            assert not name.endswith("data.pkl") or b"cnumpy._core." in data
-    assert archive.read(renamed.getvalue()) == [0.25]
+    with zipfile.ZipFile(io.BytesIO(pt([np.float64(0.25)]))) as source:
+        [program] = [source.read(name) for name in source.namelist() if "data.pkl" in name]
+    with zipfile.ZipFile(older := io.BytesIO(), "w") as target:
+        target.writestr("archive/data.pkl", program.replace(b"cnumpy._core.", b"cnumpy.core."))
+    assert b"cnumpy._core." in program and archive.read(older.getvalue()) == [0.25]
 
 
-SCALARS = [
-    np.float64(0.1), np.float32(0.5), np.float16(0.5), np.int64(-7), np.int32(7), np.int8(-1),
-    np.uint8(255), np.uint64(2**63), np.bool_(True), np.bool_(False),
-]  # fmt: skip
-
-
-def test_every_numpy_scalar_comes_as_its_number():
-    read = archive.read(pt(SCALARS))
-    assert read == [value.item() for value in SCALARS]
-    assert [*map(type, read)] == [type(value.item()) for value in SCALARS]
-
-
-@pytest.mark.parametrize(
-    "value", [np.complex64(1), np.str_("a"), np.datetime64(0, "s"), np.void(9)]
-)
+@pytest.mark.parametrize("value", [np.complex64(1), np.str_("a"), np.datetime64(0, "s")])
 def test_a_numpy_value_that_is_no_number_is_refused(value):
     with pytest.raises(archive.Refused, match="numpy value that is no plain number"):
         archive.read(pt({"x": value}))
@@ -276,10 +202,15 @@ PLAIN = [
     "Größe", [], [[1], [2]], {}, {"a": {"b": [1.5]}}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4),
     {7: "number"}, list(range(3_000)), b"bytes", [SHARED, SHARED],
 ]  # fmt: skip
+SCALARS = [
+    np.float64(0.1), np.float32(0.5), np.float16(0.5), np.int64(-7), np.int32(7), np.int8(-1),
+    np.uint8(255), np.uint64(2**63), np.bool_(True), np.bool_(False),
+]  # fmt: skip
 
 
-def test_plain_values_come_as_they_were():
-    assert archive.read(pt(PLAIN)) == PLAIN
+def test_plain_values_come_as_they_were_and_numpys_as_their_numbers():
+    read = archive.read(pt(PLAIN + SCALARS))
+    assert repr(read) == repr(PLAIN + [value.item() for value in SCALARS])
 
 
 DTYPES = "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
@@ -298,13 +229,10 @@ def test_tensors_views_and_parameters_come_as_they_were(dtype):
 
 
 def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys):
-    old.write_bytes(pt(v5_5(untrained, config={"a": 1}, note="x")))
     assert cli.main(["import", str(old), str(tmp_path / "new" / "ours")]) == 0
-    loaded = checkpoint.load(tmp_path / "new" / "ours")
-    data = old.read_bytes()
+    loaded, data = checkpoint.load(tmp_path / "new" / "ours"), old.read_bytes()
     assert same(loaded.model.state_dict(), untrained.state_dict()) and loaded.epoch == 103
     assert loaded.manifest["schema"] == checkpoint.SCHEMA
-    assert left(tmp_path / "new" / "ours") == [checkpoint.MANIFEST, checkpoint.WEIGHTS]
     assert loaded.sha256 in capsys.readouterr().out
     assert loaded.manifest["imported"] == {
         "file": "old.pt", "sha256": files.sha256(data), "bytes": len(data), "layout": "v5.5",
@@ -319,13 +247,11 @@ def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys)
 
 
 def test_what_is_ours_already_is_not_imported(tmp_path, saved, old):
-    for path in (
-        saved,
-        saved / checkpoint.WEIGHTS,
-        checkpoint.import_original(old, tmp_path / "a"),
-    ):
+    imported = checkpoint.import_original(old, tmp_path / "a")
+    for path in (saved, saved / checkpoint.WEIGHTS, imported):
         with pytest.raises(InputError, match="ours already"):
             checkpoint.import_original(path, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.parametrize("where", ["exists", "file/ours", "link"])
@@ -333,32 +259,8 @@ def test_a_place_that_cannot_be_written_is_named_and_left(tmp_path, old, where, 
     (tmp_path / "exists").mkdir()
     (tmp_path / "file").write_text("precious")
     (tmp_path / "link").symlink_to("nowhere")
-    before = left(tmp_path)
+    before = os.listdir(tmp_path)
     assert cli.main(["import", str(old), str(tmp_path / where)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
-    assert left(tmp_path) == before and left(tmp_path / "exists") == []
+    assert os.listdir(tmp_path) == before and os.listdir(tmp_path / "exists") == []
     assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_a_pt_is_certified_as_what_it_was_imported_to(tmp_path, old, untrained, monkeypatch):
-    """The certification page takes the .pt itself; its certificate names the original, and says
-    what it has by the lineage's own metrics, here of few operations."""
-    monkeypatch.setattr(metrics, "OPERATIONS", 50)
-    values = params.read_yaml(files.root() / "params" / "certify.yaml")
-    p = params.check(Certify, {**values, "run_dir": "", "checkpoint": str(old)}, "test")
-    loaded = checkpoint.load(old, files.sha256(old.read_bytes()))
-    row = Judged(gate="max_rate", vae="A", bound=1, measured=exact(1, 1), verdict="PASS")
-    stated = certificate.state(loaded, p, [row], [], lineage.of(loaded, p))
-    issued = certificate.issue(tmp_path / "c", loaded, stated)
-    assert issued.imported["sha256"] == files.sha256(old.read_bytes())
-    assert issued.split["trained_on"] == "not recorded" and issued.recipe is None
-    assert issued.lineage.layout == "v5.5" and "H_A_history" in [
-        row.name for row in issued.lineage.claims
-    ]
-    written = (tmp_path / "c" / certificate.CERTIFICATE).read_bytes()
-    assert certificate.Certificate.model_validate_json(written, strict=True) == issued
-    again = checkpoint.load(tmp_path / "c")
-    assert (
-        same(again.model.state_dict(), untrained.state_dict())
-        and again.manifest["claims"]["epoch"] == 103
-    )

@@ -3,24 +3,28 @@
 No file of the original is in this repository; names and shapes are those of the lineage's README.
 """
 
+import contextlib
+import itertools
 import math
+import random
+import re
 from decimal import Decimal
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from planted import same, sentence
 from test_checkpoint import pt
 from torch.nn import functional
 
-from fluxttice_core import cli
+from fluxttice_core import cli, files
+from fluxttice_core.certification import certificate
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.checkpoints.lineage import LAYOUTS, RAW, network_of
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import lineage as metrics
-from fluxttice_core.metrics.observation import Measurement
+from fluxttice_core.metrics.gates import Judged
 from fluxttice_core.model.network import D, DualVAE
-from fluxttice_core.model.operations import M, all_operations, index_of
+from fluxttice_core.model.operations import M, all_operations
 from fluxttice_core.model.streams import generator
 from fluxttice_core.report import lineage as page
 
@@ -91,7 +95,7 @@ def layouts():
     widths = {"metric": 13, "hyperbolic": 6, "curriculum": 4}
     attention = made(rng, **{f"{kind}_attention": f"0 {n} 21" for kind, n in widths.items()})
     v5_10 = scalars("prior_sigma", *(f"attention_head_scales.{i}" for i in range(3)))
-    single, dual = made(rng, projection=projection()), both(rng, projection())
+    single, dual = made(rng, projection=projection()), both(rng, projection()) | steers
     plain = both(rng, projection(64, 2, 1), True) | steers
     undropped = both(rng, projection(64, 2, 0), True)
     return {
@@ -102,9 +106,7 @@ def layouts():
         "v5.10 before 2025-12-14": (old | state_net[18], None),
         "appetitive": (appetite, None),
         "v5.11 single projection": (one | single, 98_828),
-        "v5.11 single projection, controller": (one | single | steers, 100_434),
-        "v5.11 dual": (one | dual, 101_661),
-        "v5.11 dual, controller": (one | dual | steers, 103_267),
+        "v5.11 dual": (one | dual, 103_267),
         "v5.11.3 structural": (one | both(rng, projection(128, 2, 1)), 149_149),
         "v5.11.11 and later": (one | both(rng, projection(64, 1, 1), True), 101_663),
         "v5.12 to v5.12.4 plain": (one | plain, 113_957),
@@ -130,28 +132,24 @@ def loaded(tmp_path, content):
 
 @torch.no_grad()
 def outputs(model):
-    """All that encoding and decoding give, as one list of tensors."""
+    """All that encoding and decoding give, in their order."""
     found = []
     for vae in model.encoders:
         q = model.encoder(vae)(MU[::997])
         found += [*q, *([model.decoder(vae)(q.mu)] if vae in model.vaes else [])]
         found += [ball(q.mu) for ball in [model.projections.get(vae)] if ball]
-    return found
-
-
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return {str(number): tensor for number, tensor in enumerate(found)}
 
 
 # --- Reading ---
 
 
-@pytest.mark.parametrize("name", STATES)
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("name, key", [*zip(STATES, itertools.cycle(KEYS), strict=False)])
 def test_every_layout_is_read_and_kept(tmp_path, name, key):
-    """Under each key, with each prefix; and raw, where the file claims nothing."""
+    """Under one of the keys, with its prefix; or raw, where the file claims nothing."""
+    assert {row for row, *_ in LAYOUTS} < STATES.keys()
     (state, numbers), bare = STATES[name], BARE[name]
-    state, left_out = {f"{KEYS[key]}{k}": v for k, v in state.items()}, {}
+    state, left_out = {f"{KEYS[key]}{k}": v for k, v in reversed(state.items())}, {}
     claims = {"epoch": 3, "metrics": {"hierarchy_A": -0.5}, "config": {"max_radius": 0.9}}
     content = {key: state, "optimizer": [torch.ones(2)], **claims}
     if key == RAW:
@@ -163,9 +161,7 @@ def test_every_layout_is_read_and_kept(tmp_path, name, key):
     assert numbers is None or sum(v.numel() for v in model.tensors.values()) == numbers
     assert cli.main(["import", str(tmp_path / "x.pt"), str(tmp_path / "ours")]) == 0
     ours = checkpoint.load(tmp_path / "ours")
-    assert ours.model.layout == model.layout and same(outputs(ours.model), outputs(model))
-    assert ours.model.tensors.keys() == bare.keys()
-    assert all(torch.equal(v, bare[k]) for k, v in ours.model.tensors.items())
+    assert same(ours.model.tensors, bare) and same(outputs(ours.model), outputs(model))
     imported = ours.manifest["imported"]
     assert ours.manifest["claims"] == claims and ours.epoch == claims.get("epoch")
     assert (imported["layout"], imported["state"]) == (model.layout, key)
@@ -175,10 +171,6 @@ def test_every_layout_is_read_and_kept(tmp_path, name, key):
     assert ours.model.vaes == (("A", "B") if "decoder_B.fc_in.bias" in bare else ("A",))
     for ball in ours.model.projections.values():
         assert ball.stated["max_radius"][0] == (0.9 if claims else 0.95)
-
-
-def test_every_layout_of_the_table_has_a_file_here():
-    assert {row for row, *_ in LAYOUTS} < STATES.keys()
 
 
 def test_what_is_claimed_is_kept_as_data_and_other_tensors_are_named(tmp_path):
@@ -209,8 +201,7 @@ def test_untrained_is_the_same_layout_with_fresh_weights():
     model = network_of(BARE["v5.12.4 improved"], "x")
     one, other = model.untrained(1), model.untrained(1)
     assert same(outputs(one), outputs(other)) and not same(outputs(one), outputs(model))
-    ours, fresh = DualVAE.fresh(0).untrained(5).state_dict(), DualVAE.fresh(5).state_dict()
-    assert all(torch.equal(ours[k], fresh[k]) for k in fresh)
+    assert same(DualVAE.fresh(0).untrained(5).state_dict(), DualVAE.fresh(5).state_dict())
 
 
 # --- Forward passes, from the bare weights ---
@@ -226,18 +217,19 @@ def block(state, name, number, x):
     return functional.silu(functional.layer_norm(h, weight.shape, weight, bias))
 
 
+@pytest.mark.parametrize("dropout", [0, 1])
 @pytest.mark.parametrize("recorded", [{"max_radius": 0.8}, {"model": {"max_radius": 0.8}}, None])
-def test_the_projection_is_that_of_the_readme(recorded):
-    state = BARE["v5.12 to v5.12.4 plain"]
+def test_the_projection_is_that_of_the_readme(recorded, dropout):
+    """Dropout has a number among the layers and no tensor, and so changes no output."""
+    state = BARE["v5.12 to v5.12.4 plain" + ", without dropout" * (not dropout)]
     made = network_of(state, "x", recorded).projections["B"]
     z, at = torch.randn(50, D, generator=generator(1, "z")), "projection.proj_B"
     d, r, limit = z, z, 0.8 if recorded else 0.95
-    for number in (0, 4):
-        d = block(state, f"{at}.direction_net", number, d)
-    for number in (0, 3):
-        r = functional.silu(apply(state, f"{at}.radius_net.{number}", r))
-    d = z + apply(state, f"{at}.direction_net.8", d)
-    radius = limit / (1 + (-apply(state, f"{at}.radius_net.6", r)).exp())
+    for layer in (0, 1):
+        d = block(state, f"{at}.direction_net", (3 + dropout) * layer, d)
+        r = functional.silu(apply(state, f"{at}.radius_net.{(2 + dropout) * layer}", r))
+    d = z + apply(state, f"{at}.direction_net.{6 + 2 * dropout}", d)
+    radius = limit / (1 + (-apply(state, f"{at}.radius_net.{4 + 2 * dropout}", r)).exp())
     y = made(z)
     assert torch.allclose(y, d / d.norm(dim=1, keepdim=True) * radius, atol=1e-5)
     r = y.norm(dim=1, keepdim=True)
@@ -245,16 +237,6 @@ def test_the_projection_is_that_of_the_readme(recorded):
     (radius, source), (c, at) = made.stated.values()
     assert math.isclose(c, 1, abs_tol=1e-4) and at == "isp_c" and radius == limit
     assert ("assumed" in source) is (recorded is None)
-
-
-@pytest.mark.parametrize("depth", [1, 2])
-def test_numbers_that_dropout_shifts_make_no_difference(depth):
-    """Layers 0, 1, 3 without dropout are layers 0, 1, 4 with it: the same projection."""
-    alone = BARE["encoders and decoders alone"]
-    texts = (projection(64, depth, dropout) for dropout in (0, 1))
-    plain, shifted = (both(generator(2, "p"), text) for text in texts)
-    assert plain.keys() != shifted.keys()
-    assert same(*(outputs(network_of(alone | state, "x")) for state in (plain, shifted)))
 
 
 def test_improved_is_silu_norm_and_a_clamped_logvar():
@@ -286,10 +268,9 @@ NO_NETWORK = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sentence", NO_NETWORK)
-def test_a_file_without_a_network_is_refused_and_says_why(tmp_path, sentence):
-    with pytest.raises(InputError, match=sentence):
-        loaded(tmp_path, NO_NETWORK[sentence])
+@pytest.mark.parametrize("words", NO_NETWORK)
+def test_a_file_without_a_network_is_refused_and_says_why(tmp_path, words):
+    assert re.search(words, sentence(loaded, tmp_path, NO_NETWORK[words]))
 
 
 def spread(tensor):
@@ -297,61 +278,40 @@ def spread(tensor):
     return torch.zeros(()).expand(tensor.shape if tensor.numel() > 1 else (2,))
 
 
-EDITS = {
-    "dropped": lambda state, key: state.pop(key),
-    "renamed": lambda state, key: state.update({f"{key[:-1]}_": state.pop(key)}),
-    "moved": lambda state, key: state.update({f"new.{key}": state.pop(key)}),
-    "longer": lambda state, key: state.update({key: torch.cat([state[key].view(-1)] * 2)}),
-    "deeper": lambda state, key: state.update({key: state[key][None]}),
-    "double": lambda state, key: state.update({key: state[key].double()}),
-    "sparse": lambda state, key: state.update({key: state[key].to_sparse()}),
-    "expanded": lambda state, key: state.update({key: spread(state[key])}),
-    "not finite": lambda state, key: state.update({key: state[key] * math.nan}),
-    "no tensor": lambda state, key: state.update({key: state[key].tolist()}),
-    "surplus": lambda state, key: state.update({f"{key}.more": state[key]}),
-}  # fmt: skip
-
-
-@settings(max_examples=250, deadline=None, database=None, derandomize=True)
-@given(st.sampled_from(sorted(STATES)), st.sampled_from(sorted(EDITS)), st.data())
-def test_one_edit_of_what_is_needed_is_refused_by_name(name, edit, data):
-    state = dict(BARE[name])
-    key = data.draw(st.sampled_from([k for k in state if k.startswith(NEEDED)]))
-    EDITS[edit](state, key)
-    with pytest.raises(InputError) as refused:
-        network_of(state, "x.pt")
-    sentence = str(refused.value)
-    assert "\n" not in sentence and sentence.endswith(".")
-    assert key.rsplit(".", 2)[0] in sentence
-
-
-@settings(max_examples=150, deadline=None, database=None, derandomize=True)
-@given(
-    st.sampled_from(sorted(STATES)), st.lists(st.sampled_from(sorted(EDITS)), max_size=2), st.data()
+EDITS = (  # why it is refused; the key and the tensor → what stands there instead
+    ("missing|shape", lambda key, x: {}),
+    ("missing|shape", lambda key, x: {f"{key[:-1]}_": x}),
+    ("is not part of it", lambda key, x: {key: x, f"{key}.more": x}),
+    (r"has shape .* instead of \(", lambda key, x: {key: torch.cat([x.view(-1)] * 2)}),
+    (r"has shape .* instead of \(", lambda key, x: {key: x[None]}),
+    ("holds torch.float64 instead of torch.float32", lambda key, x: {key: x.double()}),
+    ("is not dense and contiguous", lambda key, x: {key: x.to_sparse()}),
+    (r"is not dense and contiguous|has shape \(2,\)", lambda key, x: {key: spread(x)}),
+    ("holds values that are not finite", lambda key, x: {key: x * math.nan}),
+    ("is not a tensor|has shape", lambda key, x: {key: x.tolist()}),
 )
-def test_what_is_accepted_computes_the_same(name, edits, data):
-    """Any order, and any edits of any tensor: refused, or nothing that is measured has changed."""
-    state = dict(BARE[name])
-    right = outputs(network_of(state, "x"))
-    for edit in edits:
-        tensors = sorted(k for k in state if isinstance(state[k], torch.Tensor))
-        EDITS[edit](state, data.draw(st.sampled_from(tensors)))
-    order = data.draw(st.permutations(list(state)))
-    try:
-        model = network_of({key: state[key] for key in order}, "x")
-    except InputError:
-        assert edits
-    else:
-        assert same(outputs(model), right)
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_swapped_tensors_of_one_shape_change_what_is_computed(name):
-    """Or the test above proves nothing: a permutation of values is another network."""
-    state = BARE[name]
+def test_an_edit_is_refused_by_name_or_changes_nothing_that_is_measured(name):
+    """One of a tensor that is needed is refused; two of any are, or all outputs are as they were.
+    (Two tensors that change places do change the outputs, or that proves nothing.)"""
+    bare, rng = BARE[name], random.Random(name)
+    right = outputs(network_of(bare, "x"))
     one, other = "encoder_A.fc_mu.weight", "encoder_A.fc_logvar.weight"
-    swapped = state | {one: state[other], other: state[one]}
-    assert not same(outputs(network_of(swapped, "x")), outputs(network_of(state, "x")))
+    swapped = bare | {one: bare[other], other: bare[one]}
+    assert not same(outputs(network_of(swapped, "x")), right)
+    for words, edit in EDITS:
+        state, key = dict(bare), rng.choice([k for k in bare if k.startswith(NEEDED)])
+        state |= edit(key, state.pop(key))
+        text = sentence(network_of, state, "x.pt")
+        assert key.rsplit(".", 2)[0] in text and re.search(words, text)
+        state = dict(bare)
+        for change in (edit, rng.choice(EDITS)[1]):
+            key = rng.choice([k for k, v in state.items() if isinstance(v, torch.Tensor)])
+            state |= change(key, state.pop(key))
+        with contextlib.suppress(InputError):
+            assert same(outputs(network_of(state, "x")), right)
 
 
 # --- The lineage's metrics ---
@@ -364,7 +324,13 @@ CHEAP = {  # hierarchy and D3, by the lineage's README
     "mean trit": (-0.308, 0.078),
     "random": (0, 0),
 }
-P = Measurement.model_construct(seed=0, untrained_seed=1)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The metrics come from few pairs and triplets."""
+    monkeypatch.setattr(metrics, "OPERATIONS", 50)
+    monkeypatch.setattr(metrics, "TRIPLETS", metrics.PAIRS)
 
 
 def exact(value, half=0.0):
@@ -376,12 +342,10 @@ def test_valuation_is_how_often_three_divides_the_index():
     v = metrics.valuation()
     assert v.bincount().tolist() == [13122, 4374, 1458, 486, 162, 54, 18, 6, 2, 1] and v[0] == 9
     assert all(i % 3 ** int(v[i]) == 0 and i % 3 ** (int(v[i]) + 1) for i in range(1, M, 7))
-    assert torch.equal(index_of(all_operations()), torch.arange(M))
 
 
 def test_cheap_points_reach_what_they_are_said_to():
     points = metrics.cheap_points(0)
-    maps = [y for name, y in points if name == "random maps"]
     assert [name for name, _ in points] == [*CHEAP, *["random maps"] * 5]
     for (name, y), (hierarchy, d3) in zip(points, CHEAP.values(), strict=False):
         found = metrics.of_points(y, 1.0, generator(0, "pairs"))
@@ -389,9 +353,10 @@ def test_cheap_points_reach_what_they_are_said_to():
         assert found["hierarchy"] == pytest.approx(hierarchy, abs=near)
         assert found["D3"] == pytest.approx(d3, abs=0.04)
         assert found["Q (D3)"] == pytest.approx(found["D3"] + 1.5 * abs(found["hierarchy"]))
-    found = [metrics.of_points(y, 1.0, generator(0, "pairs")) for y in maps]
-    assert all(-0.3 < row["hierarchy"] < 0.5 and "D1" in row for row in found)
-    assert torch.linalg.matrix_rank(maps[0]) == 10  # affine in the nine trits
+    for _, y in points[len(CHEAP) :]:
+        r = y.norm(dim=1)
+        assert r.max() < 1 and -0.3 < metrics.correlation(metrics.valuation(), r) < 0.5
+        assert torch.linalg.matrix_rank(y) == 10  # affine in the nine trits
 
 
 def test_planted_points_have_their_closed_forms():
@@ -410,16 +375,10 @@ def test_planted_points_have_their_closed_forms():
 
 
 def test_a_point_that_is_not_finite_is_a_sentence_and_no_number():
-    y = torch.rand(M, 2, generator=generator(0, "y"))
-    y[7] = math.nan
     state = BARE["v5.11 dual"]
     wide = state | {"encoder_B.fc_mu.weight": state["encoder_B.fc_mu.weight"] * 1e38}
-    for measure in (
-        lambda: metrics.of_points(y, 1.0, generator(0, "pairs")),
-        lambda: metrics.measure(network_of(wide, "x"), "B", 2, 0),
-    ):
-        with pytest.raises(InputError, match="not finite"):
-            measure()
+    with pytest.raises(InputError, match="not finite"):
+        metrics.measure(network_of(wide, "x"), "B", 2, 0)
 
 
 def test_d1_is_pearson_of_the_poincare_distance():
@@ -434,7 +393,7 @@ def test_d1_is_pearson_of_the_poincare_distance():
     assert found["D1"] == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_measures_of_a_perfect_model(perfect_model):
+def test_measures_of_a_perfect_model(perfect_model, few):
     found = metrics.measure(perfect_model, "A", 3, 0)
     row = found["hierarchy"]
     assert found["exact match from mu"].value == 1 and found["hierarchy of mu"].n == M
@@ -502,39 +461,45 @@ def test_what_floors_reach_decides_nothing():
 # --- The section of the pages and of the certificate ---
 
 
-def test_the_page_names_what_is_inherited_claimed_and_cannot_be_decoded(tmp_path):
+def test_a_file_is_shown_and_certified_as_what_it_is(tmp_path, strict, few):
     """The whole way of a file: loaded, with a README's claims, beside the v5.5 file it began as."""
     base = checkpoint.save(tmp_path / "v5_5", DualVAE.fresh(1), 0, {})
     state = checkpoint.load(base).model.state_dict()
     inherited = [k for k in state if k.startswith(("encoder_A.", "decoder_A."))]
     state = BARE["v5.12 to v5.12.4 plain"] | {k: state[k] for k in inherited}
     claims = {"Q": 9.0, "epoch": 3, "best_Q": 2.0, "loss": math.inf}
-    (given := tmp_path / "claims.yaml").write_text(
-        "Q: 1.96\nmean_radius_A: 0.40\nmean_radius_B: 0.5"
-    )
+    given = tmp_path / "claims.yaml"
+    given.write_text("Q: 1.96\nmean_radius_A: 0.40\nmean_radius_B: 0.5")
     file = loaded(tmp_path, {"model_state_dict": state, **claims})
-    found = page.of(file, P, str(given), str(base))
+    found = page.of(file, strict, str(given), str(base))
     assert found.inherited == inherited
     assert [f"{row.name}: {row.verdict}" for row in found.claims] == [
         "Q: differs", "best_Q: cannot be recomputed", "Q, claimed elsewhere: differs",
         "mean_radius_A, claimed elsewhere: differs", "mean_radius_B, claimed elsewhere: agrees",
     ]  # fmt: skip
     text = "".join(shown.to_html() for shown in page.section(found))
-    words = "encoder B has no decoder in this layout|none recorded|0.95|best_Q|differs|assumed|" + (
-        "cannot be recomputed|steers training alone|the tangent path|random maps"
-    )
-    assert [
-        word for word in (*words.split("|"), page.PRIOR, inherited[0]) if word not in text
-    ] == []
-    _, _, nothing = page.section(found.model_copy(update={"claims": []}))
-    assert "claims nothing" in nothing.data
+    words = "none recorded|0.95|differs|assumed|steers training alone|tangent path|random maps"
+    words = (*words.split("|"), "encoder B has no decoder", page.PRIOR, inherited[0])
+    assert [word for word in words if word not in text] == []
+    assert "claims nothing" in page.section(found.model_copy(update={"claims": []}))[2].data
+
+    row = Judged(gate="max_rate", vae="A", bound=1, measured=exact(1), verdict="PASS")
+    stated = certificate.state(file, strict, [row], [], found)
+    issued = certificate.issue(tmp_path / "certified", file, stated)
+    assert issued.imported["sha256"] == files.sha256((tmp_path / "x.pt").read_bytes())
+    assert issued.split["trained_on"] == "not recorded" and issued.recipe is None
+    written = (tmp_path / "certified" / certificate.CERTIFICATE).read_bytes()
+    assert certificate.Certificate.model_validate_json(written, strict=True) == issued
+    assert issued.lineage == found
+    again = checkpoint.load(tmp_path / "certified")
+    assert again.manifest["claims"] == file.manifest["claims"]
+    assert same(outputs(again.model), outputs(file.model))
+
     given.write_text("Q: all")
     with pytest.raises(InputError, match="Q is 'all', but a claim must be a number"):
-        page.of(file, P, str(given))
-    assert metrics.Lineage.model_validate_json(found.to_json(), strict=True) == found
+        page.of(file, strict, str(given))
 
 
-def test_a_checkpoint_of_ours_has_no_such_section(saved):
-    assert page.of(checkpoint.load(saved), P) is None
-    [sentence] = page.section(None)
-    assert "our own layout" in sentence.data
+def test_a_checkpoint_of_ours_has_no_such_section(saved, strict):
+    assert page.of(checkpoint.load(saved), strict) is None
+    assert "our own layout" in page.section(None)[0].data
