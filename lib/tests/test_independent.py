@@ -20,10 +20,10 @@ import torch
 from planted import ends
 from scipy import stats
 
-from fluxttice_core import all_operations, load
+from fluxttice_core import load
 from fluxttice_core.metrics import coverage, marginal, reconstruction
 from fluxttice_core.metrics.results import share
-from fluxttice_core.model.network import VAES, DualVAE
+from fluxttice_core.model.network import VAES
 from fluxttice_core.model.operations import split
 
 CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
@@ -34,28 +34,16 @@ K = 200
 GROUPS = [range(start, start + K // 20) for start in range(0, K, K // 20)]
 
 
-def shaken():
-    """The certified weights with as much noise as it takes to lose a tenth of the operations."""
-    state, some = load(CERTIFIED).model.state_dict(), all_operations()[::40]
-    for size in np.geomspace(0.05, 3, 10):
-        model, rng = DualVAE.fresh(0), torch.Generator().manual_seed(1)
-        for key, value in state.items():
-            scale = float(size * value.std()) if value.ndim else 0.0
-            state[key] = value + scale * torch.randn(value.shape, generator=rng)
-        model.load_state_dict(state)
-        back = [model.decode(model.encode(some, vae), vae) for vae in VAES]
-        if max((x == some).all(1).double().mean() for x in back) < 0.9:
-            return model
-
-
 @cache
 def network(name):
-    """The library's model, and its weights as float64 arrays by name."""
-    if name == "certified":
-        state = safetensors.numpy.load_file(CERTIFIED / "model.safetensors")
-        return load(CERTIFIED).model, {key: value.astype(float) for key, value in state.items()}
-    model = shaken() if name == "shaken" else DualVAE.fresh(5)
-    return model, {key: value.double().numpy() for key, value in model.state_dict().items()}
+    """The library's model, and its weights as float64 arrays by name. The shaken one is the
+    certified one with so much noise that a quarter comes back in VAE-A, three quarters in B."""
+    model, rng = load(CERTIFIED).model, np.random.default_rng(1)
+    state = safetensors.numpy.load_file(CERTIFIED / "model.safetensors")
+    for key, value in state.items() if name == "shaken" else ():
+        value += np.float32(0.3 * value.std() * rng.standard_normal(value.shape))
+        model.state_dict()[key].copy_(torch.tensor(value))
+    return model, {key: value.astype(float) for key, value in state.items()}
 
 
 # --- The network, one row at a time ---
@@ -116,14 +104,6 @@ class Slow:
 
         return distinct
 
-    def rarefied(self, n):
-        def distinct(rows):
-            k, every = len(rows), math.comb(len(rows), n)
-            counts = Counter(self.tables[i] for i in rows).values()
-            return sum(1 - math.comb(k - c, n) / every for c in counts)
-
-        return distinct
-
 
 @cache
 def both(name, vae):
@@ -155,12 +135,8 @@ def both(name, vae):
 
 def jackknife(function):
     """Value, low, high from Tukey's pseudo-values over the 20 groups of latents."""
-    everyone = [i for group in GROUPS for i in group]
-    whole = function(everyone)
-    pseudo = []
-    for group in GROUPS:
-        rest = [i for i in everyone if i not in group]
-        pseudo.append(20 * whole - 19 * function(rest))
+    whole, rest = function(range(K)), [[i for i in range(K) if i not in group] for group in GROUPS]
+    pseudo = [20 * whole - 19 * function(rows) for rows in rest]
     mean, half = np.mean(pseudo), stats.t.ppf(0.975, 19) * stats.sem(pseudo)
     return [mean, mean - half, mean + half]
 
@@ -170,7 +146,7 @@ def cut(values, top):
 
 
 NETWORKS = pytest.mark.parametrize(
-    "name, vae", [(name, vae) for name in ("certified", "untrained") for vae in VAES]
+    "name, vae", [(name, vae) for name in ("certified", "shaken") for vae in VAES]
 )
 
 
@@ -189,54 +165,41 @@ def test_the_exact_marginal(name, vae):
 def test_information(name, vae):
     fast, slow = both(name, vae)
     truth = cut(jackknife(slow.information), 9 * math.log(3))
-    assert ends(marginal.information(fast)) == pytest.approx(truth, rel=1e-3, abs=2e-5)
+    assert ends(marginal.information(fast)) == pytest.approx(truth, rel=1e-3) and truth[1] > 1
     truth = cut(jackknife(slow.argmax_entropy), 9 * math.log(3))
     assert ends(marginal.argmax_entropy(fast)) == pytest.approx(truth, rel=1e-5)
-    assert (marginal.information(fast).value > 1) == (name == "certified")
 
 
 @NETWORKS
 @pytest.mark.parametrize("n", [50, 20_000])
 def test_expected_coverage_from_the_exact_marginal(name, vae, n):
     fast, slow = both(name, vae)
-    ceiling = 19_683 - 19_683 * (19_682 / 19_683) ** n
-    everyone = list(range(K))
-    plug_in = coverage.expected_distinct(fast.P, n)
-    assert plug_in == pytest.approx(slow.expected(n)(everyone), rel=2e-4)
+    plug_in = slow.expected(n)(range(K))
+    assert coverage.expected_distinct(fast.P, n) == pytest.approx(plug_in, rel=2e-4)
     value, low, high = jackknife(slow.expected(n))
-    low -= max(0, value - slow.expected(n)(everyone))  # it reaches as far from the plug-in
-    truth = cut([value, low, high], ceiling)
+    low -= max(0, value - plug_in)  # it reaches as far from the plug-in
+    truth = cut([value, low, high], 19_683 - 19_683 * (19_682 / 19_683) ** n)
     assert ends(coverage.expected(fast, n, "categorical")) == pytest.approx(truth, rel=3e-3)
-    if n < 190:
-        truth = cut(jackknife(slow.rarefied(n)), ceiling)
-        assert ends(coverage.expected(fast, n, "argmax")) == pytest.approx(truth, rel=1e-5)
-
-
-# --- Exact match ---
 
 
 @pytest.mark.parametrize("vae", VAES)
-@pytest.mark.parametrize("name", ["certified", "shaken", "untrained"])
-def test_exact_match_row_by_row(name, vae):
+def test_exact_match_row_by_row(vae):
     """Every test operation, encoded and decoded alone. Where two logits differ by less than
     float32 can tell, either answer is right."""
-    model, state = network(name)
+    model, state = network("shaken")
     test = set(split(42).test.tolist())
-    order = [i for i, place in enumerate(PLACES) if place in test]
-    q = reconstruction.posterior(model, vae)
-    right = reconstruction.right_trits(model, vae, q.mu)
-    found = right.all(1)
-    hits, doubtful = 0, 0
-    for i in order:
-        logits = decode(state, vae, encode(state, vae, TABLES[i]))
+    right = reconstruction.right_trits(model, vae, reconstruction.posterior(model, vae).mu).all(1)
+    hits, doubtful = [], 0
+    for table, place in zip(TABLES, PLACES, strict=True):
+        if place not in test:
+            continue
+        logits = decode(state, vae, encode(state, vae, table))
         top = np.sort(logits, axis=1)
         close = bool((top[:, 2] - top[:, 1] < 1e-5 * (1 + abs(top).max())).any())
-        whole = tuple(np.argmax(logits, axis=1) - 1) == TABLES[i]
-        assert close or whole == bool(found[PLACES[i]])
-        hits += whole
+        hits.append(tuple(np.argmax(logits, axis=1) - 1) == table)
+        assert close or hits[-1] == bool(right[place])
         doubtful += close
-    row = share(found[split(42).test])
-    assert row.n == len(order) == 1_969 and doubtful <= 20
-    assert row.value == pytest.approx(hits / 1_969, abs=(doubtful + 0.1) / 1_969)
-    if name == "shaken":
-        assert 0.02 < row.value < 0.98  # neither all nor none, so that agreement says something
+    row = share(right[split(42).test])
+    assert row.n == len(hits) == 1_969 and doubtful <= 20
+    assert row.value == pytest.approx(sum(hits) / 1_969, abs=(doubtful + 0.1) / 1_969)
+    assert 0.02 < row.value < 0.98  # neither all nor none, so that agreement says something
