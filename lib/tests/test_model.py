@@ -1,7 +1,6 @@
 import pytest
 import torch
 from planted import sentence
-from torch.distributions import Categorical
 
 from fluxttice_core.model.network import VAES, D, DualVAE, prior, read_out
 from fluxttice_core.model.operations import C, T
@@ -43,11 +42,10 @@ def test_scaled_logits_are_that_many_times_as_large_in_one_vae_alone(vae):
         assert torch.allclose(model.decoder(each)(z), scale * fresh.decoder(each)(z), rtol=1e-4)
 
 
-def test_categorical_draws_with_the_probabilities_of_torchs_categorical():
-    """Each class's count is binomial: within 5 standard deviations of what torch says."""
-    n = 40_000
-    logits = torch.randn(T, C, generator=generator(0, "logits")) * 2
-    p = Categorical(logits=logits.double()).probs
+def test_categorical_draws_with_the_probabilities_of_the_softmax():
+    """Each class's count is binomial: within 5 standard deviations."""
+    n, logits = 40_000, torch.randn(T, C, generator=generator(0, "logits")) * 2
+    p = logits.double().softmax(-1)
     classes = read_out(logits.expand(n, T, C), "categorical", generator(1, "test"))
     counts = torch.stack([(classes == c).sum(0) for c in range(C)], -1)
     assert classes.dtype == torch.int64
@@ -63,14 +61,12 @@ def test_categorical_never_draws_below_float32s_resolution():
     assert classes.unique().tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("certain", range(C))
-def test_categorical_never_draws_what_has_no_probability(certain):
-    logits = torch.full((20_000, T, C), -torch.inf)
-    logits[..., certain] = -1e30
-    assert (read_out(logits, "categorical", generator(3, "test")) == certain).all()
-    logits = torch.zeros(20_000, T, C)
-    logits[..., certain] = -torch.inf
-    assert (read_out(logits, "categorical", generator(4, "test")) != certain).all()
+@pytest.mark.parametrize("missing", range(C))
+def test_categorical_never_draws_what_has_no_probability(missing):
+    logits = torch.full((20_000, T, C), -1e30)
+    logits[..., missing] = -torch.inf
+    classes = read_out(logits, "categorical", generator(4, "test")).unique()
+    assert classes.tolist() == [c for c in range(C) if c != missing]
 
 
 def test_expectation_is_the_rounded_mean_value_and_not_argmax():
@@ -84,11 +80,10 @@ def test_expectation_is_the_rounded_mean_value_and_not_argmax():
 
 def test_a_vae_samples_through_its_own_decoder(untrained):
     z = prior(100, generator(1, "s"))
-    for vae in VAES:
-        expected = untrained.decoder(vae)(z).argmax(-1) - 1
-        assert torch.equal(untrained.sample(100, vae, rng=generator(1, "s")), expected)
-    a, b = (untrained.decode(z, vae) for vae in VAES)
-    assert not torch.equal(a, b)
+    expected = [untrained.decoder(vae)(z).argmax(-1) - 1 for vae in VAES]
+    for vae, ops in zip(VAES, expected, strict=True):
+        assert torch.equal(untrained.sample(100, vae, rng=generator(1, "s")), ops)
+    assert not torch.equal(*expected)
 
 
 def test_the_verbs_leave_mode_and_gradients_as_they_were(untrained):
@@ -110,17 +105,14 @@ def test_the_verbs_leave_mode_and_gradients_as_they_were(untrained):
         (lambda m: m.encode(torch.zeros(1, 8), "A"), "shape (1, 8)"),
         (lambda m: m.decode(torch.zeros(D), "A"), "shape (16,)"),
         (lambda m: m.decode(torch.zeros(1, D), None), "vae is None"),
-        (lambda m: m.decode(torch.zeros(1, 15), "A"), "shape (1, 15)"),
-        (lambda m: m.decode(torch.full((1, D), torch.nan), "A"), "not finite"),
         (lambda m: m.decode([[1e39] * D], "A"), "not finite"),
         *[(lambda m, z=z: m.decode(z, "A"), "z must ") for z in (
-            "zero", None, [[0.0] * D, [0.0]], torch.zeros(1, D, dtype=torch.complex64),
-            torch.zeros(1, D).to_sparse(),
+            "zero", [[0.0] * D, [0.0]], torch.zeros(1, D).to_sparse(),
         )],
         (lambda m: m.decode(torch.zeros(1, D), "A", "best"), "how is 'best'"),
         (lambda m: m.decode(torch.zeros(1, D), "A", "categorical"), "seed"),
         *[(lambda m, n=n: m.sample(n, "A", rng=generator(1)), f"n is {n!r}") for n in (
-            0, -5, 2.5, True, "9", None, 10**8 + 1,
+            0, 2.5, True, "9", 10**8 + 1,
         )],
     ],
 )  # fmt: skip
