@@ -2,7 +2,7 @@ import pytest
 import torch
 from planted import sentence
 
-from fluxttice_core.model.network import VAES, D, DualVAE, prior, read_out
+from fluxttice_core.model.network import VAES, D, prior, read_out
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
 
@@ -31,15 +31,6 @@ def test_the_forward_passes_are_those_of_v5_5(untrained):
     h = layer(w, "state_net.encoder.3", h.tanh())
     h = layer(w, "state_net.decoder.2", layer(w, "state_net.decoder.0", h).relu()).tanh()
     torch.testing.assert_close(untrained.state_net(s), h)
-
-
-@pytest.mark.parametrize("vae", VAES)
-def test_scaled_logits_are_that_many_times_as_large_in_one_vae_alone(vae):
-    model, fresh, z = DualVAE.fresh(0), DualVAE.fresh(0), prior(10, generator(6, "test"))
-    model.scale_logits(vae, 7.0)
-    for each in VAES:
-        scale = 7 if each == vae else 1
-        assert torch.allclose(model.decoder(each)(z), scale * fresh.decoder(each)(z), rtol=1e-4)
 
 
 def test_categorical_draws_with_the_probabilities_of_the_softmax():
