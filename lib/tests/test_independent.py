@@ -151,17 +151,6 @@ NETWORKS = pytest.mark.parametrize(
 
 
 @NETWORKS
-def test_the_exact_marginal(name, vae):
-    fast, slow = both(name, vae)
-    p = np.zeros(len(TABLES))
-    p[PLACES] = slow.given.mean(0)
-    np.testing.assert_allclose(fast.P, p, rtol=1e-3, atol=1e-10)
-    assert fast.entropy.sum() == pytest.approx(sum(slow.entropy), rel=1e-4)
-    counted = Counter(PLACES[TABLES.index(table)] for table in slow.tables)
-    assert {i: c for i, c in enumerate(fast.counts.tolist()) if c} == counted
-
-
-@NETWORKS
 def test_information(name, vae):
     fast, slow = both(name, vae)
     truth = cut(jackknife(slow.information), 9 * math.log(3))

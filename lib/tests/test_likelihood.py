@@ -5,7 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from planted import PLANTED, SEEDS, SKEWED, UNIFORM, assert_honest, ends, from_counts, held, sharp
+from planted import (
+    DIGITS,
+    PLANTED,
+    SEEDS,
+    SKEWED,
+    UNIFORM,
+    assert_honest,
+    ends,
+    from_counts,
+    held,
+    sharp,
+)
 from scipy import integrate, special, stats
 
 from fluxttice_core.metrics import controls, likelihood, rate
@@ -14,7 +25,7 @@ from fluxttice_core.metrics.codes import kl_nats
 from fluxttice_core.metrics.marginal import GROUPS, LIMIT_NATS, Marginal, marginal
 from fluxttice_core.metrics.rate import least_rate, straight_cells
 from fluxttice_core.metrics.reconstruction import posterior, samples
-from fluxttice_core.metrics.results import Measured, exact
+from fluxttice_core.metrics.results import Measured, exact, share
 from fluxttice_core.model.network import D, DualVAE, Posterior
 from fluxttice_core.model.operations import C, M, T, all_operations
 from fluxttice_core.model.streams import generator
@@ -30,24 +41,16 @@ def cut(slope, at):
         return special.softmax(logits)[c] * stats.norm.pdf(z)
 
     trit = np.array([integrate.quad(p, -9, 9, c, points=(-at, at))[0] for c in range(C)])
-    truth = trit
-    for _ in range(T - 1):
-        truth = np.outer(truth, trit).ravel()
-    return lambda z: slope * (z[:, :T, None] * VALUES - at * VALUES**2), truth
+    return lambda z: slope * (z[:, :T, None] * VALUES - at * VALUES**2), trit[DIGITS].prod(0)
 
 
 # --- What is generated ---
 
 
-def soft(slope, at, k):
-    decoder, p = cut(slope, at)
-    return p, lambda seed: marginal(decoder, k, seed, "planted")
-
-
+DECODER, P = cut(9, 0.43)
 GENERATORS = {
     "certain": (SKEWED, lambda seed: sharp(SKEWED, 1_000_000, seed)),  # the plug-in is 0.01 off
-    "softest": soft(1, 0.5, 10_000),
-    "soft": soft(9, 0.43, 100_000),
+    "soft": (P, lambda seed: marginal(DECODER, 100_000, seed, "planted")),
     "ignores z": (UNIFORM, lambda seed: PLANTED["uniform"].marginal(seed, "planted")),
 }
 
@@ -187,6 +190,8 @@ def test_least_rate_is_the_table_of_section_9(match, nats):
 
 def test_least_rate_at_its_ends():
     assert least_rate(0.0) == least_rate(1 / M) == 0 and least_rate(1.0) == math.inf
+    all_of = share([True] * 20)
+    assert ends(rate.least_rate_of(all_of)) == [least_rate(all_of.low)] * 3
     rates = [least_rate(a) for a in (1.001 / M, 1e-3, 0.1, 0.5, 0.9, 0.99, 1 - 1e-6, 1 - 1e-9)]
     assert rates == sorted(rates) and 0 < rates[0] < 0.01
 

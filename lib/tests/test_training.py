@@ -9,7 +9,8 @@ from planted import no_number
 from fluxttice_core import files, params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
-from fluxttice_core.metrics.rate import straight_cells
+from fluxttice_core.metrics.rate import rate
+from fluxttice_core.metrics.reconstruction import posterior
 from fluxttice_core.model.network import VAES, DualVAE
 from fluxttice_core.model.operations import all_operations, split, split_record
 from fluxttice_core.training import learning_curve, loop, recipes
@@ -127,27 +128,22 @@ def test_without_an_epoch_nothing_is_written_and_nothing_is_written_over(run, tm
 # --- The measures ---
 
 
-def test_honest_measures_of_a_perfect_and_of_an_untrained_model(
-    perfect_model, untrained, thrifty, monkeypatch
+def test_it_measures_one_vae_alone_and_exact_match_of_validation(
+    perfect_model, thrifty, monkeypatch
 ):
+    """Encoder A loses trit 0, so it is right where that trit is 0 and generates as before.
+    B is no number."""
     monkeypatch.setattr(loop, "LATENTS", 40_000)
-    p = parameters(coverage_n=5_000)
-    good, bad = (honest_measures(model, "A", p, 0) for model in (perfect_model, untrained))
-    assert good["val_exact_A"] == 1 and good["val_exact_sampled_A"] > 0.998
-    assert (good["coverage_A"], good["argmax_entropy_A"]) == pytest.approx((1, 1), abs=0.01)
-    assert good["rate_A"] == pytest.approx(straight_cells(0.9999).nats, rel=1e-4)
-    assert bad["coverage_A"] < 0.5 and max(bad["val_exact_A"], bad["val_exact_sampled_A"]) < 0.005
-
-
-def test_it_measures_one_vae_alone_and_exact_match_of_validation(perfect_model, thrifty):
-    """Encoder A loses trit 0, so it is right exactly where that trit is 0. B is no number."""
     perfect_model.encoder_A.fc_mu.weight.data[0] = 0
     no_number(perfect_model.encoder_B, perfect_model.decoder_B)
-    p = parameters(split_seed=7, coverage_n=1_000)
-    truth = (all_operations()[split(7).val][:, 0] == 0).double().mean()
-    found = [honest_measures(perfect_model, "A", p, n) for n in (0, 1, 0)]
-    assert found[0]["val_exact_A"] == pytest.approx(float(truth))
-    assert found[0] == found[2] and found[0]["coverage_A"] != found[1]["coverage_A"]
+    p = parameters(split_seed=7, coverage_n=5_000)
+    truth = float((all_operations()[split(7).val][:, 0] == 0).double().mean())
+    found, other, again = (honest_measures(perfect_model, "A", p, n) for n in (0, 1, 0))
+    assert found["val_exact_A"] == pytest.approx(truth)
+    assert truth < found["val_exact_sampled_A"] < truth + 0.02  # what is lost may come by chance
+    assert (found["coverage_A"], found["argmax_entropy_A"]) == pytest.approx((1, 1), abs=0.01)
+    assert found["rate_A"] == rate(posterior(perfect_model, "A")).value
+    assert found == again and found["coverage_A"] != other["coverage_A"]
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):

@@ -6,10 +6,9 @@ import pytest
 import torch
 from test_training import parameters
 from torch.distributions import Categorical, Normal, kl_divergence
-from torch.nn.functional import one_hot
 
 from fluxttice_core.model.network import VAES, D, DualVAE
-from fluxttice_core.model.operations import C, T, all_operations, split
+from fluxttice_core.model.operations import T, all_operations, split
 from fluxttice_core.model.streams import generator
 from fluxttice_core.training import loop, v5_5
 
@@ -75,17 +74,8 @@ def test_closed_forms_of_the_terms():
     for z, truth in ((half, math.exp(-1)), (three, 1 / 3), (torch.ones(7, D), 1), (half[:1], 0)):
         assert float(v5_5.repulsion(z)) == pytest.approx(truth)
     certain = torch.tensor([0.0, 200.0, 0.0]).repeat(4, T, 1).requires_grad_()
-    mixed = 200.0 * one_hot(torch.arange(C), C)[:, None].expand(C, T, C)
-    for logits, truth in ((torch.zeros(4, T, C), 1), (certain, 0), (mixed, 1)):
-        found = v5_5.output_entropy(logits)
-        assert float(found.detach()) == pytest.approx(truth * T * math.log(3), abs=1e-4)
     v5_5.output_entropy(certain).backward()  # of absent classes, too
     assert certain.grad.isfinite().all()
-    kl = torch.tensor([[0.1, 2.0] * 8], requires_grad=True)  # free bits: 0.5 nats a dimension
-    found = v5_5.vae_loss(torch.zeros(1, T, C), torch.ones(1, T, dtype=torch.long), kl, 0.3)
-    found.backward()
-    assert float(found.detach()) == pytest.approx(T * math.log(3) + 0.3 * 8 * 2.5)
-    assert torch.allclose(kl.grad, torch.tensor([[0.0, 0.3] * 8]))
 
 
 def test_one_step_has_the_gradient_that_the_description_says(monkeypatch):
