@@ -130,7 +130,7 @@ def certain(operations):
     return np.eye(C)[DIGITS[:, operations].T]
 
 
-SKEW = np.array([0.5, 0.25, 0.25])  # of trit 0
+SKEW = np.array([0.5, 0.25, 0.25])  # of a trit
 SKEWED = SKEW[DIGITS[0]] / C**8
 
 
@@ -154,13 +154,13 @@ def missing():
 
 
 def noisy():
-    """Five trits follow the latent eight times in ten, the others are free: P is uniform."""
-    table = soft(C**5)
+    """Five trits follow the latent eight times in ten, the others are free and skewed."""
+    table = np.tile(SKEW, (C**5, T, 1))
     for t in range(5):
         table[:, t] = np.where(np.eye(C)[DIGITS[t, : C**5]] > 0, 0.8, 0.1)
-    q = (DIGITS[5:] == 0).all(0) / C**5
+    p, q = SKEW[DIGITS[5:]].prod(0) / C**5, (DIGITS[5:] == 0).all(0) / C**5
     channel = LN3 + 0.8 * math.log(0.8) + 0.2 * math.log(0.1)
-    return Planted(thirds(5), table, UNIFORM, q, 5 * channel, 10_000)
+    return Planted(thirds(5), table, p, q, 5 * channel, 10_000)
 
 
 def bijection():
