@@ -1,24 +1,16 @@
-import math
-
 import numpy as np
 import pytest
 import torch
-from planted import SEEDS, assert_honest
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
 from fluxttice_core.metrics.codes import active, entropy_nats, kl_nats
-from fluxttice_core.metrics.rate import aggregate_kl
-from fluxttice_core.model.network import D, Posterior
-from fluxttice_core.model.operations import M
+from fluxttice_core.model.network import D
 from fluxttice_core.model.streams import generator
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=generator(seed, "test"))
-
-
-# --- Histograms, units, KL ---
 
 
 def test_entropy_is_the_mean_of_numpys_histograms():
@@ -43,27 +35,3 @@ def test_kl_is_torchs():
     mu, logvar = 3 * normal(200, D, seed=1).double(), 2 * normal(200, D, seed=2).double()
     theirs = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0))
     np.testing.assert_allclose(kl_nats(mu, logvar), theirs, rtol=1e-9)
-
-
-# --- The aggregate posterior ---
-
-
-def two_normals(a):
-    """KL(½N(-a, 1) + ½N(a, 1) ‖ N(0, 1)), nats, by quadrature."""
-    z = np.linspace(-a - 12, a + 12, 200_001)
-    q = (stats.norm.pdf(z, a) + stats.norm.pdf(z, -a)) / 2
-    return float(np.trapezoid(q * np.log(q / stats.norm.pdf(z)), z))
-
-
-@pytest.mark.parametrize("a, logvar", [(0.0, 0.0), (2.0, 0.0), (0.5, -2.0)])
-def test_aggregate_kl_of_one_and_of_two_normals(a, logvar):
-    """In dimension 3 all operations share a mean, in 9 the halves differ; the rest is one normal,
-    as a collapsed encoder with a wrong constant has it. At 0 it is the prior, whose KL is 0."""
-    mu = torch.zeros(M, D)
-    mu[:, 3], mu[:, 9] = a, a * torch.tensor([-1.0, 1.0]).repeat(M // 2 + 1)[:M]
-    wide = torch.zeros(M, D)
-    wide[:, 5] = logvar
-    q = Posterior(mu, wide)
-    rows = [aggregate_kl(q, generator(seed, "planted"), n=40) for seed in range(SEEDS)]
-    truth = a * a / 2 + two_normals(a) + float(kl_nats(mu, wide)[0, 5])
-    assert_honest(rows, truth, math.inf, widest=4, df=39)

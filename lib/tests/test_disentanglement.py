@@ -20,10 +20,6 @@ def codes(seed):
     return z + 0.3 * z.sin()
 
 
-def rotation(seed):
-    return torch.linalg.qr(torch.randn(D, D, generator=generator(seed, "rotation")))[0]
-
-
 def slow_mig(mu):
     """numpy's histograms, one latent and trit at a time; I from its definition."""
     gaps = []
@@ -57,24 +53,10 @@ def test_by_loops():
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_scale_sign_and_order_change_nothing_and_a_rotation_does(measure):
-    for seed in range(2):
-        g = generator(seed, "change")
-        owned = torch.cat([OPS, torch.zeros(M, D - T)], 1)
-        scale = torch.empty(D).uniform_(0.5, 30, generator=g) * torch.tensor([1.0, -1.0]).repeat(8)
-        order = torch.randperm(D, generator=g)
-        for mu in (owned, codes(seed)):
-            same = measure((mu * scale + 3)[:, order]).value
-            assert same == pytest.approx(measure(mu).value, abs=3e-3)
-        assert measure(owned).value == pytest.approx(1)
-        assert measure(owned @ rotation(seed)).value < 0.5
-
-
-@pytest.mark.parametrize("measure", MEASURES)
 def test_what_is_constant_or_hardly_moves_counts_as_none(measure):
     for mu in (torch.full((M, D), 1e6), 0.01 * OPS):
         assert measure(mu).value == 0
-    faint = torch.cat([OPS, 0.01 * OPS[:, :7] @ rotation(1)[:7, :7]], 1)
-    assert measure(faint).value == pytest.approx(1)
+    faint = 0.01 * OPS @ torch.linalg.qr(torch.randn(T, T, generator=generator(1, "faint")))[0]
+    assert measure(torch.cat([OPS, faint[:, :7]], 1)).value == pytest.approx(1)
     found = measure(codes(1))
     assert found.low == found.value == found.high and found.n == M

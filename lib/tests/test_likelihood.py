@@ -111,8 +111,9 @@ def test_the_rate_is_information_plus_aggregate_kl(name, certified):
 
 
 @pytest.mark.parametrize("apart, scale", [(0.0, 1.0), (0.7, 1.0), (1.0, 0.4), (9.0, 1.0)])
-def test_mutual_information_of_two_gaussians(apart, scale):
-    """Half of the codes at -a and half at +a in one dimension: by quadrature; 20 seeds."""
+def test_mutual_information_and_aggregate_kl_of_two_gaussians(apart, scale):
+    """Half of the codes at -a and half at +a in one dimension: by quadrature; 20 seeds. What the
+    rate has beside the information is the aggregate's."""
     mu = torch.zeros(20, 3)
     mu[:10, 1], mu[10:, 1] = apart, -apart
     q = Posterior(mu, torch.full_like(mu, 2 * math.log(scale)))
@@ -124,6 +125,8 @@ def test_mutual_information_of_two_gaussians(apart, scale):
     truth = integrate.quad(term, apart - 9 * scale, apart + 9 * scale)[0]
     draws = [rate.mutual_information(q, generator(seed, "MI"), 30_000) for seed in range(SEEDS)]
     assert held(draws, truth)
+    draws = [rate.aggregate_kl(q, generator(seed, "KL"), 30_000) for seed in range(SEEDS)]
+    assert held(draws, rate.rate(q).value - truth)
 
 
 def test_distortion_by_loops():
