@@ -7,14 +7,7 @@ import torch
 from planted import DIGITS, sentence
 from scipy import stats
 
-from fluxttice_core.metrics import coverage
-from fluxttice_core.metrics.marginal import (
-    information,
-    kl_uniform,
-    marginal,
-    scaled,
-    trit_distributions,
-)
+from fluxttice_core.metrics.marginal import marginal, scaled, trit_distributions
 from fluxttice_core.model.network import D, prior, read_out
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
@@ -27,10 +20,12 @@ def rough(z):
 
 
 def test_trit_distributions_are_torchs():
-    """Also of all 27 orders and ties of three values: the first of equals, as in decoding."""
-    ties = torch.tensor(list(itertools.product([0.0, 1.0, 2.0], repeat=C)))
+    """Also of all 27 orders and ties of three values, where the first of equals counts as in
+    decoding, and of extreme ones, which neither overflow nor have an entropy."""
+    extreme = [[500, 800, 200], [-500, -200, -800], [0, -math.inf, 0]]
+    odd = torch.tensor([*itertools.product([0.0, 1.0, 2.0], repeat=C), *extreme])
     logits = 4 * torch.randn(300, T, C, generator=generator(1, "test"))
-    logits = torch.cat([logits, ties[:, None].expand(-1, T, C)])
+    logits = torch.cat([logits, odd[:, None].expand(-1, T, C)])
     before = logits.clone()
     p, entropy, classes = trit_distributions(logits)
     theirs = logits.double().softmax(-1)
@@ -39,19 +34,6 @@ def test_trit_distributions_are_torchs():
     first = [[row.index(max(row)) for row in one] for one in logits.tolist()]
     assert classes.T.tolist() == read_out(logits, "argmax").tolist() == first
     assert torch.equal(logits, before)
-
-
-@pytest.mark.parametrize(
-    "logits, p",
-    [
-        ([500, 800, 200], [0, 1, 0]), ([-500, -200, -800], [0, 1, 0]),
-        ([0, -math.inf, 0], [0.5, 0, 0.5]),
-    ],
-)  # fmt: skip
-def test_extreme_logits_neither_overflow_nor_have_entropy(logits, p):
-    found, entropy, _ = trit_distributions(torch.tensor([logits]).float().expand(2, T, C))
-    assert found[:, :, 0].tolist() == [pytest.approx(p, rel=1e-6, abs=1e-20)] * T
-    assert entropy.tolist() == pytest.approx([T * stats.entropy(p)] * 2, abs=1e-20, rel=1e-6)
 
 
 def test_the_marginal_is_the_product_of_the_trits_in_their_order():
@@ -63,8 +45,6 @@ def test_the_marginal_is_the_product_of_the_trits_in_their_order():
     np.testing.assert_allclose(m.P, truth, rtol=2e-5)
     assert m.counts[int(truth.argmax())] == m.k == 40
     assert m.entropy.sum() / m.k == pytest.approx(stats.entropy(p, axis=1).sum(), rel=1e-5)
-    for estimate in (information(m), kl_uniform(m), coverage.expected(m, 500, "categorical")):
-        assert estimate.high - estimate.low < 1e-6 * max(1, estimate.high)  # the groups agree
 
 
 def test_seed_and_stream_decide():

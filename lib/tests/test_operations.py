@@ -50,7 +50,7 @@ def test_check_operations_takes_any_array_of_tables():
     tables = [[-1.0, 0.0, 1.0] * 3]
     read_only = np.array(tables)
     read_only.flags.writeable = False
-    for ops in (tables, read_only, np.int8(tables), torch.tensor(tables, dtype=torch.float64)):
+    for ops in (tables, read_only, np.int8(tables), torch.tensor(tables).double()):
         checked = check_operations(ops)
         assert checked.dtype == torch.float32 and checked.tolist() == tables
 

@@ -48,9 +48,6 @@ def test_lambda_rules(ratio, coverage_ratio, lambda1, lambda2):
     control.balance(ratio, coverage_ratio)
     assert (control.lambda1, control.lambda2) == pytest.approx((lambda1, lambda2))
     assert control.balanced == (0.8 < ratio < 1.2)
-    for _ in range(50):
-        control.balance(ratio, coverage_ratio)
-    assert 0.5 <= control.lambda1 <= 0.95 and 0.5 <= control.lambda2 <= 0.95
 
 
 @pytest.mark.parametrize(
