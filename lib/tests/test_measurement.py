@@ -11,8 +11,7 @@ from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM, READOUT
 from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.metrics.measurement import MODEL, UNTRAINED, Benchmark, Beside, Results, Row
-from fluxttice_core.metrics.observation import METRICS, metric, names, observe, values
-from fluxttice_core.metrics.rate import least_rate
+from fluxttice_core.metrics.observation import names, observe, values
 from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.model.network import HOW, VAES, D
 from fluxttice_core.model.operations import M, T, split
@@ -24,11 +23,11 @@ P = Benchmark(
 )  # fmt: skip
 
 
-def row(network, vae, *interval, seed=0, name="information", **others):
+def row(network, vae, interval, seed=0, name="information"):
     """One VAE whose metric `name` has this (low, high), or None where it was refused."""
-    low, high = interval[0] if interval[0] else (None, None)
+    low, high = interval or (None, None)
     value = None if low is None else (low + high) / 2
-    found = {name: Measured(value=value, low=low, high=high, n=1, method="planted"), **others}
+    found = {name: Measured(value=value, low=low, high=high, n=1, method="planted")}
     return Row(network=network, seed=seed, vae=vae, k=1, values=found)
 
 
@@ -59,54 +58,43 @@ def whole(tmp_path_factory):
 
 def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(whole):
     results, steps = whole
-    ours = results.of(MODEL)
-    assert list(ours) == list(VAES) and list(results.of(UNTRAINED)) == list(VAES)
-    for found in ours.values():
+    assert list(results.of(UNTRAINED)) == list(results.of(MODEL)) == list(VAES)
+    for found in results.of(MODEL).values():
         assert list(found.values) == names(NS) and (found.k, found.seed) == (FEWEST, None)
         drawn = [(x.decode, x.n) for x in found.drawings.coverage]
         assert drawn == [(how, n) for how in HOW for n in NS]
         assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
     assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 6
-    assert len(results.comparison) == 2 * len(names(NS))
-    assert len(steps) == 5
+    assert len(results.comparison) == 2 * len(names(NS)) and len(steps) == 5
     assert Results.model_validate_json(results.to_json()) == results
 
 
-SHARES = {
+BEST = {  # of a share, what it may lack of 1; else the value, and within what
     "exact_match": 0, "exact_match_worst_kind": 0, "exact_match_test": 0, "cell_connection": 0,
-    "exact_match_sampled": 3e-4, "exact_match_test_sampled": 3e-4, "dci": 1e-9,
+    "exact_match_sampled": 3e-4, "exact_match_test_sampled": 3e-4, "dci": 1e-9, "mig": 1e-9,
     "argmax_entropy": 1e-4, "argmax_coverage_1000": 1e-5, "argmax_coverage_5000": 1e-3,
     "categorical_coverage_1000": 1e-4, "categorical_coverage_5000": 1e-3,
     "effective_support": 2e-3, "inverse_simpson": 2e-3, "information": 2e-3,
     "information_common_scale": 0.2, "prior_norm_share": 1e-3,
+    "rate": (17.1403, 1e-4), "least_rate": (17.14, 0.5), "kl_uniform": (0, 1e-3),
+    "nll": (math.log(M), 2e-3), "kl_uniform_p": (0, 2e-3), "bits_per_trit": (math.log2(3), 1e-3),
+    "mutual_information": (math.log(M), 0.05), "aggregate_kl": (17.14 - math.log(M), 0.6),
+    "active_units": (T, 0), "latent_entropy": (T * LN3 / 16, 1e-6),
 }  # fmt: skip
-TRUTHS = {
-    **{name: (1.0, within) for name, within in SHARES.items()},
-    "rate": (17.1403, 1e-4),
-    "least_rate": (17.14, 0.5),
-    "mig": (1.0, 1e-9),
-    "kl_uniform": (0, 1e-3),
-    "nll": (math.log(M), 2e-3),
-    "kl_uniform_p": (0, 2e-3),
-    "bits_per_trit": (math.log2(3), 1e-3),
-    "mutual_information": (math.log(M), 0.05),
-    "aggregate_kl": (17.14 - math.log(M), 0.6),
-    "active_units": (T, 0),
-    "latent_entropy": (T * LN3 / 16, 1e-6),
-}
+TRUTHS = {name: x if isinstance(x, tuple) else (1, x) for name, x in BEST.items()}
 
 
 @pytest.mark.parametrize("vae", VAES)
 def test_the_optimum_has_the_best_of_every_metric(whole, vae):
     """By hand, but for the ELBO, whose distortion weighs rare errors by their logits."""
-    found = whole[0].of(MODEL)[vae].values
+    row = whole[0].of(MODEL)[vae]
+    found, kl = row.values, row.details.kl_nats_by_dimension
     assert found.keys() == TRUTHS.keys() | {"elbo", "posterior_gap"}
-    kl = whole[0].of(MODEL)[vae].details.kl_nats_by_dimension
     assert kl == pytest.approx([17.14 / T] * T + [0] * (D - T), abs=1e-3)
     wrong = {k: found[k] for k, (x, within) in TRUTHS.items() if abs(found[k].value - x) > within}
     assert wrong == {}
     assert (found["exact_match_test"].n, found["exact_match_test_sampled"].n) == (1_969, 20 * 1_969)
-    for drawn in whole[0].of(MODEL)[vae].drawings.coverage:
+    for drawn in row.drawings.coverage:
         if drawn.decode != "expectation":
             expected = found[f"{drawn.decode}_coverage_{drawn.n}"].value
             assert drawn.of_ceiling.value == pytest.approx(expected, abs=0.01)
@@ -124,25 +112,6 @@ def test_workers_and_order_change_no_figure_and_measuring_no_weight(whole):
     assert other != {"mutual_information": again["mutual_information"]}
 
 
-def test_where_every_sample_comes_back_the_least_rate_is_told_at_the_lower_end():
-    model = optimum()
-    model.encoder_A.fc_logvar.weight.data.zero_()
-    model.encoder_A.fc_logvar.bias.data.fill_(-20)
-    found = values(observe(model, "A", 20, 1), split(42), ["exact_match_sampled", "least_rate"])
-    sampled, told = found.values()
-    assert sampled.value == 1 and told.value == pytest.approx(least_rate(sampled.low))
-
-
-# --- Names ---
-
-
-def test_names_are_those_of_metrics_with_every_n():
-    found = names([10, 70])
-    assert len(found) == len(METRICS) + 2 and {"argmax_coverage_70", "nll"} < set(found)
-    assert all(metric(x).unit in ("share", "nats", "number", "count") for x in found)
-    assert metric("argmax_coverage_70").title == "argmax coverage at N = 70, of ceiling"
-
-
 # --- The stored controls ---
 
 
@@ -151,22 +120,22 @@ def test_names_are_those_of_metrics_with_every_n():
 )
 def test_stored_controls_are_those_of_this_code_and_these_parameters(monkeypatch, tmp_path, change):
     """Else they are measured now: every control from every seed, and the optimum, of each VAE."""
-    path, said = tmp_path / "controls.json", []
+    path, said, jobs = tmp_path / "controls.json", [], []
     monkeypatch.setattr(measurement, "beside_path", lambda: path)
-    jobs = []
     monkeypatch.setattr(measurement.parallel, "each", lambda all_of, _: jobs.extend(all_of) or [])
     code = change.pop("code", files.code_hash("model", "metrics"))
     stored = planted_beside(code, **change)
     path.write_bytes(stored.to_json())
     found = measurement.beside(P, said.append)
-    if stored.key == planted_beside("").key and code == files.code_hash("model", "metrics"):
+    if stored == planted_beside(files.code_hash("model", "metrics")):
         assert found == stored and not said and not jobs
         return
     assert "measuring the controls now" in said[0] and found.rows == []
     networks = [(OPTIMUM, 1_000), (READOUT, 1_000)]
     networks += [(name, 1_000 + i) for name, kind in CONTROLS.items() for i in range(kind.seeds)]
-    assert {job.arguments[:3] for job in jobs} == {(*one, vae) for one in networks for vae in VAES}
-    assert len(jobs) == 2 * 14 and found.key == planted_beside("").key
+    asked = sorted(job.arguments[:3] for job in jobs)
+    assert asked == sorted((*one, vae) for one in networks for vae in VAES)
+    assert found.key == planted_beside("").key
 
 
 # --- The comparison, on planted rows ---
@@ -175,38 +144,26 @@ def test_stored_controls_are_those_of_this_code_and_these_parameters(monkeypatch
 @pytest.mark.parametrize(
     "name, ours, theirs, better",
     [
-        ("information", (4, 6), [(1, 3)], True), ("information", (4, 6), [(2, 3.99)], True),
+        ("information", (4, 6), [(2, 3.99)], True),
         ("information", (4, 6), [(2, 4)], False),  # they touch
-        ("information", (4, 6), [(2, 4.5)], False),  # they overlap
         ("information", (4, 6), [(4.8, 5.1)], False),  # one inside the other
-        ("information", (4, 6), [(7, 9)], False),  # noise wins
         ("information", (4, 6), [(1, 3), (3, 5)], False),  # one seed of two overlaps
+        ("information", (4, 6), [(3, 5), (1, 3)], False),
+        ("information", (4, 6), [(1, 3), (1, 3), (3, 5)], False),  # and one kind of two
         ("information", (4, 6), [(1, 3), None], True),  # one has no value
         ("information", (4, 6), [None], False),  # beside nothing, nothing is shown
         ("information", None, [(1, 3)], False),
         ("nll", (1, 3), [(4, 6)], True), ("nll", (2, 4), [(4, 6)], False),  # less is better
-        ("nll", (7, 7), [(4, 6)], False),
         ("rate", (1, 3), [(4, 6)], False), ("rate", (7, 9), [(4, 6)], False),  # neither is
     ],
 )  # fmt: skip
 def test_a_metric_discriminates_where_the_whole_interval_is_better(name, ours, theirs, better):
-    others = [row("untrained", "A", x, seed=i, name=name) for i, x in enumerate(theirs)]
+    kinds = ("untrained", "untrained", "collapsed")
+    others = [row(kinds[i], "A", x, seed=i, name=name) for i, x in enumerate(theirs)]
     others += [row(OPTIMUM, "A", (8, 8), name=name), row("uniform", "B", (9, 9), name=name)]
     others += [row(READOUT, "A", (7, 7), name=name)]  # it knows something: no control
     [found] = measurement.compare([row(MODEL, "A", ours, name=name)], others)
     assert found.discriminates is better and (found.best.value, found.readout.value) == (8, 7)
-    there = [x for x in theirs if x]
+    there = [x for x in theirs[:2] if x]
     hull = (min(low for low, _ in there), max(high for _, high in there)) if there else None
-    assert found.controls == ({"untrained": hull} if there else {})
-
-
-def test_every_control_must_be_beaten_and_each_vae_by_its_own():
-    ours = [row(MODEL, vae, (4, 6)) for vae in VAES]
-    others = [row(name, vae, (8, 8)) for name in (OPTIMUM, READOUT) for vae in VAES]
-    others += [row(name, vae, (1, 3)) for name in CONTROLS for vae in VAES]
-    assert [x.discriminates for x in measurement.compare(ours, others)] == [True, True]
-    others[-1] = row("uniform", "B", (5, 5))
-    assert [(x.vae, x.discriminates) for x in measurement.compare(ours, others)] == [
-        ("A", True),
-        ("B", False),
-    ]
+    assert found.controls.get("untrained") == hull

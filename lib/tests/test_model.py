@@ -1,15 +1,10 @@
 import pytest
 import torch
 from planted import sentence
-from torch.distributions import Categorical
 
-from fluxttice_core.model.network import VAES, D, DualVAE, prior, read_out
+from fluxttice_core.model.network import VAES, D, prior, read_out
 from fluxttice_core.model.operations import C, T
 from fluxttice_core.model.streams import generator
-
-TIES = torch.tensor([-1.0, 0.0, 2.0])
-ALL_TIES = torch.cartesian_prod(TIES, TIES, TIES).view(-1, 1, C)  # every order and every tie
-MANY = torch.randn(1000, 1, C, generator=generator(0, "logits"))
 
 
 def layer(state, name, x):
@@ -34,20 +29,10 @@ def test_the_forward_passes_are_those_of_v5_5(untrained):
     torch.testing.assert_close(untrained.state_net(s), h)
 
 
-@pytest.mark.parametrize("vae", VAES)
-def test_scaled_logits_are_that_many_times_as_large_in_one_vae_alone(vae):
-    model, fresh, z = DualVAE.fresh(0), DualVAE.fresh(0), prior(10, generator(6, "test"))
-    model.scale_logits(vae, 7.0)
-    for each in VAES:
-        scale = 7 if each == vae else 1
-        assert torch.allclose(model.decoder(each)(z), scale * fresh.decoder(each)(z), rtol=1e-4)
-
-
-def test_categorical_draws_with_the_probabilities_of_torchs_categorical():
-    """Each class's count is binomial: within 5 standard deviations of what torch says."""
-    n = 40_000
-    logits = torch.randn(T, C, generator=generator(0, "logits")) * 2
-    p = Categorical(logits=logits.double()).probs
+def test_categorical_draws_with_the_probabilities_of_the_softmax():
+    """Each class's count is binomial: within 5 standard deviations."""
+    n, logits = 40_000, torch.randn(T, C, generator=generator(0, "logits")) * 2
+    p = logits.double().softmax(-1)
     classes = read_out(logits.expand(n, T, C), "categorical", generator(1, "test"))
     counts = torch.stack([(classes == c).sum(0) for c in range(C)], -1)
     assert classes.dtype == torch.int64
@@ -63,19 +48,17 @@ def test_categorical_never_draws_below_float32s_resolution():
     assert classes.unique().tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("certain", range(C))
-def test_categorical_never_draws_what_has_no_probability(certain):
-    logits = torch.full((20_000, T, C), -torch.inf)
-    logits[..., certain] = -1e30
-    assert (read_out(logits, "categorical", generator(3, "test")) == certain).all()
-    logits = torch.zeros(20_000, T, C)
-    logits[..., certain] = -torch.inf
-    assert (read_out(logits, "categorical", generator(4, "test")) != certain).all()
+@pytest.mark.parametrize("missing", range(C))
+def test_categorical_never_draws_what_has_no_probability(missing):
+    logits = torch.full((20_000, T, C), -1e30)
+    logits[..., missing] = -torch.inf
+    classes = read_out(logits, "categorical", generator(4, "test")).unique()
+    assert classes.tolist() == [c for c in range(C) if c != missing]
 
 
 def test_expectation_is_the_rounded_mean_value_and_not_argmax():
     """The broken reading: between the extremes it answers 0, which is the least likely."""
-    logits = torch.cat([ALL_TIES, 3 * MANY]).expand(-1, T, C)
+    logits = 3 * torch.randn(1_000, T, C, generator=generator(0, "logits"))
     mean = (logits.softmax(-1) * torch.tensor([-1.0, 0.0, 1.0])).sum(-1)
     assert torch.equal(read_out(logits, "expectation"), mean.round().long() + 1)
     logits = torch.tensor([0.5, 0.01, 0.49]).log().expand(1, T, C)
@@ -84,11 +67,10 @@ def test_expectation_is_the_rounded_mean_value_and_not_argmax():
 
 def test_a_vae_samples_through_its_own_decoder(untrained):
     z = prior(100, generator(1, "s"))
-    for vae in VAES:
-        expected = untrained.decoder(vae)(z).argmax(-1) - 1
-        assert torch.equal(untrained.sample(100, vae, rng=generator(1, "s")), expected)
-    a, b = (untrained.decode(z, vae) for vae in VAES)
-    assert not torch.equal(a, b)
+    expected = [untrained.decoder(vae)(z).argmax(-1) - 1 for vae in VAES]
+    for vae, ops in zip(VAES, expected, strict=True):
+        assert torch.equal(untrained.sample(100, vae, rng=generator(1, "s")), ops)
+    assert not torch.equal(*expected)
 
 
 def test_the_verbs_leave_mode_and_gradients_as_they_were(untrained):
@@ -110,17 +92,14 @@ def test_the_verbs_leave_mode_and_gradients_as_they_were(untrained):
         (lambda m: m.encode(torch.zeros(1, 8), "A"), "shape (1, 8)"),
         (lambda m: m.decode(torch.zeros(D), "A"), "shape (16,)"),
         (lambda m: m.decode(torch.zeros(1, D), None), "vae is None"),
-        (lambda m: m.decode(torch.zeros(1, 15), "A"), "shape (1, 15)"),
-        (lambda m: m.decode(torch.full((1, D), torch.nan), "A"), "not finite"),
         (lambda m: m.decode([[1e39] * D], "A"), "not finite"),
         *[(lambda m, z=z: m.decode(z, "A"), "z must ") for z in (
-            "zero", None, [[0.0] * D, [0.0]], torch.zeros(1, D, dtype=torch.complex64),
-            torch.zeros(1, D).to_sparse(),
+            "zero", [[0.0] * D, [0.0]], torch.zeros(1, D).to_sparse(),
         )],
         (lambda m: m.decode(torch.zeros(1, D), "A", "best"), "how is 'best'"),
         (lambda m: m.decode(torch.zeros(1, D), "A", "categorical"), "seed"),
         *[(lambda m, n=n: m.sample(n, "A", rng=generator(1)), f"n is {n!r}") for n in (
-            0, -5, 2.5, True, "9", None, 10**8 + 1,
+            0, 2.5, True, "9", 10**8 + 1,
         )],
     ],
 )  # fmt: skip
