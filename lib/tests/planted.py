@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbformat.v4 import new_code_cell, new_notebook
 from scipy import stats
 
 from fluxttice_core.errors import InputError
@@ -219,3 +221,12 @@ def beyond(model):
         return Posterior(q.mu + 10 * (torch.arange(D) == D - 1), q.logvar)
 
     return Functions(lambda _vae: encode, model.decoder, ("A",))
+
+
+def notebook(path, *sources):
+    """Write a notebook for papermill, in a folder that is made: one parameter, seed, and cells."""
+    own = new_code_cell("# parameters\nseed = 1", metadata={"tags": ["parameters"]})
+    spec = {"name": "python3", "display_name": "", "language": "python"}
+    book = new_notebook(cells=[own, *map(new_code_cell, sources)], metadata={"kernelspec": spec})
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(book, path)

@@ -6,9 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from planted import notebook
 
 from fluxttice_core import cli, files
 from fluxttice_core.errors import InputError
@@ -37,14 +36,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "root", lambda: tmp_path)
     monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
     monkeypatch.chdir(tmp_path)
-    cells = [
-        new_code_cell("# parameters\nseed = 1", metadata={"tags": ["parameters"]}),
-        new_code_cell(CELLS.format(place=str(tmp_path))),
-    ]
-    spec = {"name": "python3", "display_name": "", "language": "python"}
-    book = new_notebook(cells=cells, metadata={"kernelspec": spec})
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(book, tmp_path / "notebooks/1_train.ipynb")
+    notebook(tmp_path / "notebooks/1_train.ipynb", CELLS.format(place=str(tmp_path)))
     (tmp_path / "params").symlink_to(PARAMS)
     return tmp_path
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from planted import notebook
 
 from fluxttice_core import cli, files, params
 from fluxttice_core.report import job, pages, status
@@ -39,12 +40,8 @@ def test_a_step_leaves_a_page_that_needs_no_network_and_a_failed_one_a_banner(
     """Real papermill runs, of small notebooks."""
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
-    Path("notebooks").mkdir()
-    spec = {"name": "python3", "display_name": "", "language": "python"}
     for name, source in CODE.items():
-        own = new_code_cell("# parameters\nseed = 1", metadata={"tags": ["parameters"]})
-        book = new_notebook(cells=[own, new_code_cell(source)], metadata={"kernelspec": spec})
-        nbformat.write(book, f"notebooks/{name}.ipynb")
+        notebook(Path(f"notebooks/{name}.ipynb"), source)
     job.execute("good", {}, "run")
     html = Path("run/good.html").read_text("utf-8")
     assert "here" in html and "data:image/png;base64,aGk=" in html and 'role="status"' not in html

@@ -2,10 +2,8 @@
 
 import json
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
-from planted import sentence
+from planted import notebook, sentence
 
 from fluxttice_core import cli, files
 from fluxttice_core.certification import certificate
@@ -59,11 +57,7 @@ def recorded(tmp_path, saved, reports, monkeypatch):
     write = "import pathlib\nassert pathlib.Path(checkpoint).samefile('checkpoint')\n"
     write += f"found = {json.dumps(document)!r}\n"
     write += "pathlib.Path(run_dir, 'coverage_vs_entropy.json').write_text(found)"
-    own = new_code_cell("# parameters\nseed = 1", metadata={"tags": ["parameters"]})
-    spec = {"name": "python3", "display_name": "", "language": "python"}
-    book = new_notebook(cells=[own, new_code_cell(write)], metadata={"kernelspec": spec})
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(book, tmp_path / "notebooks/2_benchmark.ipynb")
+    notebook(tmp_path / "notebooks/2_benchmark.ipynb", write)
     (tmp_path / "benchmark.params.yaml").write_text("seed: 2\ncheckpoint: elsewhere\n")
     saved.rename(tmp_path / "checkpoint")
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from planted import notebook
 
 from benchmarks.kills import FLUXTTICE, SMALL, others
 from fluxttice_core import files, params
@@ -19,19 +21,30 @@ from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.errors import InputError
 from fluxttice_core.report import job, status
 
+# A notebook that trains nothing, in a repository of its own: what ends a job is the job's business.
+CELLS = "import time\nwhile True:\n    print('selected:')\n    time.sleep(0.1)", "seed"
+IN_PLACE = "from fluxttice_core import cli, files; files.root = files.Path.cwd; exit(cli.main())"
+
 
 class Job:
-    """`fluxttice report` of a small training in a process of its own, with all it starts."""
+    """`fluxttice report` in a process of its own, with all it starts: a small training, or
+    `stand_in` for the notebook."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stand_in: bool) -> None:
         self.temporary = Path(tempfile.mkdtemp())  # short, or sockets in it have no room
         self.reports = folder / "reports"
         values = params.read_yaml(files.root() / "params" / "train.yaml") | SMALL
         params.record(folder, "train", values)
         places = {"TMPDIR": str(self.temporary), "FLUXTTICE_REPORTS": str(self.reports)}
+        command = [FLUXTTICE]
+        if stand_in:
+            command = [sys.executable, "-c", IN_PLACE]
+            notebook(folder / "notebooks/1_train.ipynb", *CELLS)
+            (folder / "params").symlink_to(files.root() / "params")
         self.process = subprocess.Popen(
-            [FLUXTTICE, "report", "--train", folder / "train.params.yaml"], text=True,
+            [*command, "report", "--train", folder / "train.params.yaml"], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | places,
+            cwd=folder if stand_in else None,
             # As from a terminal: tests in the background start with Ctrl-C ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
@@ -67,9 +80,9 @@ class Job:
 
 
 @pytest.fixture
-def running(tmp_path):
-    """A job in the middle of its training, ended whatever the test comes to."""
-    job = Job(tmp_path)
+def running(tmp_path, request):
+    """A job in the middle of its first notebook, ended whatever the test comes to."""
+    job = Job(tmp_path, stand_in=getattr(request, "param", False))
     job.until("selected:")
     yield job
     for process in [job.process, *job.others()]:
@@ -82,11 +95,11 @@ def kernel(running: Job) -> psutil.Process:
     return next(p for p in running.others() if "ipykernel_launcher" in " ".join(p.cmdline()))
 
 
+INTERRUPTED = "1_train was interrupted. make report RESUME="
 ENDS = {  # how it is ended, what it says, and what the folder then says
-    "SIGTERM": (lambda running: running.process.terminate(),
-                "1_train was interrupted. make report RESUME=", "interrupted"),
-    "Ctrl-C": (lambda running: running.process.send_signal(signal.SIGINT),
-               "1_train was interrupted. make report RESUME=", "interrupted"),
+    "SIGTERM": (lambda running: running.process.terminate(), INTERRUPTED, "interrupted"),
+    "Ctrl-C": (lambda running: running.process.send_signal(signal.SIGINT), INTERRUPTED,
+               "interrupted"),
     "a closed pipe": (lambda running: running.process.stdout.close(),
                       "interrupted: its output cannot be written (Broken pipe).", "interrupted"),
     "a dead kernel": (lambda running: kernel(running).kill(),
@@ -96,11 +109,12 @@ ENDS = {  # how it is ended, what it says, and what the folder then says
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("end, sentence, state", ENDS.values(), ids=ENDS)
-def test_whatever_ends_a_run_is_one_sentence_and_leaves_what_it_had_alone(
-    running, end, sentence, state
-):
-    while not (running.folder / "epochs" / "epoch-000").exists():
+@pytest.mark.parametrize(
+    "running, name", [(name != "SIGTERM", name) for name in ENDS], ids=ENDS, indirect=["running"]
+)
+def test_whatever_ends_a_run_is_one_sentence_and_leaves_what_it_had_alone(running, name):
+    end, sentence, state = ENDS[name]
+    while name == "SIGTERM" and not (running.folder / "epochs" / "epoch-000").exists():
         time.sleep(0.1)
     with pytest.raises(InputError, match="being run now, by another process"):
         job.run("", "", "", resume=str(running.folder))
@@ -117,7 +131,7 @@ def test_whatever_ends_a_run_is_one_sentence_and_leaves_what_it_had_alone(
     assert f"{state.title()}.</b>" in cells[0].source
     states = [cell.metadata.papermill.status for cell in cells[1:]]
     assert states.count("failed") == 1 and states[-1] == "pending"
-    if state == "interrupted":
+    if name == "SIGTERM":
         assert checkpoints.load(running.folder / "checkpoint").epoch is not None
 
 
