@@ -24,6 +24,12 @@ from .status import State
 NOTEBOOKS = {"train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify"}
 WRITTEN_ONCE = {"train": ("checkpoint", "epochs"), "benchmark": (), "certify": ("certified",)}
 LEFT = ".fluxttice-scratch-"  # and eight letters: our temporary folders
+# As it ends, one kernel in thirty waits for a thread of its own that waits for it, for half a
+# minute. What it has to say has been said by then, so the first thing at its exit is the end.
+KERNEL = (
+    "--IPKernelApp.log_level=CRITICAL",
+    "--IPKernelApp.exec_lines=__import__('atexit').register(__import__('os')._exit, 0)",
+)
 
 
 class StepFailed(InputError):
@@ -255,7 +261,7 @@ def execute_quietly(notebook: str, parameters: dict, target: Path, output: _Said
                 f"notebooks/{notebook}.ipynb", str(target), parameters=parameters,
                 kernel_name="python3", progress_bar=False, stdout_file=output,
                 config=Config({"KernelManager": kernel}), kernel_manager_class=_Kernel,
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+                extra_arguments=[*KERNEL],
             )  # fmt: skip
         except PapermillExecutionError as error:
             why = " ".join(error.evalue.split())

@@ -2,7 +2,6 @@
 And the last one, which alone makes a run complete."""
 
 import ast
-import gc
 import html
 import logging
 import signal
@@ -55,7 +54,6 @@ def begin(step: str) -> tuple[Any, Path]:
     """
     p = check(step, _in_notebook(), f"notebook {step}")
     torch.set_num_threads(1)  # as in the workers: see `parallel`
-    gc.freeze()  # as in `cli`: the kernel ends sooner
     run = files.run_folder(p.run_dir, step)
     params.record(run, step, p.model_dump())
     _watch(step, run)
