@@ -222,7 +222,7 @@ def _executor(scheduler: str) -> Iterator[Executor]:
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout=10)
+        client = Client(scheduler, timeout=5)
         client.wait_for_workers(1, timeout=60)
     except (OSError, ValueError) as error:  # TimeoutError is the first
         reason = " ".join(str(error).split())
