@@ -62,6 +62,8 @@ def build(lock):
     call(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", uv)
     install = [VENV / "bin" / "uv", "pip", "install", "--quiet", "--python", python]
     call(*install, "--requirement", PINS, "--editable", ROOT)
+    # Does it work? And torch is compiled here once, not by each process of a first run.
+    call(python, "-c", "import fluxttice_core.report.evidence")
     READY.touch()
 
 
