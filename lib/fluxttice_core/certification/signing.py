@@ -10,7 +10,9 @@ bundle also carries. Who can change the folder can change the key in it, so trus
 fingerprint known from elsewhere, never from the key that lies there.
 """
 
+import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -43,8 +45,11 @@ def keygen(path: str | Path = DEFAULT_KEY) -> str:
         raise InputError(f"{path} exists already: a key is never overwritten.")
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        files.write_bytes(place, pem, 0o600)
+        with open(place, "xb", opener=partial(os.open, mode=0o600)) as file:
+            file.write(pem)
     except OSError as error:
+        if not isinstance(error, FileExistsError):  # of two at once, one: the key is another's
+            files.delete(place)
         raise InputError(f"{path} cannot be written ({error.strerror}).") from None
     return fingerprint(public_key(path))
 
