@@ -189,35 +189,56 @@ def hostile_programs():
 
 
 class Forger(pickle.Pickler):
+    """Writes tensors as torch does, and what is `forged` as it declares itself."""
+
+    def __init__(self, file):
+        super().__init__(file, 2)
+        self.records = [("data/0", bytes(64))]  # of what is forged: sixteen numbers
+
     def persistent_id(self, value):
-        return getattr(value, "storage", None)
+        return value.storage if isinstance(value, types.SimpleNamespace) else None
+
+    def reducer_override(self, value):
+        if not isinstance(value, torch.Tensor):
+            return NotImplemented
+        kind = torch.LongStorage if value.dtype == torch.int64 else torch.FloatStorage
+        key = str(len(self.records))
+        self.records.append((f"data/{key}", value.numpy().tobytes()))
+        return forged(tuple(value.shape), value.stride(), 0, value.numel(), kind, key).call
 
 
-def forged(size, stride, offset=0, numel=4, kind=torch.FloatStorage, key="0"):
+def forged(size, stride, offset=0, numel=16, kind=torch.FloatStorage, key="0"):
     """A tensor that declares what it likes."""
     stored = types.SimpleNamespace(storage=("storage", kind, key, "cpu", numel))
     rebuilt = torch._utils._rebuild_tensor_v2
     return Called(rebuilt, stored, offset, size, stride, False, OrderedDict())
 
 
-def hostile_tensors():
+def written(content):
+    forger = Forger(buffer := io.BytesIO())
+    forger.dump(content)
+    return zipped(buffer.getvalue(), forger.records)
+
+
+def hostile_tensors(state):
+    """One of sixteen numbers that an encoder needs, and one beside the network."""
     float32 = torch.FloatStorage
     declared = [  # size, stride, offset, and of the storage its length, type and key
-        ((2**40,), (1,)), ((2**40,), (0,)), ((5,), (1,)), ((2, 2), (4, 1)), ((4,), (1,), 1),
-        ((1,), (1,), 4), ((1,), (1,), 2**62), ((1,), (1,), -1), ((-1,), (1,)), ((4,), (-1,), 3),
-        ((-2, -2), (1, 1)), ((2**32, 2**32), (0, 0)), ((2**63,), (1,)), ((2**200,), (1,)),
-        ((1,) * 9, (1,) * 9), ((1,) * 5_000, (0,) * 5_000), ((4,), ()), ((), (1,)),
-        ((4.0,), (1,)), (("4",), (1,)), ((True,), (1,)), (4, 1), (None, None), ((4,), (1,), None),
-        ((1,), (2**62,), 2**62),
-        *(((4,), (1,), 0, n) for n in (2**40, -4, 0, 5, 3, 4.0, 2**70, "4", None)),
-        *(((4,), (1,), 0, 4, kind) for kind in (torch.DoubleStorage, torch.HalfStorage,
+        ((2**40,), (1,)), ((2**40,), (0,)), ((16,), (0,)), ((17,), (1,)), ((4, 4), (16, 1)),
+        ((16,), (1,), 1), ((1,), (1,), 16), ((1,), (1,), 2**62), ((1,), (1,), -1), ((-1,), (1,)),
+        ((16,), (-1,), 15), ((-4, -4), (1, 1)), ((2**32, 2**32), (0, 0)), ((2**63,), (1,)),
+        ((2**200,), (1,)), ((1,) * 9, (1,) * 9), ((1,) * 5_000, (0,) * 5_000), ((15,), ()),
+        ((), (1,)), ((16.0,), (1,)), (("16",), (1,)), ((True,), (1,)), (16, 1), (None, None),
+        ((16,), (1,), None), ((1,), (2**62,), 2**62),
+        *(((16,), (1,), 0, n) for n in (2**40, -16, 0, 17, 15, 16.0, 2**70, "16", None)),
+        *(((16,), (1,), 0, 16, kind) for kind in (torch.DoubleStorage, torch.HalfStorage,
             torch.ComplexFloatStorage, "text", OrderedDict)),
-        *(((4,), (1,), 0, 4, float32, key) for key in ("1", "../../../etc/passwd", None)),
+        *(((16,), (1,), 0, 16, float32, key) for key in ("none", "../../../etc/passwd", None)),
     ]  # fmt: skip
-    for (number, tensor), where in itertools.product(enumerate(declared), ("model", "phase")):
-        buffer = io.BytesIO()
-        Forger(buffer, 2).dump({"model": {}, where: {"grad_norm_A_ema": forged(*tensor)}})
-        yield f"tensor {number} in {where}", zipped(buffer.getvalue())
+    for number, tensor in enumerate(declared):
+        bad = {"encoder_A.fc_mu.bias": forged(*tensor)}
+        yield f"tensor {number}", written({"model": {**state, **bad}})
+        yield f"tensor {number} beside", written({"model": {}, "phase": bad})
 
 
 def overwritten(data, place, new):
@@ -317,7 +338,7 @@ def write_links(place, saved):
 # memo number, many lists, code that nothing reads, and tensors that torch itself can hold.
 HARMLESS = {
     "flag 8", "flag 2048", "huge memo", "many lists", "torchscript", "two folders",
-    *(f"tensor {n} in {where}" for n in (1, 14, 15, 16) for where in ("model", "phase")),
+    *(f"tensor {n}{where}" for n in (1, 2, 15, 16, 17) for where in ("", " beside")),
 }  # fmt: skip
 LOADER = """
 import json, resource, sys
@@ -345,7 +366,8 @@ def write_hostile(place, mark, saved):
     model, names = DualVAE.fresh(1), {}
     archives = itertools.chain(
         hostile_calls(mark), hostile_places(mark, {**v5_5(model), "optimizer": {}}),
-        hostile_programs(), hostile_tensors(), hostile_archives(), damaged(pt(v5_5(model))),
+        hostile_programs(), hostile_tensors(BARE["v5.5"]), hostile_archives(),
+        damaged(pt(v5_5(model))),
     )  # fmt: skip
     for number, (what, data) in enumerate(archives):
         names[f"{number}.pt"] = what
@@ -383,7 +405,9 @@ def test_what_is_thrown_at_v5_5_no_layout_lets_through(tmp_path, name):
     state, mark = BARE[name], tmp_path / "it-ran"
     good = {"model_state": state, "optimizer": {}, "metrics": {"Q": 2.0}, "config": {}}
     let_through = []
-    for what, data in itertools.chain(hostile_places(mark, good), damaged(pt(good))):
+    archives = hostile_places(mark, good), hostile_tensors(state), damaged(pt(good))
+    network_of(read_original(written(good), "x")[0], "x")  # without an attack it is read
+    for what, data in itertools.chain(*archives):
         with contextlib.suppress(InputError):
             let_through.append((what, network_of(read_original(data, what)[0], what)))
     for what, data in hostile_safetensors(network_of(state, "x")):

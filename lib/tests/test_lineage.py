@@ -279,16 +279,16 @@ def spread(tensor):
 
 
 EDITS = (  # why it is refused; the key and the tensor → what stands there instead
-    ("missing|shape", lambda key, x: {}),
-    ("missing|shape", lambda key, x: {f"{key[:-1]}_": x}),
+    ("missing|must be", lambda key, x: {}),
+    ("missing|must be", lambda key, x: {f"{key[:-1]}_": x}),
     ("is not part of it", lambda key, x: {key: x, f"{key}.more": x}),
-    (r"has shape .* instead of \(", lambda key, x: {key: torch.cat([x.view(-1)] * 2)}),
-    (r"has shape .* instead of \(", lambda key, x: {key: x[None]}),
-    ("holds torch.float64 instead of torch.float32", lambda key, x: {key: x.double()}),
-    ("is not dense and contiguous", lambda key, x: {key: x.to_sparse()}),
-    (r"is not dense and contiguous|has shape \(2,\)", lambda key, x: {key: spread(x)}),
+    (r"is torch.float32 \(.*, but must be", lambda key, x: {key: torch.cat([x.view(-1)] * 2)}),
+    (r"is torch.float32 \(.*, but must be", lambda key, x: {key: x[None]}),
+    ("is torch.float64 .*, but must be torch.float32", lambda key, x: {key: x.double()}),
+    ("is not dense", lambda key, x: {key: x.to_sparse()}),
+    (r"is (not dense|torch.float32 \(2,\))", lambda key, x: {key: spread(x)}),
     ("holds values that are not finite", lambda key, x: {key: x * math.nan}),
-    ("is not a tensor|has shape", lambda key, x: {key: x.tolist()}),
+    ("is no tensor|must be", lambda key, x: {key: x.tolist()}),
 )
 
 

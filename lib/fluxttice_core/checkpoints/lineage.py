@@ -119,6 +119,14 @@ def _reason(begins: str, otherwise: str = "") -> str:
     return next((why for name, why in LEFT_OUT.items() if re.match(name, begins)), otherwise)
 
 
+def _described(value: Any) -> str:
+    """What two tensors must have in common for one to stand for the other."""
+    if not isinstance(value, Tensor):
+        return "missing" if value is None else "no tensor"
+    dense = value.layout == torch.strided and value.is_contiguous()
+    return f"{'' if dense else 'not dense, '}{value.dtype} {tuple(value.shape)}"
+
+
 def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
     """The network that `state` (tensors by their names) is, in evaluation mode; strictly.
 
@@ -149,28 +157,18 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
     model.layout = layout
     wanted = model.float().state_dict()  # whatever torch makes by default
     for key in [*wanted, *state]:
-        got, want = state.get(key), wanted.get(key, state.get(key))
+        got, problem = _described(state.get(key)), ""
         if key not in wanted:
             model.left_out[key] = _reason(f"{key} {shapes[key]}")
-        if got is None:
-            problem = "is missing"
-        elif not isinstance(got, Tensor):
-            problem = "is not a tensor"
-        elif got.shape != want.shape:
-            shape = str(tuple(got.shape))[:40]  # a hostile one has thousands of dimensions
-            problem = f"has shape {shape} instead of {tuple(want.shape)}"
-        elif got.layout != torch.strided or not got.is_contiguous():
-            problem = "is not dense and contiguous"
-        elif got.dtype != want.dtype:
-            problem = f"holds {got.dtype} instead of {want.dtype}"
-        elif key in wanted and not got.isfinite().all():
+            if layout in ("v5.5", ALONE) or not model.left_out[key] or got[:2] == "no":
+                problem = "is not part of it"
+        elif got != _described(wanted[key]):
+            problem = f"is {printable(got)}, but must be {_described(wanted[key])}"
+        elif not state[key].isfinite().all():
             problem = "holds values that are not finite"
-        elif key not in wanted and (layout in ("v5.5", ALONE) or not model.left_out[key]):
-            problem = "is not part of it"
-        else:
-            continue
-        lineage = f"{name} is no network of the lineage ({layout})"
-        raise InputError(f"{lineage}: {printable(key)} {problem}.")
+        if problem:
+            lineage = f"{name} is no network of the lineage ({layout})"
+            raise InputError(f"{lineage}: {printable(key)} {problem}.")
     own = {key: tensor.detach().clone() for key, tensor in state.items()}
     model.load_state_dict({key: own[key] for key in wanted}, assign=True)
     model.kept = {key: own[key] for key in model.left_out}
