@@ -5,6 +5,7 @@ holds the same keys as literals. Every key is used, and a key nobody uses is an 
 """
 
 import difflib
+import json
 import re
 import reprlib
 from pathlib import Path
@@ -128,6 +129,12 @@ class _Written(yaml.SafeDumper):
     """Quotes what `_Yaml12` would not read as text."""
 
     yaml_implicit_resolvers = _Yaml12.yaml_implicit_resolvers
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """12 hexadecimal digits that change with any parameter but `run_dir`."""
+    values = {key: value for key, value in values.items() if key != "run_dir"}
+    return files.sha256(json.dumps(values, sort_keys=True).encode())[:12]
 
 
 def record(folder: Path, name: str, values: dict[str, Any]) -> None:

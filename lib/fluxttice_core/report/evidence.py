@@ -2,8 +2,8 @@
 does a part of a recipe help, hurt, do nothing, or is it undecided?
 
 `make evidence` is the batch of params/evidence.yaml. It writes reports/evidence.csv, one row a
-VAE; what is there already is not run again. Delete the file, or the rows of a recipe that has
-changed, to start afresh.
+VAE; what is there already, by the same parameters, is not run again. Delete the file, or rows of
+it, to start afresh.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .. import files
+from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from ..metrics.intervals import CONFIDENCE, student_t
@@ -49,31 +49,25 @@ def path(name: str = "evidence") -> Path:
 
 
 def run(scheduler: str = "") -> Path:
-    """Train and measure what the table lacks; then the learning curve, if there is none yet; then
-    the page of both, in a folder that is returned.
+    """Train and measure what the table lacks; then the learning curve, unless it is of these
+    parameters; then the page of both, in a folder that is returned.
 
     Raises:
         InputError: a bad plan or parameter file, named; trainings that failed.
         StepFailed: the evidence is not what the page asks for.
     """
-    wanted = batch.jobs("params/evidence.yaml")
-    keys = [(job.entry, job.parameters["seed"]) for job in wanted]
-    if len(set(keys)) < len(keys) or {job.notebook for job in wanted} != {"1_train"}:
-        raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
-    done = {(row.recipe, row.seed) for row in read().itertuples()}
-    missing = [job for job, key in zip(wanted, keys, strict=True) if key not in done]
+    wanted = plan()
+    done = {*zip(*(read()[name] for name in ("recipe", "parameters")), strict=True)}
+    missing = [job for key, job in wanted.items() if key not in done]
     print(f"{len(missing)} of {len(wanted)} trainings to do", flush=True)
 
     def keep(_job: batch.Job, rows: list[dict]) -> None:
-        """The whole table again in one atomic write, in the order of the plan."""
-        frame, order = pd.concat([read(), pd.DataFrame(rows)]), {k: i for i, k in enumerate(keys)}
-        places = [order.get((row.recipe, row.seed), -1) for row in frame.itertuples()]
-        frame = frame.assign(place=places).sort_values(["place", "vae"], kind="stable")
-        text = frame.drop(columns="place").to_csv(index=False, float_format="%.8f")
-        files.write_bytes(path(), text.encode())
+        """The whole table again in one atomic write."""
+        frame = planned(pd.concat([read(), pd.DataFrame(rows)]), wanted)
+        files.write_bytes(path(), frame.to_csv(index=False, float_format="%.8f").encode())
 
     batch.each(missing, train, keep, scheduler)
-    if not path("learning_curve").is_file():
+    if not curve_is_current():
         print("the learning curve", flush=True)
         curve = pd.DataFrame(learning_curve.measure(SEED))
         files.write_bytes(path("learning_curve"), curve.to_csv(index=False).encode())
@@ -81,6 +75,33 @@ def run(scheduler: str = "") -> Path:
     with contextlib.chdir(files.root()):
         execute("4_evidence", {"run_dir": files.local(folder)}, files.local(folder))
     return folder
+
+
+def plan() -> dict[tuple[str, str], batch.Job]:
+    """The trainings of params/evidence.yaml by recipe and fingerprint of their parameters.
+
+    Raises:
+        InputError: a bad plan or parameter file, named.
+    """
+    wanted = batch.jobs("params/evidence.yaml")
+    keys = {(job.entry, job.parameters["seed"]) for job in wanted}
+    if len(keys) < len(wanted) or {job.notebook for job in wanted} != {"1_train"}:
+        raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
+    return {(job.entry, params.fingerprint(job.parameters)): job for job in wanted}
+
+
+def planned(table: pd.DataFrame, wanted: dict[tuple[str, str], batch.Job]) -> pd.DataFrame:
+    """The rows of `table` that the plan asks for, by just these parameters, in its order."""
+    keys = [*zip(table.recipe, table.parameters, strict=True)]
+    order = {key: place for place, key in enumerate(wanted)}
+    table = table.assign(place=[order.get(key) for key in keys]).dropna(subset=["place"])
+    return table.sort_values(["place", "vae"], kind="stable").drop(columns="place")
+
+
+def curve_is_current() -> bool:
+    """Is reports/learning_curve.csv of the default recipe as params/train.yaml has it now?"""
+    now = params.fingerprint(learning_curve.default(SEED).model_dump())
+    return {*read("learning_curve").parameters} == {now}
 
 
 def train(job: batch.Job) -> list[dict]:
@@ -92,17 +113,19 @@ def train(job: batch.Job) -> list[dict]:
     loaded, rows = checkpoints.from_bytes(weights, manifest, job.name, job.name), []
     for vae in loaded.model.vaes:
         o = observe(loaded.model, vae, K, SEED)
-        about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae}
+        about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae,
+                 "parameters": params.fingerprint(job.parameters)}  # fmt: skip
         measured = values(o, split(p["split_seed"]), METRICS)
         rows.append(about | {metric_: row.value for metric_, row in measured.items()})
     return rows
 
 
 def read(name: str = "evidence") -> pd.DataFrame:
-    """reports/evidence.csv as a frame, `recipe, seed, epoch, vae, …METRICS`; empty without it."""
+    """reports/evidence.csv as a frame, `recipe, seed, epoch, vae, parameters, …METRICS`; empty
+    without it."""
     if not path(name).exists():
-        return pd.DataFrame(columns=["recipe", "seed", "epoch", "vae", *METRICS])
-    return pd.read_csv(path(name))
+        return pd.DataFrame(columns=["recipe", "seed", "epoch", "vae", "parameters", *METRICS])
+    return pd.read_csv(path(name), dtype={"parameters": str})
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

@@ -19,9 +19,9 @@ SIZES = (10, 60, 197, 1_968, 15_746)
 
 
 def measure(seed: int) -> list[dict]:
-    """`{operations, vae, trained, read_out}`: exact match on the test split, which no point trains
-    on, from the posterior mean. The default recipe, each point on the first operations of the
-    training split, repeated so that every training has as many steps."""
+    """`{operations, vae, trained, read_out, parameters}`: exact match on the test split, which no
+    point trains on, from the posterior mean. The default recipe, each point on the first operations
+    of the training split, repeated so that every training has as many steps."""
     jobs = [
         parallel.Job(f"{n} operations, VAE-{vae}", point, (n, vae, seed))
         for n in SIZES[::-1]
@@ -30,10 +30,14 @@ def measure(seed: int) -> list[dict]:
     return sorted(parallel.each(jobs, print), key=lambda row: (row["operations"], row["vae"]))
 
 
+def default(seed: int) -> TrainTurned:
+    values = params.read_yaml(files.root() / "params" / "train.yaml")
+    return params.check(TrainTurned, {**values, "seed": seed, "run_dir": ""}, "params/train.yaml")
+
+
 def point(n: int, vae: str, seed: int) -> dict:
     """One point of the curve."""
-    values = params.read_yaml(files.root() / "params" / "train.yaml")
-    p = params.check(TrainTurned, {**values, "seed": seed, "run_dir": ""}, "params/train.yaml")
+    p = default(seed)
     parts = split(p.split_seed)
     data = all_operations()[parts.train[torch.arange(len(parts.train)) % n]]
     for model, _loss in train(vae, p, data):
@@ -42,4 +46,5 @@ def point(n: int, vae: str, seed: int) -> dict:
         float(observe(network, vae, FEWEST, seed).hits[parts.test].double().mean())
         for network in (last, linear_readout(seed, n))
     )
-    return {"operations": n, "vae": vae, "trained": trained, "read_out": read_out}
+    return {"operations": n, "vae": vae, "trained": trained, "read_out": read_out,
+            "parameters": params.fingerprint(p.model_dump())}  # fmt: skip
