@@ -15,8 +15,8 @@ def entropy_nats(codes: Tensor) -> float:
     """
     d = codes.shape[1]
     bins = ((codes + RANGE) * (BINS / (2 * RANGE))).floor().long()
-    bins = bins.where(codes != RANGE, BINS - 1)  # the last bin is closed, as in torch.histc
     inside = codes.abs() <= RANGE
+    # The last bin is closed, as in torch.histc.
     flat = (bins.clamp(0, BINS - 1) + BINS * torch.arange(d, device=codes.device))[inside]
     counts = torch.bincount(flat, minlength=d * BINS).view(d, BINS).double()
     p = counts / counts.sum(1, keepdim=True).clamp(min=1)
