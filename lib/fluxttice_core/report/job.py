@@ -211,7 +211,7 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
 class _Kernel(AsyncKernelManager):
     """Its standard error goes to a file: its libraries say things as it ends that are nobody's."""
 
-    async def start_kernel(self, **named: Any) -> None:  # type: ignore[override]
+    async def start_kernel(self, **named: Any) -> None:
         with open(f"{self.ip}.stderr", "wb") as said:
             await super().start_kernel(stderr=said, **named)
 
