@@ -10,8 +10,10 @@ from .checkpoints import folder as checkpoints
 from .errors import InputError
 from .metrics.coverage import coverage
 from .model.network import HOW
+from .model.operations import all_operations
 from .model.streams import generator
 
+__all__ = ["TernaryVAE", "all_operations", "load"]
 NS = (10_000, 50_000, 195_000)
 
 

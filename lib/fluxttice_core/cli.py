@@ -11,17 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from . import files, params
-from .certification import power
-from .checkpoints import folder as checkpoints
 from .errors import InputError
-from .metrics import measurement
-from .metrics.gates import Certify
 
 
 def main(argv: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(argv))
     run, extra = options.pop("run"), options.pop("extra")
-    gc.freeze()  # or Python looks through all of torch once more when it exits: half a second
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # is Ctrl-C: everything is tidied up
     try:
         run(**options)
@@ -38,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         if not extra or missing == "fluxttice_core":
             raise
         said = f"{missing} is not installed: pip install 'fluxttice[{extra}]'."
+    finally:
+        gc.freeze()  # or Python looks through all of torch once more when it exits: half a second
     print(f"fluxttice: {said}", file=sys.stderr)
     try:
         sys.stdout.flush()
@@ -86,6 +83,8 @@ def _verify(path: str, quick: bool, public_key: str | None) -> None:
 
 def _import(old: str, folder: str) -> None:
     """turn a .pt of the original's into one of ours"""
+    from .checkpoints import folder as checkpoints  # torch, too, takes a second
+
     checkpoints.import_original(old, Path(folder))
     loaded = checkpoints.load(folder)
     print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
@@ -115,12 +114,17 @@ def _reproduce(folder: str) -> None:
 
 def _controls(benchmark: str) -> None:
     """measure what stands beside every model"""
+    from .metrics import measurement
+
     p = _checked(measurement.Benchmark, benchmark)
     files.write_bytes(measurement.beside_path(), measurement.measured_beside(p).to_json())
 
 
 def _power(certify: str) -> None:
     """which defects the gates of certification find"""
+    from .certification import power
+    from .metrics.gates import Certify
+
     p = _checked(Certify, certify)
     print(power.detected(power.write(p), p).to_string(index=False))
 
