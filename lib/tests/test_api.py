@@ -71,7 +71,8 @@ def test_a_seed_decides_what_decoding_draws(vae):
 
 @pytest.mark.parametrize("how", HOW)
 def test_a_seeds_sample_is_the_same_whatever_torch_is_set_to(perfect, folder, monkeypatch, how):
-    """And in parts: its latents are the prior's, drawn before all else."""
+    """And in parts: its latents are the prior's, drawn before all else. Training mode, too, changes
+    nothing."""
     expected = perfect.sample(1_000, how, seed=3)
     rng = generator(3, "sample", "B")
     assert torch.equal(perfect.model.decode(prior(1_000, rng), "B", how, rng), expected)
@@ -86,7 +87,8 @@ def test_a_seeds_sample_is_the_same_whatever_torch_is_set_to(perfect, folder, mo
             loaded = load(folder.parent / "perfect")
             loaded.model.train()
             assert torch.equal(loaded.sample(1_000, how, seed=3), expected)
-            assert loaded.encode(expected).dtype == torch.float32
+            codes = loaded.encode(expected)
+            assert codes.dtype == torch.float32 and torch.equal(codes, perfect.encode(expected))
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(threads)

@@ -185,12 +185,11 @@ def test_plain_values_mean_what_yaml_1_2_says(tmp_path, text, value):
 
 
 @pytest.fixture
-def notebook(tmp_path, monkeypatch):
+def notebook(reports):
     """Begins a training in a real IPython that has no history on disk, below these parameters."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
-    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path))
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
 
     def begin(own, injected):
