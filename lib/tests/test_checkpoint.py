@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import random
 import zipfile
 
 import numpy as np
@@ -19,7 +18,6 @@ from planted import same, sentence
 from fluxttice_core import cli, files
 from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
-from fluxttice_core.checkpoints.lineage import read_original
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.streams import generator
@@ -71,14 +69,15 @@ def old(tmp_path, untrained):
 
 @pytest.mark.parametrize("inside", ["", checkpoint.WEIGHTS])
 def test_what_was_saved_is_what_is_loaded(saved, untrained, inside, tmp_path):
-    loaded = checkpoint.load(saved / inside)
+    digest = files.sha256((saved / checkpoint.WEIGHTS).read_bytes())
+    loaded = checkpoint.load(saved / inside, f" {digest.upper()} ")
     assert same(loaded.model.state_dict(), untrained.state_dict())
     assert not loaded.model.training and loaded.epoch == 7
-    digest = files.sha256((saved / checkpoint.WEIGHTS).read_bytes())
     assert loaded.sha256 == loaded.manifest["weights"]["sha256"] == digest
     assert loaded.record() == {"path": loaded.path, "sha256": digest, "epoch": 7}
     again = checkpoint.save(tmp_path / "again", loaded.model, 7, {})
     assert checkpoint.load(again).sha256 == digest
+    assert "abc was expected" in refused(saved / inside, expected_sha256="abc")
 
 
 def test_the_manifest_says_what_when_and_from_what(tmp_path, untrained):
@@ -96,15 +95,6 @@ def test_the_manifest_says_what_when_and_from_what(tmp_path, untrained):
         checkpoint.save(folder, DualVAE.fresh(9), 8, {})
     assert os.listdir(tmp_path) == ["a"]
     assert same(checkpoint.load(folder).model.state_dict(), untrained.state_dict())
-
-
-def test_the_expected_sha256_decides(saved):
-    digest = checkpoint.load(saved).sha256
-    for spelled in (digest, digest.upper(), f" {digest} "):
-        assert checkpoint.load(saved, spelled).sha256 == digest
-    for other in ("0" * 64, "abc", "not a hash"):
-        text = refused(saved, expected_sha256=other)
-        assert other in text and "sha256" in text
 
 
 TAMPERED = {
@@ -143,7 +133,6 @@ def test_a_path_to_nothing_is_refused(tmp_path):
 
 
 FOREIGN = {
-    "text": b"epoch,loss\n1,2\n",
     "pickle": pickle.dumps({"model": {}}),
     "safetensors of nothing": safetensors.torch.save({}),
     "torch list": pt([1, 2]),
@@ -163,21 +152,6 @@ def test_a_foreign_file_is_refused(tmp_path, data):
     assert str(path) in refused(path)
 
 
-def test_a_pt_file_cut_or_changed_anywhere_gives_one_sentence_or_a_model(untrained):
-    """The archive's directory has many ways to be wrong, and each its own exception."""
-    good, rng, kept = pt(v5_5(untrained, optimizer={})), random.Random(0), 0
-    for _ in range(150):
-        data = bytearray(good)
-        for _ in range(3):
-            data[-rng.randrange(1, 8_000)] = rng.randrange(256)
-        try:
-            read_original(bytes(data), "some.pt")
-            kept += 1
-        except InputError as error:
-            assert "\n" not in str(error)
-    assert 0 < kept < 150
-
-
 # --- Reading a .pt as data ---
 
 
@@ -188,12 +162,6 @@ def test_scalars_of_an_older_numpy_load():
     with zipfile.ZipFile(older := io.BytesIO(), "w") as target:
         target.writestr("archive/data.pkl", program.replace(b"cnumpy._core.", b"cnumpy.core."))
     assert b"cnumpy._core." in program and archive.read(older.getvalue()) == [0.25]
-
-
-@pytest.mark.parametrize("value", [np.complex64(1), np.str_("a"), np.datetime64(0, "s")])
-def test_a_numpy_value_that_is_no_number_is_refused(value):
-    with pytest.raises(archive.Refused, match="numpy value that is no plain number"):
-        archive.read(pt({"x": value}))
 
 
 SHARED = {"version": "5.12"}
@@ -238,12 +206,9 @@ def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys)
         "file": "old.pt", "sha256": files.sha256(data), "bytes": len(data), "layout": "v5.5",
         "state": "model", "left_out": {"optimizer": "state of an optimiser"},
     }  # fmt: skip
-    claims = loaded.manifest["claims"]
-    assert claims.keys() == v5_5(untrained, config=0, note=0).keys() - {"model", "optimizer"}
-    assert claims["config"] == {"a": 1} and claims["note"] == "x" and claims["epoch"] == 103
-    assert claims["H_A_history"] == [1.5, 2.5] and claims["best_val_loss"] == 1.25
-    assert claims["coverage_A_history"] == [16_976] and claims["grad_balance_achieved"] is True
-    assert claims["statenet_corrections"]["delta_lambda3"] == ["nan"]
+    wrote = v5_5(untrained, config={"a": 1}, note="x")
+    wrote["statenet_corrections"]["delta_lambda3"] = ["nan"]
+    assert loaded.manifest["claims"] == {k: wrote[k] for k in wrote.keys() - {"model", "optimizer"}}
 
 
 def test_what_is_ours_already_is_not_imported(tmp_path, saved, old):

@@ -56,12 +56,9 @@ def test_json_is_ordered_and_readable_and_what_is_none_leaves_the_old_file(tmp_p
         with pytest.raises((ValueError, TypeError)):
             files.write_json(path, {"new": 1, "bad": bad})
     assert files.parse_json(path.read_bytes()) == value
-
-
-@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"a": NaN}]', "[" * 100_000])
-def test_a_lenient_readers_json_is_refused(text):
-    with pytest.raises(ValueError):
-        files.parse_json(text.encode())
+    for lenient in (b'{"a": 1, "a": 1}', b'[{"a": NaN}]', b"[" * 100_000):
+        with pytest.raises(ValueError):
+            files.parse_json(lenient)
 
 
 def test_bytes_replace_the_old_file_whole_and_a_reader_never_sees_a_part(tmp_path):

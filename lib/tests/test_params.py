@@ -51,18 +51,13 @@ def test_a_shipped_file_is_valid_and_none_of_its_keys_is_dispensable_or_unread(n
     assert [key for key in values if key not in read and not key.startswith(by_name)] == []
 
 
-@pytest.mark.parametrize(
-    "name, key, value, taken",
-    [
-        ("train", "lr", "1e-3", 1e-3), ("train", "run_dir", None, ""),
-        ("train", "seed", 2**63 - 1, 2**63 - 1), ("benchmark", "ns", ["10", 2], [10, 2]),
-    ],
-)  # fmt: skip
-def test_what_means_a_number_is_taken_as_it(name, key, value, taken):
-    p = check(name, {**shipped(name), key: value})
-    assert getattr(p, key) == taken
+def test_what_means_a_number_is_taken_as_it_and_never_changes():
+    text = {"lr": "1e-3", "seed": 2**63 - 1, "run_dir": None}
+    p = check("train", {**shipped("train"), **text})
+    assert (p.lr, p.seed, p.run_dir) == (1e-3, 2**63 - 1, "")
+    assert check("benchmark", {**shipped("benchmark"), "ns": ["10", 2]}).ns == [10, 2]
     with pytest.raises(ValueError):
-        setattr(p, key, taken)  # checked once, never changed
+        p.seed = 1
 
 
 NAN, INF = float("nan"), float("inf")
@@ -91,10 +86,8 @@ def test_a_bad_value_is_named_and_shown(name, key):
     "name, change, words",
     [
         ("benchmark", {"ns": [1, 0]}, "ns.1 "), ("benchmark", {"ns": [195_001]}, "ns.0 "),
-        ("benchmark", {"ns": ["x"]}, "ns.0 "),
         ("train", {"epochs": 10_001}, "equal to 10000 (more would take days), but is 10001."),
         ("train", {"run_dir": ["x" * 9_999]}, "..."),  # what is long is shown in part
-        ("train", {"Seed": 1}, "unknown parameter Seed; did you mean seed?"),
         ("train", {"zzz": 1}, "unknown parameter zzz; it takes seed, run_dir, "),
     ],
 )  # fmt: skip
@@ -192,12 +185,11 @@ def test_plain_values_mean_what_yaml_1_2_says(tmp_path, text, value):
 
 
 @pytest.fixture
-def notebook(tmp_path, monkeypatch):
+def notebook(reports):
     """Begins a training in a real IPython that has no history on disk, below these parameters."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
-    monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path))
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
 
     def begin(own, injected):
@@ -214,13 +206,11 @@ def notebook(tmp_path, monkeypatch):
 
 
 def test_a_notebook_takes_its_own_cell_and_what_was_injected_below(notebook, recipe, capsys):
+    """Another recipe brings its own parameters, and none of the notebook's."""
     p, run = notebook(recipe, {"epochs": 3, "min_score": "1e-1"}).result
     assert p.model_dump() == {**recipe, "epochs": 3, "min_score": 0.1}
     assert {**read_yaml(run / "train.params.yaml"), "run_dir": ""} == p.model_dump()
     error = notebook(recipe, {"epoch": 3}).error_in_exec
     assert "unknown parameter epoch; did you mean epochs?" in str(error)
-
-
-def test_another_recipe_brings_other_parameters(notebook, recipe, capsys):
     p, _ = notebook(shipped("train"), recipe).result
     assert p.model_dump() == recipe
