@@ -28,7 +28,6 @@ from fluxttice_core.model.streams import generator
 
 OPS, PARTS = all_operations(), split(42)
 UNSEEN = torch.cat([PARTS.val, PARTS.test])
-ZEROS = (DIGITS == 1).sum(0)  # (M,): trits that are 0
 
 
 def normal(*shape, seed=0):
@@ -179,19 +178,6 @@ def test_prior_norm_share_is_999_of_1000_for_the_prior():
 # --- What comes back ---
 
 
-def posteriors(mean, sigma):
-    """Codes at -mean, 0, mean in nine latents."""
-    mu = torch.zeros(M, D)
-    mu[:, :T] = mean * OPS
-    return Posterior(mu, torch.full((M, D), 2 * np.log(sigma)))
-
-
-def chance(mean, sigma):
-    """(M,): the chance that no trit crosses its cut: Π of nine normal chances."""
-    middle = 1 - 2 * stats.norm.cdf(-TERCILE / sigma)
-    return middle**ZEROS * stats.norm.cdf((mean - TERCILE) / sigma) ** (T - ZEROS)
-
-
 @pytest.mark.parametrize("vae, other", ["AB", "BA"])
 def test_a_vae_reconstructs_without_the_other(perfect_model, vae, other):
     """v5.5 mixed the other encoder's code in while evaluating; whatever that one does, here."""
@@ -203,19 +189,24 @@ def test_a_vae_reconstructs_without_the_other(perfect_model, vae, other):
 
 def test_exact_match_falls_as_the_normal_distribution_says(perfect_model, monkeypatch):
     """Twenty seeds of M trials at each scale, and of two samples, pooled: the mean within 4
-    deviations. The samples of a part are those of the whole."""
+    deviations. A code is at -1, 0 or 1 of nine latents, and no trit may cross its cut: nine normal
+    chances. The samples of a part are those of the whole."""
     assert reconstruction.DRAWS == 20
     monkeypatch.setattr(reconstruction, "DRAWS", 2)
     monkeypatch.setattr(reconstruction, "SCALES", (0.0, 0.5, 1.0, 1.5))
-    q, found, hits = posteriors(1, 0.4), [], []
+    mu = torch.cat([OPS, torch.zeros(M, D - T)], 1)
+    q, found, hits = Posterior(mu, torch.full_like(mu, 2 * math.log(0.4))), [], []
     for seed in range(SEEDS):
         rows = robustness(perfect_model, "A", q, seed)
         hits.append(samples(perfect_model, "A", q, seed).hits)
         found.append([row.exact_match for row in rows] + hits[-1].double().mean(1).tolist())
+    zeros = (DIGITS == 1).sum(0)  # (M,): trits that are 0
     scales = [row.scale for row in rows] + [1, 1]
     assert scales == [0, 0.5, 1, 1.5, 1, 1] and not torch.equal(*hits[0])
     for scale, values in zip(scales, np.transpose(found), strict=True):
-        truth = chance(1, max(0.4 * scale, 1e-9))
+        sigma = max(0.4 * scale, 1e-9)
+        middle = 1 - 2 * stats.norm.cdf(-TERCILE / sigma)
+        truth = middle**zeros * stats.norm.cdf((1 - TERCILE) / sigma) ** (T - zeros)
         deviation = (truth * (1 - truth)).sum() ** 0.5 / M
         assert abs(values.mean() - truth.mean()) < 4 * deviation / SEEDS**0.5 + 1e-9
         assert values.std() < 2 * deviation + 1e-9
