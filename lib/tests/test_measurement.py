@@ -49,6 +49,7 @@ def whole(tmp_path_factory):
     path.write_bytes(planted_beside().to_json())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measurement, "beside_path", lambda: path)
+        patch.setattr(measurement, "measured_beside", None)
         return measurement.measure(optimum(), P, steps.append), steps
 
 
