@@ -1,4 +1,4 @@
-"""The three central metrics once more, slowly and otherwise: numpy, itertools and sets.
+"""The central metrics once more, slowly and otherwise: numpy, itertools and sets.
 
 Nothing of the library's arithmetic is used: the weights are read from the file, the network is
 written out row by row in float64, p(x|z) is a product over nine trits for each of all operations
@@ -21,10 +21,11 @@ from planted import ends
 from scipy import special, stats
 
 from fluxttice_core import load
-from fluxttice_core.metrics import coverage, marginal, reconstruction
+from fluxttice_core.metrics import connection, coverage, marginal, reconstruction
 from fluxttice_core.metrics.results import share
-from fluxttice_core.model.network import VAES
+from fluxttice_core.model.network import VAES, prior
 from fluxttice_core.model.operations import split
+from fluxttice_core.model.streams import generator
 
 CERTIFIED = Path(__file__).parents[2] / "checkpoints" / "certified"
 TABLES = list(itertools.product((-1, 0, 1), repeat=9))  # the last entry changes fastest
@@ -96,12 +97,8 @@ def both(vae):
     logits = np.array([decode(vae, z) for z in np.concatenate(latents)])
     p = special.softmax(logits, axis=2)
     given = np.array([np.prod(one[range(9), CLASSES], axis=1) for one in p])
-    return (
-        fast,
-        given,
-        stats.entropy(p, axis=2).sum(1),
-        [*map(bytes, logits.argmax(2).astype("u1"))],
-    )
+    tables = np.array([bytes(row + 1) for row in logits.argmax(2).astype("u1")])
+    return fast, given, stats.entropy(p, axis=2).sum(1), tables
 
 
 def jackknife(function, top):
@@ -114,14 +111,10 @@ def jackknife(function, top):
 
 @by_vae
 def test_information(vae):
-    fast, given, nats, tables = both(vae)
-    truth = jackknife(
-        lambda rows: stats.entropy(given[rows].mean(0)) - nats[rows].mean(), 9 * math.log(3)
-    )
+    (fast, given, nats, tables), top = both(vae), 9 * math.log(3)
+    truth = jackknife(lambda rows: stats.entropy(given[rows].mean(0)) - nats[rows].mean(), top)
     assert ends(marginal.information(fast)) == pytest.approx(truth, rel=1e-3) and truth[1] > 1
-    truth = jackknife(
-        lambda rows: stats.entropy([*Counter(tables[i] for i in rows).values()]), 9 * math.log(3)
-    )
+    truth = jackknife(lambda rows: stats.entropy([*Counter(tables[rows]).values()]), top)
     assert ends(marginal.argmax_entropy(fast)) == pytest.approx(truth, rel=1e-5)
 
 
@@ -160,3 +153,17 @@ def test_exact_match_row_by_row(vae):
     assert row.n == len(hits) == 1_969 and doubtful <= 20
     assert row.value == pytest.approx(sum(hits) / 1_969, abs=(doubtful + 0.1) / 1_969)
     assert 0.02 < row.value < 0.98  # neither all nor none, so that agreement says something
+
+
+@by_vae
+def test_cell_connection_line_by_line(vae, monkeypatch):
+    """Some lines leave their cell at the very end alone, and some come back into it."""
+    monkeypatch.setattr(connection, "SLICE", 150)
+    stay = []
+    for z in prior(400, generator(8, "test")).double().numpy():
+        classes = decode(vae, z).argmax(1)
+        code = encode(vae, classes - 1)
+        line = [(1 - t) * z + t * code for t in np.linspace(0.1, 1, 10)]
+        stay.append(all((decode(vae, place).argmax(1) == classes).all() for place in line))
+    model = network()[0]
+    assert connection.cell_connection(model, vae, generator(8, "test"), 400) == share(stay)

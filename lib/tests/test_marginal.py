@@ -1,16 +1,60 @@
+"""What is generated: intervals and the rows that carry them, the marginal, coverage, likelihood."""
+
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from planted import DIGITS, sentence
+from planted import DIGITS, PLANTED, SEEDS, assert_honest, ends, from_counts, sentence, sharp
+from pydantic import ValidationError
 from scipy import stats
 
-from fluxttice_core.metrics.marginal import marginal, scaled, trit_distributions
-from fluxttice_core.model.network import D, prior, read_out
-from fluxttice_core.model.operations import C, T
+from fluxttice_core.metrics import likelihood
+from fluxttice_core.metrics.coverage import CHUNK, coverage, distinct, expected, rarefied
+from fluxttice_core.metrics.intervals import clopper_pearson
+from fluxttice_core.metrics.marginal import GROUPS, Marginal, marginal, scaled, trit_distributions
+from fluxttice_core.metrics.rate import posterior_gap
+from fluxttice_core.metrics.results import CENSUS, Measured, exact, mean, share
+from fluxttice_core.model.network import HOW, D, prior, read_out
+from fluxttice_core.model.operations import C, M, T
 from fluxttice_core.model.streams import generator
+
+# --- Intervals and rows ---
+
+
+@pytest.mark.parametrize("k, n", [(1, 10), (443, 1_969), (0, 9), (9, 9)])
+def test_clopper_pearson_leaves_two_and_a_half_percent_in_each_tail(k, n):
+    """But at 0 and n, where there is nothing beyond."""
+    low, high = clopper_pearson(k, n)
+    assert stats.binom.sf(k - 1, n, low) == pytest.approx(0.025) if k else low == 0
+    assert stats.binom.cdf(k, n, high) == pytest.approx(0.025) if k < n else high == 1
+
+
+def test_rows_by_hand():
+    """Of the mean: s = √2, and t(0.975, 4) is that of the printed table."""
+    assert ends(exact(0.3, 9)) == [0.3] * 3 and exact(0.3, 9).method == CENSUS
+    x, half = mean([2, 4, 4, 4, 6]), 2.776445 * 0.4**0.5
+    assert ends(x) == pytest.approx([4, 4 - half, 4 + half], rel=1e-6)
+    assert (x.n, x.method) == (5, "Student t")
+    assert ends(mean([1.0, 3.0], low=0.0, high=1.5)) == pytest.approx([1.5, 0, 1.5])  # cut
+    x = share([[True, False], [True, True]])
+    assert ends(x) == pytest.approx([0.75, *clopper_pearson(3, 4)]) and x.n == 4
+    x = Measured(value=2, low=1, high=4, n=5, method="m")
+    assert x.of(4) == Measured(value=0.5, low=0.25, high=1, n=5, method="m")
+
+
+def test_a_row_never_changes_and_holds_numbers_alone_under_their_own_names():
+    row = share([True, False])
+    for change in ({"value": math.nan}, {"low": -math.inf}, {"ci95": [0, 1]}):
+        with pytest.raises(ValidationError, match=next(iter(change))):
+            Measured(**row.model_dump() | change)
+    with pytest.raises(ValidationError, match="frozen"):
+        row.value = 1.0
+
+
+# --- The marginal ---
 
 
 def rough(z):
@@ -54,18 +98,6 @@ def test_seed_and_stream_decide():
     assert not any(np.array_equal(first, other) for other in others)
 
 
-@pytest.mark.parametrize("k", [-20, 0, 30])
-def test_groups_must_be_of_one_size(k):
-    assert f"k is {k}, but must be a positive multiple of 20" in sentence(marginal, rough, k, 1)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_logits_that_are_not_numbers_are_refused(value):
-    """Of one latent only."""
-    wrong = torch.zeros(10, 1, 1).index_fill(0, torch.tensor(3), value)
-    assert "logits that are not numbers" in sentence(marginal, lambda z: rough(z) + wrong, 200, 1)
-
-
 def test_the_common_scale_undoes_any_other():
     """A shift of all three logits is none; a decoder that always ties stays as it is."""
     z, same = prior(300, generator(1, "z")), torch.zeros(300, T, C)
@@ -75,3 +107,131 @@ def test_the_common_scale_undoes_any_other():
     assert float(found.square().mean().sqrt()) == pytest.approx(200, rel=0.05)
     np.testing.assert_allclose(found / found.norm(), theirs / theirs.norm(), atol=1e-5, rtol=1e-3)
     assert torch.equal(scaled(lambda _: same, 200.0, generator(2, "scale"))(z), same)
+
+
+def test_what_cannot_be_measured_is_refused():
+    """Groups that are not of one size, and logits that are not numbers, of one latent in ten."""
+    for k in (-20, 0, 30):
+        assert f"k is {k}, but must be a positive multiple of 20" in sentence(marginal, rough, k, 1)
+    for value in (math.nan, math.inf):
+        wrong = torch.where(torch.arange(10) == 3, value, 0.0)[:, None, None]
+        refused = sentence(marginal, lambda z, wrong=wrong: rough(z) + wrong, 200, 1)
+        assert "logits that are not numbers" in refused
+
+
+# --- Coverage ---
+
+
+def test_counts_are_those_of_a_set_filled_row_by_row(untrained):
+    """The same stream, the modes in the same order, and a Python set of tuples; a larger n
+    continues a smaller one."""
+    decoder, rng = untrained.decoder_A, generator(9, "same")
+    seen, counts = {how: set() for how in HOW}, {}
+    for n in (CHUNK, CHUNK + 700):
+        logits = decoder(prior(n - (n > CHUNK) * CHUNK, rng)).detach()
+        for how in HOW:
+            seen[how] |= set(map(tuple, read_out(logits, how, rng).tolist()))
+            counts[how, n] = len(seen[how])
+    assert counts == distinct(decoder, [CHUNK + 700, CHUNK], HOW, generator(9, "same"))
+
+
+def test_rows_hold_the_trials(untrained):
+    ns, how = [100, 900], ["categorical", "argmax"]
+    rows = coverage(untrained.decoder_B, iter(ns), how=iter(how), trials=3, seed=5)
+    assert [(row.decode, row.n) for row in rows] == [(mode, n) for mode in how for n in ns]
+    rngs = [generator(5, "coverage", "", trial) for trial in range(3)]
+    runs = [distinct(untrained.decoder_B, ns, how, rng) for rng in rngs]
+    for row in rows:
+        assert row.unique == mean([run[row.decode, row.n] for run in runs])
+        assert row.share.value == row.unique.value / M
+    assert coverage(untrained.decoder_B, ns, how=how, trials=3, seed=5, stream="A") != rows
+
+
+@pytest.mark.parametrize(
+    "counts", [np.array([4, 0, 0, 2, 1, 0, 1]), sharp(PLANTED["uniform"].p, 205_280, 1).counts]
+)
+@pytest.mark.parametrize("share", [0, 0.13, 0.5, 0.95, 1])
+def test_rarefaction_is_exact(counts, share):
+    """1 - C(K - c, n) / C(K, n) as fractions: no rounding adds up, whatever K and n."""
+    k = int(counts.sum())
+    n, total = round(share * k), 0.0
+    for c, times in zip(*np.unique(counts, return_counts=True), strict=True):
+        missed = (Fraction(max(k - n - j, 0), k - j) for j in range(c))
+        total += times * float(1 - math.prod(missed, start=Fraction(1)))
+    assert rarefied(counts, n) == pytest.approx(total, rel=1e-11)
+
+
+def test_more_draws_than_were_counted_say_nothing():
+    assert "n is 6, but must be at most the 5 draws" in sentence(rarefied, np.array([0, 3, 2]), 6)
+    m = sharp(PLANTED["uniform"].p, 1_000, 1)
+    assert 0 < expected(m, 500, "argmax").value <= 500
+    assert "n is 501, but argmax coverage from 1000" in sentence(expected, m, 501, "argmax")
+    assert expected(m, 501, "categorical").value > 0
+
+
+# --- Likelihood ---
+
+
+@pytest.mark.parametrize("name", ["uneven", "noisy", "uniform"])
+def test_estimates_are_honest(name):
+    """Of the uneven one the plug-in is 0.01 off."""
+    planted = PLANTED[name]
+    p, ms = planted.p, [planted.marginal(seed, "planted") for seed in range(SEEDS)]
+    nll = [likelihood.nll(m) for m in ms]
+    above = [likelihood.kl_uniform_p(x) for x in nll]
+    for rows, truth in (
+        (above, -np.log(p).mean() - math.log(M)),
+        ([likelihood.effective_support(m) for m in ms], math.exp(stats.entropy(p)) / M),
+        ([likelihood.inverse_simpson(m) for m in ms], 1 / (M * (p @ p))),
+    ):
+        assert_honest(rows, truth, 1, widest=0.05)
+    bits = likelihood.bits_per_trit(nll[0]).value
+    assert nll[0].value == pytest.approx(above[0].value + math.log(M))
+    assert nll[0].value == pytest.approx(bits * T * math.log(2))
+
+
+def test_estimates_are_those_of_scipys_k_statistics():
+    """Of 27 operations, each there 729 times; no group and each left out."""
+    y = np.random.default_rng(3).gamma(2.0, size=(GROUPS, 27))
+    m = Marginal(np.tile(y, 729), np.ones((GROUPS, M), int), np.zeros(GROUPS), round(729 * y.sum()))
+
+    def terms(y, k):
+        g, total = len(y), y.sum(0)
+        p, pairs = total / k, total**2 - (y**2).sum(0)  # of draws of different groups
+        v, k3 = (g * stats.kstat(y, n, axis=0) / total**n for n in (2, 3))
+        v2 = v * v * (g - 1) / (g + 1)
+        nll = -np.log(p) - v / 2 - 2 * k3 / 3 + 0.75 * v2
+        entropy = p * (-np.log(p) + v / 2 + k3 / 3 - v2 / 4)
+        agree = pairs * g / (g - 1) / k**2
+        return np.array([nll.mean(), 729 * entropy.sum(), 1 / (M * 729 * agree.sum())])
+
+    whole = terms(y, m.k)
+    rest = [terms(np.delete(y, i, 0), m.k * 19 / 20) for i in range(GROUPS)]
+    half = stats.t.ppf(0.975, 19) * np.std(rest, axis=0) * 19**0.5 + likelihood.ROUNDING
+    nll, nats, simpson = (whole + np.outer((0, -1, 1), half)).T
+    truth = np.maximum(nll, math.log(M)), np.minimum(np.exp(nats) / M, 1), np.minimum(simpson, 1)
+    estimates = likelihood.nll(m), likelihood.effective_support(m), likelihood.inverse_simpson(m)
+    np.testing.assert_allclose([ends(x) for x in estimates], truth, rtol=1e-6)
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_an_operation_that_is_never_or_hardly_generated_is_refused(left):
+    """None at all, one, or three latents of one group: no finite number, and how many there are."""
+    counts = np.full((GROUPS, M), 3)
+    counts[:, [7, 99]] = 0
+    counts[4, [7, 99]] = left
+    m = from_counts(counts)
+    nll = likelihood.nll(m)
+    why = "not told: P(x) of 2 operations cannot be told from 0"
+    refused = Measured(value=None, low=None, high=None, n=m.k, method=why)
+    assert nll == likelihood.kl_uniform_p(nll) == likelihood.bits_per_trit(nll) == refused
+    assert posterior_gap(exact(-20.0, M), nll) == refused
+    assert likelihood.effective_support(m).value == pytest.approx((M - 2) / M, abs=1e-3)
+
+
+@pytest.mark.parametrize("p, told", [(1e-13, False), (1e-11, True)])
+def test_below_what_the_marginal_drops_nothing_is_said(p, told):
+    """1e-13 is a hundredfold of what one latent may lose."""
+    m = from_counts(np.ones((GROUPS, M), int))
+    m.probability[:, 3] = p * M
+    assert (likelihood.nll(m).value is not None) == told
