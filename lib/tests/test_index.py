@@ -85,6 +85,12 @@ def test_what_is_damaged_is_named_and_the_rest_stays(reports, capsys, name, text
     assert bool(later["figures"]) == (name != document.DOCUMENT)
 
 
+def test_a_document_of_another_release_is_left_out(reports):
+    [path] = reports.glob(f"2099*/*/{document.DOCUMENT}")
+    path.write_text(path.read_text("utf-8").replace("vs_entropy/4", "vs_entropy/3"))
+    assert rows()[0]["damaged"] and not rows()[0]["figures"]
+
+
 def test_only_what_has_changed_is_read_again(reports, monkeypatch):
     first, read, row = rows(), [], index.row
     monkeypatch.setattr(index, "row", lambda run, bands: read.append(run.name) or row(run, bands))

@@ -42,7 +42,7 @@ def test_a_report_is_valid_only_if_every_cell_ran_without_an_error(tmp_path):
 
 
 def test_a_step_leaves_a_page_that_needs_no_network_and_a_failed_one_a_banner(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, caplog
 ):
     """Real papermill runs, of small notebooks."""
     monkeypatch.chdir(tmp_path)
@@ -64,15 +64,17 @@ def test_a_step_leaves_a_page_that_needs_no_network_and_a_failed_one_a_banner(
         papermill = [cell.metadata.get("papermill", {}) for cell in book.cells]
         states = [found.status for found in papermill if found]
         assert states == ["completed", "completed", "failed", "pending"]
+    assert not caplog.records, "on standard error there would be more than one sentence"
     names = {f"{name}.{kind}" for name in CODE for kind in ("html", "ipynb")}
     assert {path.name for path in Path("run").iterdir()} == names
 
 
-def test_a_run_whose_folder_is_deleted_ends_in_one_sentence(project, reports, refused):
-    source = "import shutil\nshutil.rmtree(run_dir)\nwhile True:\n    print('here', flush=True)"
-    notebook(project / "notebooks/1_train.ipynb", source)
+def test_a_run_whose_folder_is_deleted_ends_at_once_in_one_sentence(project, reports, refused):
+    source = "import shutil, time\nshutil.rmtree(run_dir)\n"
+    source += "for _ in range(200):\n    print('here', flush=True)\n    time.sleep(0.1)\n"
+    notebook(project / "notebooks/1_train.ipynb", source + "open('finished', 'w')")
     assert "was moved or deleted." in refused("report").err
-    assert not list(reports.glob("*/*/"))
+    assert not (project / "finished").exists() and not list(reports.glob("*/*/"))
 
 
 @pytest.fixture
