@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fluxttice_core import params
+from fluxttice_core import cli, files, params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.metrics import reconstruction
 from fluxttice_core.metrics.adversaries import optimum
@@ -39,6 +39,28 @@ def reports(tmp_path, monkeypatch) -> Path:
     """Where runs of this test go; not there yet."""
     monkeypatch.setenv("FLUXTTICE_REPORTS", str(tmp_path / "reports"))
     return tmp_path / "reports"
+
+
+@pytest.fixture
+def project(tmp_path, reports, monkeypatch) -> Path:
+    """An empty folder that is this test's repository, and where it is; it has our parameters."""
+    monkeypatch.setattr(files, "root", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params").symlink_to(ROOT / "params")
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs the command, which must refuse these words in one sentence: what it then has said."""
+
+    def said(*words: str):
+        assert cli.main([*words]) == 1
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1, captured.err
+        return captured
+
+    return said
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+"""Jobs side by side: in order, alone with what befalls them, and never longer than who asked."""
+
 import os
 import signal
 import subprocess
@@ -21,16 +23,13 @@ def test_results_keep_the_order_of_the_jobs_whoever_finishes_first():
     said = []
     jobs = [Job(f"{s}", time.sleep, (s,)) for s in (0.3, 0.0)]
     jobs += [Job("pid", os.getpid, ()), Job("threads", torch.get_num_threads, ())]
-    found = parallel.each(jobs, said.append)
-    assert found[:2] == [None, None] and found[2] != os.getpid() and found[3] == 1
-    assert [line.partition(": done, ")[2] for line in said] == [f"{i} left" for i in (3, 2, 1, 0)]
-    assert sorted(line.partition(":")[0] for line in said) == ["0.0", "0.3", "pid", "threads"]
+    jobs += [Job("sum", torch.add, (torch.ones(3), 2.0))]  # tensors pass both ways
+    *nothing, pid, threads, total = parallel.each(jobs, said.append)
+    assert nothing == [None, None] and pid != os.getpid() and threads == 1
+    assert torch.equal(total, torch.full((3,), 3.0))
+    assert [line.partition(": done, ")[2][0] for line in said] == ["4", "3", "2", "1", "0"]
+    assert sorted(line.partition(":")[0] for line in said) == sorted(job.name for job in jobs)
     assert parallel.each([], said.append) == []
-
-
-def test_tensors_pass_both_ways():
-    [back] = parallel.each([Job("sum", torch.add, (torch.ones(3), 2.0))], print)
-    assert torch.equal(back, torch.full((3,), 3.0))
 
 
 def test_what_a_job_raises_is_raised_here_and_those_that_wait_are_left_out(tmp_path):
@@ -39,12 +38,6 @@ def test_what_a_job_raises_is_raised_here_and_those_that_wait_are_left_out(tmp_p
         parallel.each([*jobs, Job("last", Path.touch, (tmp_path / "last",))], print)
     assert parallel.each([Job("abs", abs, (-1,))], print) == [1]
     assert not (tmp_path / "last").exists()
-
-
-def test_after_a_worker_was_killed_the_next_jobs_run():
-    with pytest.raises(parallel.Killed):
-        parallel.each([Job("exit", os._exit, (1,))], print)
-    assert parallel.each([Job("abs", abs, (-1,))], print) == [1]
 
 
 def test_a_job_that_is_killed_fails_alone_and_what_fails_says_where():

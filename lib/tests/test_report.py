@@ -1,4 +1,7 @@
-"""The main job: everything is checked before anything runs, and what is incomplete is no report."""
+"""The main job: everything is checked before anything runs, and what is incomplete is no report.
+
+And a recorded one, run again: equal here, in its interval elsewhere, else refused.
+"""
 
 import json
 from pathlib import Path
@@ -6,16 +9,20 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from planted import notebook
+from planted import notebook, sentence
 
 from fluxttice_core import cli, files, params
-from fluxttice_core.report import job, pages, status
+from fluxttice_core.certification import certificate
+from fluxttice_core.certification.verify import told
+from fluxttice_core.checkpoints import folder as checkpoints
+from fluxttice_core.report import job, pages, reproduce, status
 
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
 CODE = {
     "good": "print('here')\ndisplay({'image/png': 'aGk='}, raw=True)",
     "bad": "assert seed == 3, f'{seed} is too low'",
     "dead": "import os\nos.write(2, b'no\\nmemory left\\n')\nos._exit(1)",
+    "killed": "import os\nos.kill(os.getpid(), 9)",
 }
 
 
@@ -35,27 +42,39 @@ def test_a_report_is_valid_only_if_every_cell_ran_without_an_error(tmp_path):
 
 
 def test_a_step_leaves_a_page_that_needs_no_network_and_a_failed_one_a_banner(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, caplog
 ):
     """Real papermill runs, of small notebooks."""
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     for name, source in CODE.items():
-        notebook(Path(f"notebooks/{name}.ipynb"), source)
+        notebook(Path(f"notebooks/{name}.ipynb"), source, "1")
     job.execute("good", {}, "run")
     html = Path("run/good.html").read_text("utf-8")
     assert "here" in html and "data:image/png;base64,aGk=" in html and 'role="status"' not in html
     for reference in ("<script src=", 'src="http', '<link rel="stylesheet"', "@import url("):
         assert reference not in html
     ends = {"bad": "AssertionError: 2 is too low", "dead": r"its kernel died \(memory left\)"}
-    for name, why in ends.items():
+    for name, why in {**ends, "killed": "its kernel died without a word."}.items():
         with pytest.raises(job.StepFailed, match=f"{name} stopped: {why}"):
             job.execute(name, {"seed": 2}, "run")
         assert "<b>Failed.</b>" in Path(f"run/{name}.html").read_text("utf-8")
         book = nbformat.read(f"run/{name}.ipynb", as_version=4)
         assert "<b>Failed.</b>" in book.cells[0].source and book.metadata.papermill.exception
+        papermill = [cell.metadata.get("papermill", {}) for cell in book.cells]
+        states = [found.status for found in papermill if found]
+        assert states == ["completed", "completed", "failed", "pending"]
+    assert not caplog.records, "on standard error there would be more than one sentence"
     names = {f"{name}.{kind}" for name in CODE for kind in ("html", "ipynb")}
     assert {path.name for path in Path("run").iterdir()} == names
+
+
+def test_a_run_whose_folder_is_deleted_ends_at_once_in_one_sentence(project, reports, refused):
+    source = "import shutil, time\nshutil.rmtree(run_dir)\n"
+    source += "for _ in range(200):\n    print('here', flush=True)\n    time.sleep(0.1)\n"
+    notebook(project / "notebooks/1_train.ipynb", source + "open('finished', 'w')")
+    assert "was moved or deleted." in refused("report").err
+    assert not (project / "finished").exists() and not list(reports.glob("*/*/"))
 
 
 @pytest.fixture
@@ -76,7 +95,7 @@ def stubs(reports, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "sentence"),
+    ("option", "value", "words"),
     [
         ("--train", {"epochz": 3}, "bad.yaml: unknown parameter epochz; did you mean epochs?"),
         ("--train", {"run_dir": "elsewhere"}, "bad.yaml: run_dir is set"),
@@ -91,15 +110,13 @@ def stubs(reports, monkeypatch):
     ],
 )
 def test_what_is_bad_or_not_there_is_one_sentence_and_nothing_begins(
-    tmp_path, stubs, reports, capsys, option, value, sentence
+    tmp_path, stubs, reports, refused, option, value, words
 ):
     if isinstance(value, dict):
         stated = params.read_yaml(files.root() / f"params/{option[2:]}.yaml") | value
         value = str(tmp_path / "bad.yaml")
         Path(value).write_text(json.dumps(stated))
-    assert cli.main(["report", option, value]) == 1
-    said = capsys.readouterr().err
-    assert sentence in said and said.count("\n") == 1
+    assert words in refused("report", option, value).err
     assert not stubs[0] and not reports.exists()
 
 
@@ -110,12 +127,11 @@ def test_what_is_named_is_measured_and_nothing_is_trained(stubs, saved):
 
 
 def test_a_failed_benchmark_stops_nothing_and_is_all_that_a_resumed_run_does_again(
-    reports, stubs, capsys
+    reports, stubs, refused, capsys
 ):
     ran, ends = stubs
     ends["2_benchmark"] = job.StepFailed
-    assert cli.main(["report", "--name", "mine"]) == 1
-    assert capsys.readouterr().err == "fluxttice: 2_benchmark ended.\n"
+    assert refused("report", "--name", "mine").err == "fluxttice: 2_benchmark ended.\n"
     [folder] = reports.glob("*/*-mine")
     assert list(ran) == ["1_train", "2_benchmark", "3_certify"]
     assert {values["run_dir"] for values in ran.values()} == {str(folder)}
@@ -133,20 +149,98 @@ def test_a_failed_benchmark_stops_nothing_and_is_all_that_a_resumed_run_does_aga
     assert status.read(folder).state == "complete"
     index, last = capsys.readouterr().out.splitlines()[-2:]
     assert index.endswith("reports/index.html") and last.endswith(folder.name)
-    assert cli.main(["report", "--resume", str(folder)]) == 1
-    assert "cannot be resumed: it is complete." in capsys.readouterr().err
+    said = refused("report", "--resume", str(folder)).err
+    assert "cannot be resumed: it is complete." in said
 
 
 @pytest.mark.parametrize("end, state", [(KeyboardInterrupt, "interrupted"), (OSError, "failed")])
 def test_nothing_follows_a_training_that_ended_and_a_second_one_keeps_what_it_left(
-    reports, stubs, capsys, end, state
+    reports, stubs, refused, end, state
 ):
     ran, ends = stubs
     ends["1_train"] = end
-    assert cli.main(["report"]) == 1 and list(ran) == ["1_train"]
-    assert capsys.readouterr().err.count("\n") == 1
+    refused("report")
+    assert list(ran) == ["1_train"]
     [folder] = reports.glob("*/*/")
     assert status.read(folder).steps == {"train": state}
     ends.clear()
     assert cli.main(["report", "--resume", str(folder)]) == 0 and len(ran) == 3
     assert (folder / "interrupted" / "checkpoint").is_dir()
+
+
+# --- A run that is run again ---
+
+
+def measured(value, low=0.2, high=0.4):
+    return {"value": value, "low": low, "high": high, "n": 5, "method": "m"}
+
+
+@pytest.mark.parametrize(
+    "old, new, here, elsewhere",
+    [
+        (measured(0.3), measured(0.3), "equal", "equal"),
+        (measured(0.3), measured(0.4), "DIFFERS", "in interval"),
+        (measured(0.3), measured(0.41), "DIFFERS", "DIFFERS"),
+        (measured(0.3), measured(0.19), "DIFFERS", "DIFFERS"),
+        (measured(3, 3, 3), measured(3 + 2e-6, 3, 3), "DIFFERS", "in interval"),  # of float32
+        (measured(3, 3, 3), measured(3 + 4e-6, 3, 3), "DIFFERS", "DIFFERS"),
+        (measured(0.3), measured(0.3, 0.1), "DIFFERS", "in interval"),  # its interval is another
+        (measured(0.3), measured(None, None, None), "DIFFERS", "DIFFERS"),
+        (1.5, 1.6, "DIFFERS", "no interval"), (True, False, "DIFFERS", "DIFFERS"),
+    ],
+)  # fmt: skip
+def test_a_number_is_equal_in_its_interval_or_not_reproduced(old, new, here, elsewhere):
+    [pair] = reproduce.compared("x", {"rows": [{"a": old}]}, {"rows": [{"a": new}]}).values()
+    assert (told(*pair, True), told(*pair, False)) == (here, elsewhere)
+
+
+def test_dates_and_places_are_not_compared_and_what_is_missing_is():
+    apart = {name: name for name in reproduce.APART + reproduce.TOLD}
+    old = {**apart, "checkpoint": {"sha256": "a", "path": "x"}, "rows": [{"gate": "g", "n": 1}]}
+    new = {"checkpoint": {"sha256": "b", "path": "y"}, "more": 2}
+    found = reproduce.compared("x", old, new)
+    assert found == {
+        "x checkpoint sha256": ("a", "b"),
+        "x rows 0 g 1 gate": ("g", "nothing"),
+        "x rows 0 g 1 n": (1, "nothing"),
+        "x more": ("nothing", 2),
+    }
+    assert {told(*pair, False) for pair in found.values()} == {"DIFFERS"}
+
+
+@pytest.fixture
+def recorded(project, saved):
+    """Records a benchmark of `saved` whose notebook finds 0.3 and 2 (really, by papermill)."""
+    document = {"checkpoint": {"sha256": checkpoints.load(saved).sha256}, "two": 2}
+    found = json.dumps({**document, "value": measured(0.3)})
+    write = "import pathlib\nassert pathlib.Path(checkpoint).samefile('checkpoint')\n"
+    write += f"pathlib.Path(run_dir, 'coverage_vs_entropy.json').write_text({found!r})"
+    notebook(project / "notebooks/2_benchmark.ipynb", write)
+    (project / "benchmark.params.yaml").write_text("seed: 2\ncheckpoint: elsewhere\n")
+    saved.rename(project / "checkpoint")
+
+    def record(value, **environment):
+        about = {"git": {"commit": "abc"}, "environment": certificate.environment() | environment}
+        whole = json.dumps({**document, **about, "value": measured(value)})
+        (project / "coverage_vs_entropy.json").write_text(whole)
+        return str(project)
+
+    return record
+
+
+def test_a_run_is_repeated_and_every_number_printed(recorded, refused, capsys):
+    out, said = refused("reproduce", recorded(0.31))
+    assert out.startswith("commit: abc then, ") and "torch: " not in out
+    assert "benchmark value: 0.31 (0.2 … 0.4) → 0.3, DIFFERS" in out
+    assert "benchmark two: 2 → 2, equal" in out
+    assert "1 of 3 numbers are not reproduced: first benchmark value" in said
+    assert cli.main(["reproduce", recorded(0.31, torch="1")]) == 0
+    out = capsys.readouterr().out
+    assert "benchmark value: 0.31 (0.2 … 0.4) → 0.3, in interval" in out
+    assert "torch: 1 then, " in out
+
+
+def test_what_records_no_run_is_named():
+    assert "run is empty: give the path of a run folder." in sentence(reproduce.run, "")
+    assert "No run at nowhere" in sentence(reproduce.run, "nowhere")
+    assert "records no run" in sentence(reproduce.run, "params")
