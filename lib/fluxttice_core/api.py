@@ -8,7 +8,8 @@ from torch import Tensor
 
 from .checkpoints import folder as checkpoints
 from .errors import InputError
-from .metrics.coverage import coverage
+from .metrics.controls import random_linear
+from .metrics.coverage import coverage, distinct
 from .model.network import HOW
 from .model.operations import all_operations
 from .model.streams import generator
@@ -64,14 +65,15 @@ class TernaryVAE:
         trials: int = 5,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Distinct operations among N prior draws, for each VAE, beside an untrained network.
+        """Distinct operations among N prior draws, for each VAE, beside networks of noise.
 
         Returns:
             One row for each VAE, mode and N: `vae, decode, n, trials, unique, share, of_ceiling,
-            ci95_low, ci95_high` (counts, Student t over trials), `untrained_unique` (the same
-            measurement on fresh weights) and `discriminates`: by argmax, with the whole interval
-            above the control's. Where that is False the number is one that noise can win; by
-            categorical sampling it always is, since a uniform generator reaches the ceiling.
+            ci95_low, ci95_high` (counts, Student t over trials), `noise_unique` (the most that one
+            of ten networks reaches that have learnt nothing, five untrained and five of random
+            linear maps, in one trial each) and `discriminates`: by argmax, with the whole interval
+            above that. Where it is False the number is one that noise can win; by categorical
+            sampling it always is, since a uniform generator reaches the ceiling.
 
         Raises:
             InputError: ns that are no numbers, an n below 1, fewer than 2 trials, an unknown mode.
@@ -83,14 +85,16 @@ class TernaryVAE:
         unknown = [mode for mode in modes if mode not in HOW]
         if unknown:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
-        fresh, rows = self.model.untrained(seed), []
+        rng, rows = generator(seed, "noise"), []
+        makers = self.model.untrained, random_linear
+        noise = [make(number) for make in makers for number in range(seed, seed + 5)]
         for vae in self.model.vaes:
-            ours, control = (
-                coverage(model.decoder(vae), ns, how=modes, trials=trials, seed=seed, stream=vae)
-                for model in (self.model, fresh)
+            ours = coverage(
+                self.model.decoder(vae), ns, how=modes, trials=trials, seed=seed, stream=vae
             )
-            for row, noise in zip(ours, control, strict=True):
-                count = row.unique
+            theirs = [distinct(network.decoder(vae), ns, modes, rng) for network in noise]
+            for row in ours:
+                count, most = row.unique, max(found[row.decode, row.n] for found in theirs)
                 rows.append(
                     {
                         "vae": vae,
@@ -102,8 +106,8 @@ class TernaryVAE:
                         "of_ceiling": row.of_ceiling.value,
                         "ci95_low": count.low,
                         "ci95_high": count.high,
-                        "untrained_unique": noise.unique.value,
-                        "discriminates": row.decode == "argmax" and count.low > noise.unique.high,
+                        "noise_unique": most,
+                        "discriminates": row.decode == "argmax" and count.low > most,
                     }
                 )
         return pd.DataFrame(rows)

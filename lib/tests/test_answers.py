@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from fluxttice_core.metrics.observation import metric
+from fluxttice_core.metrics.rate import least_rate
 from fluxttice_core.report import evidence
 from fluxttice_core.report.evidence import ASKED_OF, Answer
 
@@ -64,6 +65,31 @@ def test_one_seed_tells_nothing_and_what_has_no_data_is_left_out():
     apart.loc[apart.recipe == "without", "seed"] += 100
     for frame in (planted(recipes=["whole"]), apart):
         assert evidence.answers(frame, QUESTIONS) == []
+
+
+def test_the_rate_is_asked_above_the_least_at_that_exact_match():
+    """Half of the operations lost at 12 nats are no gain over nearly all of them at 16.5."""
+    frame = planted()
+    whole = frame.recipe == "whole"
+    frame["rate"], frame["exact_match_sampled"] = whole * 4.5 + 12, whole * 0.4996 + 0.5
+    rows = [answer for answer in evidence.answers(frame, QUESTIONS) if answer.metric == "rate"]
+    assert {answer.verdict for answer in rows} == {"helps"}
+    assert rows[0].difference == pytest.approx(least_rate(0.9996) - least_rate(0.5) - 4.5)
+    assert rows[0].row["of"] == evidence.RATE
+
+
+def test_rows_of_other_parameters_than_the_plans_are_left_out(monkeypatch, tmp_path):
+    plan = evidence.plan()
+    rows = [{"recipe": name, "vae": vae, "parameters": p} for name, p in plan for vae in "BA"]
+    frame = pd.DataFrame(rows[::-1])
+    found = evidence.planned(frame, plan)
+    assert [*found.vae] == ["A", "B"] * len(plan)
+    assert [*zip(found.recipe, found.parameters, strict=True)][::2] == [*plan]
+    frame.loc[0, "parameters"] = "0" * 12
+    assert len(evidence.planned(frame, plan)) == len(frame) - 1
+    assert evidence.curve_is_current() and len(evidence.planned(evidence.read(), plan)) == 80
+    monkeypatch.setattr(evidence, "path", lambda _name="": tmp_path / "none")
+    assert not evidence.curve_is_current()
 
 
 def test_the_summary_names_the_worst_seed_and_never_rounds_to_all():

@@ -1,14 +1,16 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from planted import same, sentence
 
-from fluxttice_core import InputError, all_operations, load
+from fluxttice_core import InputError, TernaryVAE, all_operations, load
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.controls import random_linear
 from fluxttice_core.metrics.coverage import ceiling, coverage
 from fluxttice_core.model import network
 from fluxttice_core.model.network import HOW, VAES, D, DualVAE, prior
@@ -102,13 +104,29 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+def test_help_waits_for_no_torch():
+    asked = "import sys, fluxttice_core.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", asked], check=True)
+
+
 def test_ten_million_operations_need_less_than_a_gigabyte_and_a_half(folder):
     done = subprocess.run([sys.executable, "-c", LARGE, folder], capture_output=True, check=True)
     rest = 9_000_000 * T * 8  # only the result grows with n
     assert int(done.stdout) * 1_024 + rest < 1.5e9
 
 
-def test_the_report_is_the_coverage_of_each_vae_beside_fresh_weights(vae):
+NOISE = DualVAE.fresh, random_linear
+
+
+@pytest.mark.parametrize("seed", [50, 51, 52])
+@pytest.mark.parametrize("make", NOISE)
+def test_what_has_learnt_nothing_does_not_discriminate(vae, make, seed):
+    noise = TernaryVAE(replace(vae.checkpoint, model=make(seed)))
+    report = noise.coverage_report([10_000], "argmax", trials=3, seed=50)
+    assert not report["discriminates"].any()
+
+
+def test_the_report_is_the_coverage_of_each_vae_beside_noise(vae):
     report = vae.coverage_report([100, 500], trials=3, seed=6)
     keys = report[["vae", "decode", "n"]].itertuples(index=False, name=None)
     assert list(keys) == [(v, h, n) for v in VAES for h in HOW for n in (100, 500)]
@@ -117,14 +135,14 @@ def test_the_report_is_the_coverage_of_each_vae_beside_fresh_weights(vae):
     pd.testing.assert_series_equal(report["of_ceiling"], of_ceiling, check_names=False)
     for name in VAES:
         [row] = report.query("vae == @name and decode == 'argmax' and n == 500").to_dict("records")
-        ours, noise = (
+        ours, *noise = (
             coverage(m.decoder(name), [100, 500], how=HOW, trials=3, seed=6, stream=name)[1].unique
-            for m in (vae.model, DualVAE.fresh(6))
+            for m in (vae.model, *(make(s) for make in NOISE for s in range(6, 11)))
         )
         found = [row[key] for key in ("trials", "unique", "ci95_low", "ci95_high")]
         assert found == [3, ours.value, ours.low, ours.high]
-        assert row["untrained_unique"] == noise.value
-        assert row["discriminates"] == (ours.low > noise.high)
+        assert row["noise_unique"] == pytest.approx(max(one.value for one in noise), abs=15)
+        assert row["discriminates"] == (ours.low > row["noise_unique"])
 
 
 def test_only_argmax_can_tell_a_perfect_model_from_noise(perfect, vae):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from planted import DIGITS, SEEDS, TERCILE, ends, held, no_number, sentence
 from scipy import integrate, stats
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn.functional import cross_entropy
 
 from fluxttice_core.metrics import controls, rate, reconstruction
@@ -104,13 +104,18 @@ def test_what_is_constant_or_hardly_moves_counts_as_none(measure):
 # --- What codes cost ---
 
 
-def test_the_rate_is_information_plus_aggregate_kl(certified):
-    """R = I_q + KL(q(z) ‖ p), each from its own draws, and the mean of the closed form."""
+def test_information_is_the_mean_of_its_own_logarithms(certified):
+    """R = I_q + KL(q(z) ‖ p), with I_q from ln q(z|x) - ln q(z); R is the mean of its terms."""
     for model in (certified, controls.random_linear(1_000), optimum()):
-        q = posterior(model, "A")
-        r, i = rate.rate(q), rate.mutual_information(q, generator(1, "MI"))
-        kl = rate.aggregate_kl(q, generator(2, "KL"))
-        assert i.low + kl.low <= r.value <= i.high + kl.high
+        q, rng = posterior(model, "A"), generator(1, "z")
+        r = rate.rate(q)
+        i = rate.mutual_information(r, rate.aggregate_kl(q, generator(1, "KL")))
+        each = Independent(Normal(q.mu.double(), (q.logvar.double() / 2).exp()), 1)
+        pick = torch.randint(M, (50,), generator=rng)
+        z = q.mu[pick] + (q.logvar[pick] / 2).exp() * torch.randn(50, D, generator=rng)
+        logs = each.log_prob(z.double()[:, None])  # (50, M)
+        direct = logs[torch.arange(50), pick] - logs.logsumexp(1) + math.log(M)
+        assert i.low - 0.01 <= float(direct.mean()) <= i.high + 1e-6
         assert ends(r) == pytest.approx([float(kl_nats(*q).sum(1).double().mean())] * 3)
 
 
@@ -127,16 +132,18 @@ def test_mutual_information_and_aggregate_kl_of_two_gaussians(apart, scale):
         return math.exp(one) * (one - np.logaddexp(one, two) + math.log(2))
 
     truth = integrate.quad(term, apart - 9 * scale, apart + 9 * scale)[0]
-    draws = [rate.mutual_information(q, generator(seed, "MI"), 30_000) for seed in range(SEEDS)]
-    assert held(draws, truth)
+    r = rate.rate(q)
     draws = [rate.aggregate_kl(q, generator(seed, "KL"), 30_000) for seed in range(SEEDS)]
-    assert held(draws, rate.rate(q).value - truth)
+    assert held(draws, r.value - truth)
+    assert held([rate.mutual_information(r, kl) for kl in draws], truth)
 
 
 def test_distortion_is_torchs_cross_entropy(untrained):
     """Of codes without noise."""
     q = posterior(untrained, "A")
-    found = rate.distortion(samples(untrained, "A", q._replace(logvar=q.logvar - 200), 1))
+    found = rate.distortion(
+        samples(untrained, "A", q._replace(logvar=q.logvar - 200), generator(1, "z"))
+    )
     logits = untrained.decoder_A(q.mu).detach().double().view(-1, C)
     truth = T * cross_entropy(logits, OPS.flatten() + 1)
     assert found.value == pytest.approx(float(truth), abs=1e-5)
@@ -198,7 +205,7 @@ def test_exact_match_falls_as_the_normal_distribution_says(perfect_model, monkey
     q, found, hits = Posterior(mu, torch.full_like(mu, 2 * math.log(0.4))), [], []
     for seed in range(SEEDS):
         rows = robustness(perfect_model, "A", q, seed)
-        hits.append(samples(perfect_model, "A", q, seed).hits)
+        hits.append(samples(perfect_model, "A", q, generator(seed, "z")).hits)
         found.append([row.exact_match for row in rows] + hits[-1].double().mean(1).tolist())
     zeros = (DIGITS == 1).sum(0)  # (M,): trits that are 0
     scales = [row.scale for row in rows] + [1, 1]
@@ -210,7 +217,7 @@ def test_exact_match_falls_as_the_normal_distribution_says(perfect_model, monkey
         deviation = (truth * (1 - truth)).sum() ** 0.5 / M
         assert abs(values.mean() - truth.mean()) < 4 * deviation / SEEDS**0.5 + 1e-9
         assert values.std() < 2 * deviation + 1e-9
-    part = samples(perfect_model, "A", q, 0, PARTS.test).hits
+    part = samples(perfect_model, "A", q, generator(0, "z"), PARTS.test).hits
     assert torch.equal(part, hits[0][:, PARTS.test])
 
 

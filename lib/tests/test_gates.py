@@ -65,6 +65,9 @@ def test_every_gate_bounds_a_metric_from_the_side_where_it_is_worse():
     assert metric("argmax_coverage_50000").title.startswith("argmax coverage at N = 50,000")
 
 
+VERDICTS = "PASS", "ABSTAIN", "FAIL"
+
+
 @pytest.mark.parametrize(
     "found, said",
     [
@@ -75,6 +78,10 @@ def test_every_gate_bounds_a_metric_from_the_side_where_it_is_worse():
 def test_the_verdict_is_the_worst_of_the_gates(found, said):
     rows = [judged("max_rate", one) for one in found]
     assert verdict(rows) == verdict(rows[::-1]) == said
+    refusals = [gates.Refusal(control="c", seed=1, k=1, verdict=v, gates=[]) for v in VERDICTS]
+    passed = [one for one in refusals if one.verdict != "FAIL"]  # whatever else is said of it
+    assert verdict(rows, refusals[-1:]) == said
+    assert {verdict(rows, [one]) for one in passed} == {said.replace("PASS", "ABSTAIN")}
 
 
 # --- Networks at the strict gates ---
@@ -306,5 +313,8 @@ def test_the_table_is_read_back_for_its_own_bounds_only(strict, monkeypatch, tmp
     pd.testing.assert_frame_equal(power.stored(strict), written)
     for change in ({"min_argmax_entropy": 0.0}, {"k": 2_000_000}):
         assert power.stored(strict.model_copy(update=change)) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "code_hash", lambda *_: "another")
+        assert power.stored(strict) is None
     written.drop(columns="bound k").to_csv(power.path())
     assert power.stored(strict) is None  # of before there was this bound

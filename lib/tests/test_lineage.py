@@ -27,6 +27,7 @@ from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M, all_operations
 from fluxttice_core.model.streams import generator
 from fluxttice_core.report import lineage as page
+from fluxttice_core.report.tables import ends
 
 MU = all_operations().float()
 
@@ -264,6 +265,8 @@ NO_NETWORK = {
         {"model": {k: v for k, v in GEOOPT.items() if "B.manifold" not in k}},
     "come to more than the file holds":
         {"model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))},
+    "latent_scale is not part of it": {"model": DUAL | scalars("latent_scale")},
+    "controller.gain is not part of it": {"model": DUAL | scalars("controller.gain")},
     "claims has more than 16,777,216 characters": {"model": DUAL, "x": ["\0" * 10**6] * 3},
 }  # fmt: skip
 
@@ -412,9 +415,15 @@ v5.12 dist_corr 0.5 agrees: D2 of B
 v5.11 radius_min_B 0.1 agrees: radius_min of B
 v5.12 Q 1.9 agrees: Q (D3) of B
 v5.12 coverage 1.0 agrees: exact match from mu of A
-v5.6 coverage_A 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
-v5.6 H_A_history 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
-v5.12 best_Q 1.0 cannot be recomputed: its rule, data, draws or weights are not in the file
+v5.11 coverage 0.3 agrees: exact match from a sample of A
+v5.12 r_v0_B 2.2 agrees: radius_v0, hyperbolic of B
+v5.12 radius_max_B 3.6 agrees: radius_max, hyperbolic of B
+v5.12 radius_min 0.1 agrees: radius_min of B or radius_min of A
+epsilon-coupled hierarchy_B -0.8 cannot be recomputed: ?
+epsilon-coupled coverage 1.0 cannot be recomputed: ?
+v5.6 coverage_A 1.0 cannot be recomputed: ?
+v5.6 H_A_history 1.0 cannot be recomputed: ?
+v5.12 best_Q 1.0 cannot be recomputed: ?
 """
 
 
@@ -422,14 +431,22 @@ v5.12 best_Q 1.0 cannot be recomputed: its rule, data, draws or weights are not 
 def test_claims_are_compared_under_their_own_definition(line):
     (layout, name, stored, *_), what = line.split(" "), line.split(" ", 3)[3]
     values = {"hierarchy": -0.8, "D1": 0.3, "D2": 0.5, "D3": 0.7, "Q (D3)": 1.9, "radius_min": 0.1}
+    values |= {"radius_v0": 0.8, "radius_v0, hyperbolic": 2.2, "radius_max, hyperbolic": 3.6}
     ours = {name: exact(value, 0.01) for name, value in values.items()}
-    measured = {"A": {"exact match from mu": exact(1.0)}, "B": ours}
+    a = {"exact match from mu": 1.0, "exact match from a sample": 0.3, "radius_min": 0.1}
+    measured = {"A": {name: exact(value) for name, value in a.items()}, "B": ours}
     noise = {"epoch": 3, "lambda1": 0.5, "note": "x", "tau_frozen": True, "loss": math.inf}
     claim = [9.0, float(stored)] if "history" in name else float(stored)
     [row] = metrics.compare({"metrics": {name: claim}, **noise}, measured, layout)
     assert (row.name, row.stored) == (name, float(stored))
-    assert f"{row.verdict}: {row.definition}" == what
+    assert f"{row.verdict}: {row.definition}" == what.replace("?", metrics.UNKNOWN)
     assert (row.measured is None) is (row.verdict == "cannot be recomputed")
+
+
+def test_coverage_is_of_draws_where_b_has_a_decoder():
+    both = {vae: {"exact match from mu": exact(1.0)} for vae in "AB"}
+    [row] = metrics.compare({"coverage": 1.0}, both, "v5.6 to v5.9")
+    assert row.verdict == "cannot be recomputed"
 
 
 @pytest.mark.parametrize("stored, verdict", [
@@ -483,6 +500,8 @@ def test_a_file_is_shown_and_certified_as_what_it_is(tmp_path, strict, few):
     words = "none recorded|0.95|differs|assumed|steers training alone|tangent path|random maps"
     words = (*words.split("|"), "encoder B has no decoder", page.PRIOR, inherited[0])
     assert [word for word in words if word not in text] == []
+    mu, sample = (found.beside["untrained"][f"hierarchy{of}"] for of in (" of mu", ""))
+    assert mu != sample and ends(*mu, "number") in text and ends(*sample, "number") in text
     assert "claims nothing" in page.section(found.model_copy(update={"claims": []}))[2].data
 
     row = Judged(gate="max_rate", vae="A", bound=1, measured=exact(1), verdict="PASS")

@@ -186,12 +186,15 @@ def measured(value, low=0.2, high=0.4):
         (measured(3, 3, 3), measured(3 + 4e-6, 3, 3), "DIFFERS", "DIFFERS"),
         (measured(0.3), measured(0.3, 0.1), "DIFFERS", "in interval"),  # its interval is another
         (measured(0.3), measured(None, None, None), "DIFFERS", "DIFFERS"),
-        (1.5, 1.6, "DIFFERS", "no interval"), (True, False, "DIFFERS", "DIFFERS"),
+        (1.5, 1.51, "DIFFERS", "near"), (1.5, 1.52, "DIFFERS", "DIFFERS"),
+        (0.001, 0.01, "DIFFERS", "near"), (True, False, "DIFFERS", "DIFFERS"),
     ],
 )  # fmt: skip
 def test_a_number_is_equal_in_its_interval_or_not_reproduced(old, new, here, elsewhere):
     [pair] = reproduce.compared("x", {"rows": [{"a": old}]}, {"rows": [{"a": new}]}).values()
     assert (told(*pair, True), told(*pair, False)) == (here, elsewhere)
+    assert reproduce.judged("train rows 0 a", *pair, False) == "not judged"
+    assert reproduce.judged("train rows 0 a", *pair, True) == here
 
 
 def test_dates_and_places_are_not_compared_and_what_is_missing_is():

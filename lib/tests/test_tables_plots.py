@@ -159,7 +159,10 @@ def test_the_sentences_quote_the_rows():
     text = tables.summary(RESULTS).data
     for quoted in ("85.40%", "98.76%", "37.07%", "17.2500", "-8.2500", "15.9000", "-9.8875"):
         assert quoted in text
-    assert "nothing learnt: at most 3.00%" in text
+    assert "nothing learnt, five seeds: up to 3.00%" in text
+    others = [row for row in RESULTS.comparison if row.metric != "argmax_coverage_50000"]
+    fewer = tables.summary(RESULTS.model_copy(update={"comparison": others})).data
+    assert "50,000" in text and "50,000" not in fewer
     said = tables.why_not_categorical(RESULTS)
     assert "N = 100 an untrained VAE-B reaches 22.23% of" in said and "checkpoint 31.12%" in said
 

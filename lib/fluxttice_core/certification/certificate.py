@@ -31,7 +31,7 @@ GUARANTEES = (
     "recorded values and intervals.",
     "PASS: for every VAE that is named with its gates, each alone, the whole 95 % interval of "
     "every gate meets its bound; one that straddles its bound is ABSTAIN, which is never PASS.",
-    "The controls below were measured by the same gates and fail them.",
+    "PASS also says: the controls below were measured by the same gates, and every one fails.",
     "Signed: every file of the folder is as the holder of the key left it.",
 )
 LIMITS = (
@@ -109,7 +109,7 @@ def state(
     spelled = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
     return Certificate(
         created_utc=files.utc_now().isoformat(),
-        verdict=gates.verdict(rows),
+        verdict=gates.verdict(rows, controls),
         epoch=loaded.epoch,
         selection_rule=selection.get("rule"),
         recipe={"name": config.get("recipe"), "sha256": files.sha256(spelled)} if config else None,

@@ -92,7 +92,8 @@ def detected(power: pd.DataFrame, p: Certify, share: float = CONFIDENCE) -> pd.D
         rows.append(line)
     for gate, (what, n) in BINOMIAL.items():
         rows.append({"gate": gate, what: f"{_binomial(getattr(p, gate), n, share):.4%}"})
-    census = {"gate": "min_exact_match, min_exact_match_worst_kind", "operations lost": "1"}
+    lost = f"{int(M * (1 - p.min_exact_match)) + 1:,}"
+    census = {"gate": "min_exact_match", "operations lost": lost}
     above = {"gate": "max_rate", "nats above the bound": "any: it is exact"}
     return pd.DataFrame([*rows, census, above]).fillna("–")
 
@@ -107,14 +108,14 @@ def _binomial(bound: float, n: int, share: float) -> float:
 
 
 def write(p: Certify) -> pd.DataFrame:
-    """`table` of these bounds, stored as reports/power.csv with the bounds beside it."""
+    """`table` of these bounds, stored as reports/power.csv with bounds and code beside it."""
     found = table(p).assign(**_bounds(p))
     files.write_bytes(path(), found.to_csv(index=False).encode())
     return found
 
 
 def stored(p: Certify) -> pd.DataFrame | None:
-    """reports/power.csv, or None where it is of other bounds or another k than those of `p`."""
+    """reports/power.csv, or None where it is of other bounds, latents or code than now."""
     if not path().is_file():
         return None
     found = pd.read_csv(path())
@@ -123,5 +124,6 @@ def stored(p: Certify) -> pd.DataFrame | None:
     return found if (told == list(mine.values())).all(axis=None) else None
 
 
-def _bounds(p: Certify) -> dict[str, float]:
-    return {f"bound {name}": getattr(p, name) for name in (*GENERATION, "k")}
+def _bounds(p: Certify) -> dict[str, float | str]:
+    code = files.code_hash("model", "metrics")
+    return {f"bound {name}": getattr(p, name) for name in (*GENERATION, "k")} | {"code": code}

@@ -23,7 +23,7 @@ from .. import files
 from ..errors import InputError
 
 SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
-FINGERPRINT = "9d3a36d99b4c28dbf7c4521374e213e34b3db878d581e3c73b77dee58a19f684"
+FINGERPRINT = "ca4055791751324263fb1ff7ca580fd8aabb7ca6a9227c9aba3d9ef8029cd837"
 KEY_VARIABLE = "FLUXTTICE_SIGNING_KEY"
 DEFAULT_KEY = Path("~/.config/fluxttice/signing_key.pem")
 

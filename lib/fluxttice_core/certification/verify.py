@@ -169,7 +169,7 @@ def _stated(contents: dict[str, bytes], loaded: Checkpoint) -> tuple[Certificate
         (name, "FAIL") for name in gates.adversaries(loaded.model, p)
     }:
         raise InputError(f"{CERTIFICATE} does not say that every control fails.")
-    judged = gates.verdict(stated.gates)
+    judged = gates.verdict(stated.gates, stated.controls)
     if stated.verdict != judged:
         raise InputError(f"{CERTIFICATE} says {stated.verdict}, but its gates say {judged}.")
     return stated, p
@@ -201,10 +201,11 @@ def agreement(row: Judged, again: Judged, same: bool) -> str:
 
 def told(old: Any, new: Any, same: bool) -> str:
     """How two values from JSON agree, of which a `Measured` row is one: "equal"; on a machine that
-    is not the `same` also "in interval", or "no interval" for a number without one; else "DIFFERS".
+    is not the `same` also "in interval", or for a number without one "near"; else "DIFFERS".
 
-    A figure whose interval is a point may move by a millionth there: float32 products are summed in
-    another order.
+    Float32 products are summed in another order there: a figure whose interval is a point may move
+    by a millionth, and a number without an interval, which may be drawn, by a hundredth (of itself,
+    or of 1 if it is less).
     """
     if old == new:
         return "equal"
@@ -212,6 +213,6 @@ def told(old: Any, new: Any, same: bool) -> str:
     if same or not all(type(value) in (int, float) for value in (was, now)):
         return "DIFFERS"
     if not isinstance(old, dict):
-        return "no interval"
+        return "near" if abs(now - was) <= 0.01 * max(1, abs(was)) else "DIFFERS"
     room = 1e-6 * abs(old["low"]) if old["low"] == old["high"] else 0.0
     return "in interval" if old["low"] - room <= now <= old["high"] + room else "DIFFERS"

@@ -39,11 +39,16 @@ LAYOUTS = (  # name; the tensor, and its shape where that matters, of the first 
     ("v5.11 single projection", f"{SINGLE}.0.weight", None),
 )
 ALONE = "encoders and decoders alone"
+STEERS = "steers training alone"
+NUMBERS = (
+    r"(grad_norm|r)_[AB]_ema|mean_radius_[AB]|prior_sigma|curvature|loss_(ema|prev|grad_ema)"
+    r"|appetite_\w+"
+)
 LEFT_OUT = {  # how a tensor's name (and shape) or a part's begins; why no measurement needs it
-    r"(state_net|attention_head_scales|controller)[._]": "steers training alone",
-    r"(metric|hyperbolic|curriculum)_attention": "steers training alone",
-    r"appetite|(symbiosis|curiosity|ranking|closure)\.": "an appetite: steers training alone",
-    r"[^. ]+ \((1(, 1)*,?)?\)$": "a running number of training",
+    r"(state_net|attention_head_scales|controller\.net)\.|controller_state$": STEERS,
+    r"(metric|hyperbolic|curriculum)_attention\.": STEERS,
+    r"symbiosis\.|curiosity\.z_history|ranking\.valuations|closure\.identity_idx": STEERS,
+    rf"(\w+\.)*({NUMBERS}) \((1(, 1)*,?)?\)$": "a running number of training",
     r"(model_)?optim\S*$": "state of an optimiser",
     r"snap\S*$": "radii by the true valuation, given, not learnt: the network is measured without",
 }

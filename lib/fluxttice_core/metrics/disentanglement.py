@@ -44,8 +44,9 @@ def mig(mu: Tensor) -> Measured:
 def dci_disentanglement(mu: Tensor) -> Measured:
     """DCI's disentanglement: Σ_j ρ_j·(1 - H_9(R_j.)), 0 … 1 (Eastwood & Williams 2018, sec. 2).
 
-    H_9 is the entropy to base 9 of a row made to sum to 1, ρ_j the row's share of all R. 1: each
-    latent depends on one trit. 0 where no unit is active.
+    H_9 is the entropy to base 9 of a row made to sum to 1, ρ_j the row's share of all R. 1: no
+    latent's mean depends on two trits by themselves (what it has of products of trits, R does not
+    see, and `mig` does). 0 where no unit is active.
 
     R_jk = Var_k(E[mu_j | trit k]) / Var(mu_j), the squared correlation ratio, and in this full
     factorial exactly the first-order Sobol index. It stands in for the importances of a fitted

@@ -68,10 +68,14 @@ def judge(measured: Measured, bound: float, upper: bool = False) -> str:
     return "FAIL" if high < limit else "ABSTAIN"
 
 
-def verdict(rows: list[Judged]) -> str:
-    """PASS only if every gate is; FAIL if any is; otherwise ABSTAIN."""
+def verdict(rows: list[Judged], controls: "Iterable[Refusal]" = ()) -> str:
+    """PASS only if every gate is, and every one of the `controls` fails; FAIL if any gate is;
+    otherwise ABSTAIN."""
     found = {row.verdict for row in rows}
-    return "FAIL" if "FAIL" in found else "PASS" if found == {"PASS"} else "ABSTAIN"
+    if "FAIL" in found:
+        return "FAIL"
+    refused = all(control.verdict == "FAIL" for control in controls)
+    return "PASS" if found == {"PASS"} and refused else "ABSTAIN"
 
 
 def of_vae(

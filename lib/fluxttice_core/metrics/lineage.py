@@ -31,19 +31,19 @@ ELSEWHERE = ", claimed elsewhere"  # than in the file
 SETTINGS = re.compile(r"(epoch|lambda\d|rho|phase|tau|grad_.*)(, .*)?")  # measures of nothing
 UNKNOWN = "its rule, data, draws or weights are not in the file"
 MEANT = {  # a claim's name, "_" where A or B follows: its metrics, the likeliest first
-    "coverage": ("exact match from mu", "exact match from the tangent path"),
+    "coverage": tuple(f"exact match from {z}" for z in ("mu", "the tangent path", "a sample")),
     "coverage_": (),  # of draws by another rule in each version
+    **{f"epsilon {name}": () for name in ("coverage", "hierarchy", "hierarchy_", "Q")},  # its own
     "radial_corr": ("hierarchy",),
-    "richness": ("richness", "richness, hyperbolic"),
     "dist_corr": ("D3", "D2"),
     "dist_corr_": ("D2",),
     "distance_corr_": ("D2",),
     "v5.11 distance_corr_": ("D1",),
     "Q": ("Q (D3)", "Q (D2)"),
     "Q_": ("Q (D2)",),
-    "r_v0": ("radius_v0",),
-    "r_v9": ("radius_v9",),
-}  # any other: the metric of that very name
+    "r_v0": ("radius_v0", "radius_v0, hyperbolic"),
+    "r_v9": ("radius_v9", "radius_v9, hyperbolic"),
+}  # any other: the metric of that very name, by either radius
 
 
 class Claim(Record):
@@ -105,11 +105,11 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
     - Q: D + 1.5·|hierarchy|, with each D. No D is a p-adic distance.
     - triplets (v5.7): share where "v(i-j) > v(i-k)" equals "‖y_i-y_j‖ < ‖y_i-y_k‖", ties of v
       counting as no: a coin has 0.50, points all equal 0.75.
-    - richness: mean over the levels of the population variance of r, and of the hyperbolic radius
-      2/√c·artanh(√c·r); level 9, of one, counts 0.
+    - richness: mean over the levels of the population variance of r; level 9, of one, counts 0.
 
-    `c` is the ball's curvature, None where there is no ball. Where a point lies outside the ball,
-    D1 and the hyperbolic radius do not exist, and have no row.
+    What is of r stands there once more of the hyperbolic radius 2/√c·artanh(√c·r). `c` is the
+    ball's curvature, None where there is no ball. Where a point lies outside the ball, D1 and that
+    radius do not exist, and have no row.
 
     Raises:
         InputError: a point that is not finite: it has no place among the others.
@@ -124,24 +124,30 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
     some = torch.randperm(M, generator=rng)[:OPERATIONS]
     apart = torch.pdist(v[some, None].double())
     pairs = {"D2": torch.pdist(y[some]), "D3": torch.pdist(r[some, None])}
-    radii = pd.DataFrame({"richness": r.numpy()})
-    names = {"mean": "mean_radius", "std": "std_radius", "min": "radius_min", "max": "radius_max"}
+    radii = {"": r}
     found = {
         **correlations("spearman", v=v, hierarchy=r),
         **correlations("spearman", apart=apart, **pairs),
         "triplets": (nearer == closer).double().mean(),
-        **radii["richness"].agg([*names]).rename(names),
-        "radius_range": r.max() - r.min(),
-        "radius_v0": r[v == 0].mean(),
-        "radius_v9": r[v == 9].mean(),
     }
     if c and c**0.5 * r.max() < 1:
-        radii["richness, hyperbolic"] = 2 / c**0.5 * (c**0.5 * r).atanh().numpy()
+        radii[", hyperbolic"] = 2 / c**0.5 * (c**0.5 * r).atanh()
         i, j = i[:PAIRS], j[:PAIRS]
         room = (1 - c * r[i].square()) * (1 - c * r[j].square())
         distance = (1 + 2 * c * (y[i] - y[j]).square().sum(1) / room).acosh()
         found |= correlations("pearson", near=3 * (-v[(i - j).abs()] / 3).exp(), D1=distance)
-    found |= radii.groupby(v.numpy()).var(ddof=0).mean()
+    for of, x in radii.items():
+        levels = [x[v == level] for level in range(10)]
+        found |= {
+            f"richness{of}": torch.stack([one.var(correction=0) for one in levels]).mean(),
+            f"mean_radius{of}": x.mean(),
+            f"std_radius{of}": x.std(),
+            f"radius_min{of}": x.min(),
+            f"radius_max{of}": x.max(),
+            f"radius_range{of}": x.max() - x.min(),
+            f"radius_v0{of}": levels[0].mean(),
+            f"radius_v9{of}": levels[9].mean(),
+        }
     found |= {f"Q ({d})": found[d] + 1.5 * abs(found["hierarchy"]) for d in [*found] if d[0] == "D"}
     return {name: float(value) for name, value in found.items()}
 
@@ -149,7 +155,7 @@ def of_points(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, flo
 @torch.no_grad()
 def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measured]:
     """`of_points` of posterior samples of all operations, and the hierarchy of mu; and exact match
-    from both inputs that a decoder may mean, mu and its tangent path, where it has them.
+    from what a decoder may mean by its input: a sample, mu, and its tangent path.
 
     The interval is that of one draw more, which is what a file stores: mean ± t·s·√(1 + 1/draws),
     from 2 draws or more; at 99.9 %, so that of some thirty true claims none differs by chance.
@@ -157,20 +163,29 @@ def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measur
     q, rng = posterior(model, vae), generator(seed, "lineage", vae)
     ball = model.projections.get(vae)
     c = ball.stated["curvature"][0] if ball else None
-    codes = (drawn(q, scale, rng) for scale in [1.0] * draws + [0.0])  # at last mu
-    *samples, mu = (of_points(ball(z) if ball else z, c, rng) for z in codes)
-    found = {"hierarchy of mu": exact(mu["hierarchy"], M)}
+    samples = []
+    for scale in [1.0] * draws + [0.0]:  # at last mu
+        z = drawn(q, scale, rng)
+        samples.append(of_points(ball(z) if ball else z, c, rng))
+        samples[-1] |= _exact_match(model, vae, {"a sample": z})
+    found = {"hierarchy of mu": exact(samples.pop()["hierarchy"], M)}
     inputs = {"mu": q.mu} | ({"the tangent path": ball.tangent(ball(q.mu))} if ball else {})
-    for name, z in inputs.items():
-        if vae in model.vaes and z.isfinite().all():
-            share = right_trits(model, vae, z).all(1).double().mean()
-            found[f"exact match from {name}"] = exact(float(share), M)
+    found |= {k: exact(share, M) for k, share in _exact_match(model, vae, inputs).items()}
     wide, method = stdtrit(draws - 1, 0.9995), "99.9 %, Student t, of one draw more"
     for name, x in pd.DataFrame(samples).dropna(axis=1).items():
         ends = x.mean() + wide * (1 + 1 / draws) ** 0.5 * x.std() * np.array([0, -1, 1])
         value, low, high = ends.tolist()
         found[name] = Measured(value=value, low=low, high=high, n=draws, method=method)
     return found
+
+
+def _exact_match(model: Network, vae: str, inputs: dict[str, Tensor]) -> dict[str, float]:
+    """Of each of these inputs (M, D) of the VAE's decoder, if it has one and they are finite."""
+    return {
+        f"exact match from {name}": float(right_trits(model, vae, z).all(1).double().mean())
+        for name, z in inputs.items()
+        if vae in model.vaes and z.isfinite().all()
+    }
 
 
 def cheap_points(seed: int) -> list[tuple[str, Tensor]]:
@@ -219,9 +234,10 @@ def compare(
 ) -> list[Claim]:
     """Each number a file claims, or someone for it, beside ours under that name's own definition.
 
-    Where the lineage has used a name for several things, `definition` says which one fits, or the
-    likeliest. A claim agrees inside the interval, give or take 1e-6; one made elsewhere, which is
-    rounded, give or take half of its last decimal (of a whole number: nothing).
+    Where the lineage has used a name for several things, or does not say of which encoder it is,
+    `definition` names all that fit, or the likeliest. A claim agrees inside the interval, give or
+    take 1e-6; one made elsewhere, which is rounded, give or take half of its last decimal
+    (of a whole number: nothing).
 
     Args:
         claims: name → number, of a "_history" the last; so in its part "metrics". Those made
@@ -238,12 +254,17 @@ def compare(
         last = f"1e{stored.as_tuple().exponent}" if isinstance(stored, Decimal) else 0
         name, near = told.removesuffix(ELSEWHERE), 1e-6 + float(last) / 2
         vaes, base = (name[-1], name[:-2]) if name[-2:] in ("_A", "_B") else ("BA", name)
-        keys = (base,) if vaes == "BA" else (f"{layout[:5]} {base}_", f"{base}_", base)
-        metrics = next((MEANT[key] for key in keys if key in MEANT), (base,))
+        family, own = re.match(r"v5\.\d+|\w*", layout)[0], base + "_" * (len(vaes) == 1)
+        keys = (f"{family} {own}", own, base)
+        metrics = next((MEANT[key] for key in keys if key in MEANT), (base, f"{base}, hyperbolic"))
+        if base == "coverage" and all(
+            "exact match from mu" in found for found in measured.values()
+        ):
+            metrics = ()  # where B has a decoder, too, it is of draws
         ours = {f"{m} of {x}": measured[x][m] for m in metrics for x in vaes if m in measured[x]}
         fits = [d for d, m in ours.items() if m.low - near <= stored <= m.high + near]
-        definition = [*fits, *ours, UNKNOWN][0]
+        first = [*fits, *ours, UNKNOWN][0]
         verdict = "agrees" if fits else "differs" if ours else "cannot be recomputed"
-        row = {"measured": ours.get(definition), "verdict": verdict, "definition": definition}
-        rows.append(Claim(name=told, stored=stored, **row))
+        row = {"measured": ours.get(first), "definition": " or ".join(fits) or first}
+        rows.append(Claim(name=told, stored=stored, verdict=verdict, **row))
     return sorted(rows, key=lambda row: row.name.endswith(ELSEWHERE))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from .. import files, parallel
-from ..model.network import HOW, VAES, Measurable
+from ..model.network import HOW, VAES, Measurable, Network
 from ..model.operations import split
 from ..parallel import Job
 from ..params import Count, Text, Whole
@@ -179,11 +179,17 @@ def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = pri
     found, n = parallel.each(jobs, report)[::-1], len(model.vaes)
     pairs = zip(found[n:], found[:n], strict=True)
     rows = [row.model_copy(update={"drawings": drawn}) for row, drawn in pairs]
-    others = beside(p, report)
+    stored = beside(p, report)
+    others = stored.rows
+    if (
+        isinstance(model, Network) and model.normed
+    ):  # the stored untrained networks have no such layers
+        own = [job for job in _jobs(p, model) if job.arguments[0] == UNTRAINED]
+        others = [row for row in others if row.network != UNTRAINED] + parallel.each(own, report)
     return Results(
-        rows=[*rows, *others.rows],
-        controls_measured=others.created_utc,
-        comparison=compare(rows, others.rows),
+        rows=[*rows, *others],
+        controls_measured=stored.created_utc,
+        comparison=compare(rows, others),
     )
 
 
@@ -210,23 +216,28 @@ def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
 
 def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     """The optimum, the read-out of ten operations, and every control from each of its seeds."""
-    jobs = [
-        Job(f"{name} {seed}, VAE-{vae}", control_row, (name, seed, vae, p))
-        for vae in VAES[::-1]
-        for name, network in BESIDE.items()
-        for seed in range(p.untrained_seed, p.untrained_seed + network.seeds)
-    ]
     return Beside(
         **_key(p),
         created_utc=files.utc_now().isoformat(),
         environment=files.environment(),
-        rows=parallel.each(jobs, report),
+        rows=parallel.each(_jobs(p), report),
     )
 
 
-def control_row(name: str, seed: int, vae: str, p: Benchmark) -> Row:
-    """What stands beside a model, at FEWEST latents: its intervals are wider than a model's."""
-    network = BESIDE[name].make(seed)
+def _jobs(p: Benchmark, model: Network | None = None) -> list[Job]:
+    """`control_row` of all that stands beside a model; of its own layout if it is given."""
+    return [
+        Job(f"{name} {seed}, VAE-{vae}", control_row, (name, seed, vae, p, model))
+        for vae in (model.vaes if model else VAES)[::-1]
+        for name, network in BESIDE.items()
+        for seed in range(p.untrained_seed, p.untrained_seed + network.seeds)
+    ]
+
+
+def control_row(name: str, seed: int, vae: str, p: Benchmark, model: Network | None = None) -> Row:
+    """What stands beside a model, at FEWEST latents: its intervals are wider than a model's. What
+    is untrained is of the layout of `model`, if it is given."""
+    network = model.untrained(seed) if model else BESIDE[name].make(seed)
     shown = (name, seed) == (UNTRAINED, p.untrained_seed)
     o = observe(network, vae, FEWEST, p.seed, f"{name} {seed} {vae}")
     return Row(

@@ -22,6 +22,7 @@ from .marginal import FEWEST, GROUPS, LIMIT_NATS, Marginal
 from .results import Measured, exact, share
 
 HOURS = "more would take hours"
+SAMPLE = "posterior sample"  # the name of its random stream
 COMMON_RMS = 200.0  # of logits centred per trit: sharp enough that shapes and not scales differ
 
 
@@ -39,7 +40,8 @@ class Measurement(Params):
 class Observed:
     """What one VAE does. Each part is computed when a metric first asks for it, and once.
 
-    k latents of N(0, I) are streamed through the decoder; `stream` names their random stream.
+    k latents of N(0, I) are streamed through the decoder. `stream` is in the name of every random
+    stream: what is measured under another is measured with other draws.
     """
 
     network: Measurable
@@ -53,8 +55,8 @@ class Observed:
         return self.network.decoder(self.vae)
 
     def rng(self, name: str) -> torch.Generator:
-        """A random stream of this VAE's measurement."""
-        return generator(self.seed, name, self.vae, device=self.network.device)
+        """A random stream of this measurement."""
+        return generator(self.seed, name, self.stream, device=self.network.device)
 
     @cached_property
     def q(self) -> Posterior:
@@ -69,7 +71,7 @@ class Observed:
     @cached_property
     def samples(self) -> reconstruction.Samples:
         """What posterior samples of all operations decode to."""
-        return reconstruction.samples(self.network, self.vae, self.q, self.seed)
+        return reconstruction.samples(self.network, self.vae, self.q, self.rng(SAMPLE))
 
     @cached_property
     def marginal(self) -> Marginal:
@@ -80,8 +82,12 @@ class Observed:
     def at_common_scale(self) -> Marginal:
         """The marginal at FEWEST latents, the logits scaled to a root mean square of COMMON_RMS."""
         decoder = marginal.scaled(self.decoder, COMMON_RMS, self.rng("scale"))
-        stream = f"common scale {self.vae}"
+        stream = f"common scale {self.stream}"
         return marginal.marginal(decoder, FEWEST, self.seed, stream, self.network.device)
+
+    @cached_property
+    def aggregate_kl(self) -> Measured:
+        return rate.aggregate_kl(self.q, self.rng("aggregate"))
 
     @cached_property
     def nll(self) -> Measured:
@@ -171,12 +177,12 @@ METRICS = {
     ),
     "mutual_information": Metric(
         "I_q(x; z), nats",
-        lambda o, _: rate.mutual_information(o.q, o.rng("mutual information")),
+        lambda o, _: rate.mutual_information(rate.rate(o.q), o.aggregate_kl),
         "nats",
     ),
     "aggregate_kl": Metric(
         "KL(aggregate posterior ‖ prior), nats",
-        lambda o, _: rate.aggregate_kl(o.q, o.rng("aggregate")),
+        lambda o, _: o.aggregate_kl,
         "nats",
         -1,
     ),

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from scipy.special import chdtri, ndtri
-from torch import Tensor
 
 from ..model.network import D, Posterior
 from ..model.operations import C, M, T
@@ -50,33 +49,13 @@ def posterior_gap(bound: Measured, negative: Measured) -> Measured:
     return bound.model_copy(update={key: max(0.0, end) for key, end in ends.items()})
 
 
-def mutual_information(q: Posterior, rng: torch.Generator, n: int = 400) -> Measured:
-    """I_q(x; z) = E_x E_q(z|x)[ln q(z|x) - ln q(z)], nats: 0 (codes say nothing) … ln M.
-
-    Unbiased, from n draws of `_mixture`. Where codes overlap rarely the draws are skewed, and
-    Student's t of 400 is too narrow: it held the truth in 76 % of 300 runs at two cells 2.5 sigma
-    from their border, by 0.02 nats.
-    R = I_q + KL(q(z) ‖ p) (Hoffman & Johnson 2016, ELBO surgery), `rate` and `aggregate_kl`.
-    """
-    own, mixed, _ = _mixture(q, rng, n)
-    return mean((own - mixed).cpu().numpy(), low=0.0, high=math.log(len(q.mu)))
-
-
-def aggregate_kl(q: Posterior, rng: torch.Generator, n: int = 400) -> Measured:
+@torch.no_grad()
+def aggregate_kl(q: Posterior, rng: torch.Generator, n: int = 800) -> Measured:
     """KL(q(z) ‖ N(0, I)) = E_q[ln q(z) - ln p(z)] of the aggregate posterior q(z), nats, ≥ 0.
 
-    Unbiased, from n draws of `_mixture`. It is the part of the ELBO's KL that costs coverage
+    Unbiased, from n draws of q(z) = mean_x q(z|x), at which the mixture over all operations is
+    evaluated exactly, as three matrix products. It is the part of the ELBO's KL that costs coverage
     (Hoffman & Johnson 2016, ELBO surgery, eq. 3).
-    """
-    _, mixed, prior = _mixture(q, rng, n)
-    return mean((mixed - prior).cpu().numpy(), low=0.0)
-
-
-@torch.no_grad()
-def _mixture(q: Posterior, rng: torch.Generator, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """ln q(z|x), ln q(z) and ln p(z) at n draws of q(z) = mean_x q(z|x), each + D/2·ln 2π: (n,).
-
-    The mixture over all operations is evaluated exactly, as three matrix products.
     """
     mu, logvar = q.mu.double(), q.logvar.double()
     pick = torch.randint(len(mu), (n,), generator=rng, device=mu.device)
@@ -84,12 +63,23 @@ def _mixture(q: Posterior, rng: torch.Generator, n: int) -> tuple[Tensor, Tensor
     z = mu[pick] + (logvar[pick] / 2).exp() * eps
     precision = (-logvar).exp()  # (M, D)
     constant = (mu.square() * precision + logvar).sum(1)
-    mixed = []
+    ratio = []  # ln q(z) - ln p(z): D/2·ln 2π cancels out
     for part in z.split(250):
         square = part.square() @ precision.T - 2 * part @ (mu * precision).T + constant
-        mixed.append(torch.logsumexp(-0.5 * square, 1) - math.log(len(mu)))
-    own = -0.5 * (eps.square() + logvar[pick]).sum(1)
-    return own, torch.cat(mixed), -0.5 * z.square().sum(1)
+        mixture = torch.logsumexp(-0.5 * square, 1) - math.log(len(mu))
+        ratio.append(mixture + 0.5 * part.square().sum(1))
+    return mean(torch.cat(ratio).cpu().numpy(), low=0.0)
+
+
+def mutual_information(r: Measured, kl: Measured) -> Measured:
+    """I_q(x; z) = R - KL(q(z) ‖ p), nats: 0 (codes say nothing) … ln M, of `rate` and
+    `aggregate_kl` (Hoffman & Johnson 2016, ELBO surgery).
+
+    ln q(z|x) - ln q(z), averaged over draws, varies less, and its interval lies: where codes rarely
+    overlap, a few draws carry all of what is lost, and Student's t of 400 held the truth in 19 to
+    38 % of runs.
+    """
+    return kl.mapped(lambda nats: min(max(0.0, r.value - nats), math.log(r.n)))
 
 
 class Cells(NamedTuple):

@@ -58,10 +58,9 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def samples(
-    model: Measurable, vae: str, q: Posterior, seed: int, of: Tensor | slice = EVERY
+    model: Measurable, vae: str, q: Posterior, rng: torch.Generator, of: Tensor | slice = EVERY
 ) -> Samples:
     """DRAWS posterior samples of the rows `of`, which are the same whatever is asked of."""
-    rng = generator(seed, "posterior sample", vae, device=model.device)
     classes = all_operations()[of].to(model.device) + 1  # (n, T)
     hits, nats = [], []
     for _ in range(DRAWS):

@@ -118,7 +118,7 @@ class Network(nn.Module):
 
     def __init__(self, vaes: tuple[str, ...] = VAES, normed: bool = False) -> None:
         super().__init__()
-        self.vaes = vaes
+        self.vaes, self.normed = vaes, normed
         self.encoder_A, self.encoder_B = Encoder(normed), Encoder(normed)
         self.decoder_A = DecoderA(normed)
         if "B" in vaes:

@@ -45,6 +45,8 @@ def of(
         if type(value) not in (int, float) or abs(value) >= 1e300:
             raise InputError(f"{claims}: {name} is {value!r}, but a claim must be a number.")
         stated[name + ELSEWHERE] = Decimal(written[name]) if type(value) is float else value
+    coupled = "controller_state" in loaded.section("imported")["left_out"]
+    layout = "epsilon-coupled" if coupled else model.layout
     print("measuring by the lineage's own metrics")
     jobs = [Job(f"encoder {vae}", measure, (model, vae, 10, p.seed)) for vae in model.encoders]
     measured = dict(zip(model.encoders, parallel.each(jobs, print), strict=True))
@@ -55,7 +57,7 @@ def of(
         stated={vae: ball.stated for vae, ball in model.projections.items()},
         measured=measured,
         beside=beside(model, p.untrained_seed, p.seed),
-        claims=compare(stated, measured, model.layout),
+        claims=compare(stated, measured, layout),
         inherited=[k for k, v in model.tensors.items() if k in theirs and v.equal(theirs[k])],
     )
 
@@ -78,10 +80,10 @@ def section(found: Lineage | None) -> list[Markdown | Styler]:
     lines, grey = [], []
     for vae, rows in found.measured.items():
         for name in [name for name in rows if "radius" not in name]:
-            unit, key = "share" if "exact" in name else "number", name.removesuffix(" of mu")
+            unit = "share" if "exact" in name else "number"
             measured = with_interval(rows[name], unit)
             line = {"encoder": vae, "metric": name, "measured (99.9 %)": measured}
-            beside = {k: ends(*at[key], unit) for k, at in found.beside.items() if key in at}
+            beside = {k: ends(*at[name], unit) for k, at in found.beside.items() if name in at}
             lines.append(line | beside)
             grey.append("" if found.decides(name, vae) else GREY)
     claims = pd.DataFrame(map(dict, found.claims), columns=[*Claim.model_fields])

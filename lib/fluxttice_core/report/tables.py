@@ -13,7 +13,7 @@ from ..metrics.gates import Judged, Refusal
 from ..metrics.marginal import LIMIT_NATS
 from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
 from ..metrics.observation import metric
-from ..metrics.results import Measured
+from ..metrics.results import CENSUS, Measured
 from ..model.network import VAES
 
 if TYPE_CHECKING:  # what signs is an extra of its own
@@ -42,9 +42,10 @@ def summary(results: Results) -> Markdown:
     lines = [head, ["---"] * len(head)]
     for name, label in IN_ONE_MINUTE.items():
         both = [rows[name, vae] for vae in vaes if (name, vae) in rows]
-        noise = max(high for row in both for _, high in row.controls.values())
+        noise = max((high for row in both for _, high in row.controls.values()), default=None)
         cells = [f"**{number(row.ours.value)}** ({interval(row.ours)})" for row in both]
-        lines.append([label, *cells, f"nothing learnt: at most {number(noise)}"])
+        if both:  # `ns` need not hold this N
+            lines.append([label, *cells, f"nothing learnt, five seeds: up to {number(noise)}"])
     for name, label, beside in (
         ("rate", "nats a code costs", "the least at that exact match"),
         ("elbo", "nats of ELBO", "ignoring the latent"),
@@ -249,7 +250,7 @@ def interval(row: Measured, unit: str = "share") -> str:
     """Both ends, or "exact" where nothing was drawn."""
     if row.value is None:
         return row.method
-    return "exact" if row.low == row.high else ends(row.low, row.high, unit)
+    return "exact" if row.method.startswith(CENSUS) else ends(row.low, row.high, unit)
 
 
 def ends(low: float, high: float, unit: str = "share") -> str:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ..checkpoints.folder import save
 from ..errors import InputError
-from ..metrics.observation import metric, observe
+from ..metrics.observation import SAMPLE, metric, observe
 from ..metrics.reconstruction import samples
 from ..model.network import VAES, DualVAE
 from ..model.operations import SPLIT_SIZES, split, split_record
@@ -64,7 +64,7 @@ def honest_measures(model: DualVAE, vae: str, p: Train, epoch: int) -> dict[str,
     benchmark measures the selected epoch again with other draws, and more of them.
     """
     o, parts = observe(model, vae, LATENTS, p.seed, f"epoch {epoch} {vae}"), split(p.split_seed)
-    sampled = samples(model, vae, o.q, p.seed, parts.val).hits
+    sampled = samples(model, vae, o.q, o.rng(SAMPLE), parts.val).hits
     found = {
         "val_exact": float(o.hits[parts.val].double().mean()),
         "val_exact_sampled": float(sampled.double().mean()),
