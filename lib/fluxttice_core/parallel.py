@@ -162,17 +162,19 @@ def _send(pipe: Any, packed: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends this one
     threading.Thread(target=_follow_to_the_end, daemon=True).start()
     function, job = pickle.loads(packed)
+    last: tuple[str, Any] = ("end", None)
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # who is ended tidies up
-        for item in function(*job):
-            pipe.send_bytes(pickle.dumps(("item", item)))
-        pipe.send_bytes(pickle.dumps(("end", None)))
+        try:
+            for item in function(*job):
+                pipe.send_bytes(pickle.dumps(("item", item)))
+        except Exception as error:
+            error.add_note(traceback.format_exc())  # which does not pickle otherwise
+            last = "error", error
+        pipe.send_bytes(pickle.dumps(last))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     except (BrokenPipeError, KeyboardInterrupt):
         pass  # the caller is gone, or has enough
-    except Exception as error:
-        error.add_note(traceback.format_exc())  # which does not pickle otherwise
-        pipe.send_bytes(pickle.dumps(("error", error)))
 
 
 def _follow_to_the_end() -> None:

@@ -429,7 +429,7 @@ def test_what_is_no_folder_or_no_key_is_named(world, path, capsys):
 # --- Keys ---
 
 
-def test_keygen_makes_a_private_p256_key_and_never_overwrites_one(tmp_path, capsys):
+def test_keygen_makes_a_private_p256_key_and_never_overwrites_one(tmp_path, capsys, monkeypatch):
     path = tmp_path / "new" / "key.pem"
     assert cli.main(["keygen", str(path)]) == 0
     assert signing.fingerprint(signing.public_key(path)) in capsys.readouterr().out
@@ -438,6 +438,8 @@ def test_keygen_makes_a_private_p256_key_and_never_overwrites_one(tmp_path, caps
     before = path.read_bytes()
     assert "never overwritten" in sentence(signing.keygen, path) and path.read_bytes() == before
     assert "cannot be written" in sentence(signing.keygen, path / "below")
+    monkeypatch.setattr("pathlib.Path.exists", lambda _path: False)  # another came in between
+    assert "cannot be written" in sentence(signing.keygen, path) and path.read_bytes() == before
 
 
 def test_a_key_that_cannot_sign_or_lies_in_the_repository_is_refused(world, tmp_path):

@@ -292,6 +292,11 @@ def test_the_strict_bounds_find_a_defect_and_pass_a_perfect_generator(strict, mo
     smallest = detected(table.assign(min_argmax_entropy=0.0), strict).set_index("gate")
     column = f"operations {never}"
     assert smallest.loc[["any", "min_argmax_entropy"], column].tolist() == ["1", "none tried"]
+    census = ["min_exact_match", "min_exact_match_worst_kind"]
+    assert smallest.loc[census, "operations lost"].tolist() == ["1", "1"]
+    loose = detected(table, strict.model_copy(update=dict.fromkeys(census, 0.5))).set_index("gate")
+    lost = [f"more than 50.0000% of {of}" for of in ("all", "its kind")]
+    assert loose.loc[census, "operations lost"].tolist() == lost
 
 
 @pytest.mark.parametrize("n, bound", [(500, 0.99), (20_000, 0.9995)])

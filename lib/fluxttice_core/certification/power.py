@@ -92,10 +92,12 @@ def detected(power: pd.DataFrame, p: Certify, share: float = CONFIDENCE) -> pd.D
         rows.append(line)
     for gate, (what, n) in BINOMIAL.items():
         rows.append({"gate": gate, what: f"{_binomial(getattr(p, gate), n, share):.4%}"})
-    lost = f"{int(M * (1 - p.min_exact_match)) + 1:,}"
-    census = {"gate": "min_exact_match", "operations lost": lost}
-    above = {"gate": "max_rate", "nats above the bound": "any: it is exact"}
-    return pd.DataFrame([*rows, census, above]).fillna("–")
+    for gate in ("min_exact_match", "min_exact_match_worst_kind"):  # each a census
+        bound, of = getattr(p, gate), "all" if gate == "min_exact_match" else "its kind"
+        lost = "1" if bound == 1 else f"more than {1 - bound:.4%} of {of}"
+        rows.append({"gate": gate, "operations lost": lost})
+    rows.append({"gate": "max_rate", "nats above the bound": "any: it is exact"})
+    return pd.DataFrame(rows).fillna("–")
 
 
 def _binomial(bound: float, n: int, share: float) -> float:
