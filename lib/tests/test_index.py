@@ -54,11 +54,10 @@ def test_a_row_says_what_the_files_of_its_run_say(reports):
     assert later["params"] == {"benchmark: k": 100, "benchmark: seed": 1} and not later["verdict"]
     assert shipped == shipped | {"state": "complete", "verdict": "PASS", "recipe": "turned"}
     assert shipped["pages"] == ["1_train.html", "2_benchmark.html", "3_certify.html"]
-    [path] = reports.glob("*/*/verdict.json")
-    gates = files.parse_json(path.read_bytes())["gates"]
-    gate = next(gate for gate in gates if gate["gate"] == "min_exact_match_sampled")
+    [path] = reports.glob(f"{shipped['run']}/coverage_vs_entropy.json")
+    row = files.parse_json(path.read_bytes())["results"]["rows"][0]["values"]["exact_match_sampled"]
     found = shipped["figures"]["A"]["exact_match_sampled"]
-    assert found == [gate["measured"][key] for key in ("value", "low", "high")]
+    assert found == [row[key] for key in ("value", "low", "high")]
     assert re.search(f'"{shipped["band"]}":{{"A":', index.path().read_text("utf-8"))
 
 
