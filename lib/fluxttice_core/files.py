@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@cache  # what runs is the code that was imported
 def code_hash(*packages: str) -> str:
     """sha256 of the syntax of the library's `packages`, without docstrings and comments."""
     paths = [path for name in packages for path in Path(__file__).parent.glob(f"{name}/*.py")]

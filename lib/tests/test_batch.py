@@ -1,6 +1,5 @@
 """Many runs: the same bytes whoever computes them, whatever is killed, fails or is interrupted."""
 
-import functools
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from fluxttice_core.errors import InputError
 from fluxttice_core.report import batch
 
 NOTEBOOKS = files.root() / "notebooks"
-CODE_HASH = functools.cache(files.code_hash)  # a third of a second, and the code stays as it is
 # Its kernel is the worker's child. Seed 2 kills the worker once; seed 3 fails, every time; seed 4
 # kills the scheduler.
 CELLS = """
@@ -33,9 +31,8 @@ pathlib.Path(run_dir, "deep", "rows").write_text(f"{{seed * 7}} {{lr}}")
 
 
 @pytest.fixture
-def project(project, monkeypatch):
+def project(project):
     """A repository whose notebook takes a second."""
-    monkeypatch.setattr(files, "code_hash", CODE_HASH)
     notebook(project / "notebooks/1_train.ipynb", CELLS.format(place=str(project)))
     return project
 
