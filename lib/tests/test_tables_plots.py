@@ -86,6 +86,7 @@ def test_less_than_all_is_never_printed_as_all(value, decimals):
         (1.0, "share", "100.00%"), (0.99996, "share", "99.9960%"), (16.0, "count", "16"),
         (9.8875, "nats", "9.8875"), (2.5, "number", "2.500"), (0.0123, "number", "0.0123"),
         (None, "share", "not told"), (1 - 2**-53, "share", "99.99999999999999%"),
+        (1 - 2**-53, "number", "1.000"), (5e-5, "share", "0.0050%"),
     ],
 )  # fmt: skip
 def test_a_number_is_shown_by_its_unit(value, unit, text):

@@ -166,15 +166,15 @@ def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measur
     samples = []
     for scale in [1.0] * draws + [0.0]:  # at last mu
         z = drawn(q, scale, rng)
-        samples.append(of_points(ball(z) if ball else z, c, rng))
-        samples[-1] |= _exact_match(model, vae, {"a sample": z})
+        row = of_points(ball(z) if ball else z, c, rng)
+        samples.append(_exact_match(model, vae, {"a sample": z}) | row)
     found = {"hierarchy of mu": exact(samples.pop()["hierarchy"], M)}
     inputs = {"mu": q.mu} | ({"the tangent path": ball.tangent(ball(q.mu))} if ball else {})
     found |= {k: exact(share, M) for k, share in _exact_match(model, vae, inputs).items()}
     wide, method = stdtrit(draws - 1, 0.9995), "99.9 %, Student t, of one draw more"
     for name, x in pd.DataFrame(samples).dropna(axis=1).items():
         ends = x.mean() + wide * (1 + 1 / draws) ** 0.5 * x.std() * np.array([0, -1, 1])
-        value, low, high = ends.tolist()
+        value, low, high = (ends.clip(0, 1) if "exact" in name else ends).tolist()
         found[name] = Measured(value=value, low=low, high=high, n=draws, method=method)
     return found
 

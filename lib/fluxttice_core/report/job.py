@@ -16,6 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from .. import files, params
+from ..checkpoints import folder as checkpoints
 from ..errors import InputError, printable
 from . import index, pages, status
 from .preamble import check
@@ -65,6 +66,7 @@ def run(
         if checkpoint:
             del paths["train"]
             checkpoint = files.local(files.existing(checkpoint).resolve())
+            checkpoints.load(checkpoint)  # what is none is told before anything runs
         values = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
         folder, done = files.run_folder("", name), {}
     for step, each in values.items():

@@ -232,17 +232,20 @@ def label(certificate: "Certificate") -> HTML:
 
 
 def number(value: float | None, unit: str = "share", decimals: int = 2) -> str:
-    """A share as a percentage, with as many decimals as keep what is below 100 % below it."""
+    """A share as a percentage, with as many decimals as keep what is below 100 % below it, and
+    four where it is small."""
     if value is None:
         return "not told"
     if unit == "count":
         return f"{value:.0f}"
-    if unit == "number" and 0.999 < value < 1:
+    if unit == "number" and 0.999 < value < 1 - 1e-12:  # above that it is of rounding
         return f"{value:.{next(d for d in range(4, 17) if round(value, d) < 1)}f}"
     if unit != "share":
         return f"{value:.4f}" if unit == "nats" or 0 < abs(value) < 0.1 else f"{value:.3f}"
     if 0.999 < value < 1:
         decimals = next(d for d in range(4, 15) if round(100 * value, d) < 100)
+    elif 0 < value < 0.001:
+        decimals = 4
     return f"{value:.{decimals}%}"
 
 
