@@ -74,6 +74,10 @@ class Elsewhere:
     def install(self, extra: str = "") -> None:
         uv("pip", "install", "--quiet", "--python", self.bin / "python", "--constraint", PINS,
            f"fluxttice{extra} @ {self.wheel.as_uri()}")  # fmt: skip
+        for ours in Path(sysconfig.get_path("purelib")).glob("**/__pycache__"):
+            compiled = self.bin.parent / ours.relative_to(sys.prefix)  # of the same sources
+            if compiled.parent.is_dir() and not compiled.exists():
+                shutil.copytree(ours, compiled)
 
     def run(self, program: str, *words: str) -> str:
         command = [self.bin / program, *words]
@@ -87,9 +91,6 @@ def elsewhere(tmp_path_factory):
     """One environment for the tests of this file, which add to it in their order."""
     place = Elsewhere(tmp_path_factory.mktemp("elsewhere"))
     place.install()
-    ours, theirs = Path(sysconfig.get_path("purelib")), place.folder.parent / "env"
-    for compiled in ours.glob("torch/**/__pycache__"):  # Python takes it where the source is ours
-        shutil.copytree(compiled, theirs / compiled.relative_to(sys.prefix))
     shutil.copytree(ROOT / "checkpoints/certified", place.folder / "checkpoints/certified")
     return place
 

@@ -11,10 +11,11 @@ function number(value, unit) {
     while (decimals < 16 && Number(x.toFixed(decimals)) >= one) decimals++;
     return x.toFixed(decimals);
   };
-  if (unit === "number" && near) return fixed(value, 1);
+  if (unit === "number" && near && value < 1 - 1e-12) return fixed(value, 1);
   if (unit !== "share")
     return value.toFixed(unit === "nats" || (value !== 0 && Math.abs(value) < 0.1) ? 4 : 3);
-  return (near ? fixed(100 * value, 100) : (100 * value).toFixed(2)) + "%";
+  const small = value > 0 && value < 0.001;
+  return (near ? fixed(100 * value, 100) : (100 * value).toFixed(small ? 4 : 2)) + "%";
 }
 
 /** The interval, or that nothing was drawn. A figure is [value, low, high]; an exact one [value]. */
