@@ -179,7 +179,8 @@ def hostile_programs():
         "tuple as key": state_of(b"}", tuples, b"Ns"), "list as key": state_of(b"}]Ns"),
         "laughs": state_of(listed(*laughs)),
         "deep": state_of(b"]" * 9_000, b"a" * 8_999),
-        "many lists": b"\x80\x02(" + b"]" * (archive.MAX_PROGRAM - 9) + b"t.",
+        "many lists": b"\x80\x02(" + b"]" * (archive.MAX_STEPS - 9) + b"t.",
+        "too many": b"\x80\x02(" + b"]" * archive.MAX_STEPS + b"t.",
         "too long": b"\x80\x02(" + b"]" * (archive.MAX_PROGRAM + 9) + b"t.",
         "huge dtype": state_of(code), "huge number": state_of(
             b"cnumpy._core.multiarray\nscalar\n", code, b"\x85R"),

@@ -18,6 +18,7 @@ import torch
 from ..errors import printable
 
 MAX_PROGRAM = 2 * 2**20  # bytes of data.pkl; a v5.5 file's has some 100 kB
+MAX_STEPS = 2**19  # of that program: a second or two to follow
 MAX_WEIGHT = 8 * MAX_PROGRAM  # bytes and objects that its steps may handle, counted each time
 CHANGES = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}  # steps that make nothing new
 NUMPY_SCALARS = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
@@ -145,8 +146,10 @@ def look_through(program: bytes) -> None:
     stacks: list[list[Thing]] = [[]]
     memo: dict[int, Thing] = {}
     spent = 0
-    for step, argument, _ in pickletools.genops(program):
+    for number, (step, argument, _) in enumerate(pickletools.genops(program)):
         name, stack = step.name, stacks[-1]
+        if number > MAX_STEPS:
+            raise Refused(f"its pickle has more than {MAX_STEPS:,} steps")
         if name == "PROTO" and argument != 2:
             raise Refused(f"it is written in pickle protocol {argument}, and torch uses 2")
         if name == "MARK":
