@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 __all__ = ["InputError", "TernaryVAE", "all_operations", "load"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is first asked for: `fluxttice --help` needs none."""
     if name in __all__:

@@ -85,7 +85,7 @@ class TernaryVAE:
         unknown = [mode for mode in modes if mode not in HOW]
         if unknown:
             raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
-        rng, rows = generator(seed, "noise"), []
+        rng, rows, seed = generator(seed, "noise"), [], int(seed)
         makers = self.model.untrained, random_linear
         noise = [make(number) for make in makers for number in range(seed, seed + 5)]
         for vae in self.model.vaes:

@@ -87,9 +87,12 @@ def test_rows_of_other_parameters_than_the_plans_are_left_out(monkeypatch, tmp_p
     assert [*zip(found.recipe, found.parameters, strict=True)][::2] == [*plan]
     frame.loc[0, "parameters"] = "0" * 12
     assert len(evidence.planned(frame, plan)) == len(frame) - 1
+    assert evidence.planned(frame, plan, others=True).parameters.iloc[-1] == "0" * 12
     assert evidence.curve_is_current() and len(evidence.planned(evidence.read(), plan)) == 80
-    monkeypatch.setattr(evidence, "path", lambda _name="": tmp_path / "none")
-    assert not evidence.curve_is_current()
+    monkeypatch.setattr(evidence, "path", lambda _name="": tmp_path / "old.csv")
+    assert not evidence.curve_is_current() and evidence.read().empty
+    frame[["recipe", "vae"]].to_csv(tmp_path / "old.csv")  # of before they had parameters
+    assert evidence.planned(evidence.read(), plan).empty and not evidence.curve_is_current()
 
 
 def test_the_summary_names_the_worst_seed_and_never_rounds_to_all():

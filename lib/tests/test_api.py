@@ -2,11 +2,13 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from planted import same, sentence
 
+import fluxttice_core
 from fluxttice_core import InputError, TernaryVAE, all_operations, load
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics.adversaries import optimum
@@ -109,6 +111,10 @@ def test_help_waits_for_no_torch():
     subprocess.run([sys.executable, "-c", asked], check=True)
 
 
+def test_the_package_names_what_it_has():
+    assert set(dir(fluxttice_core)) == set(fluxttice_core.__all__)
+
+
 def test_ten_million_operations_need_less_than_a_gigabyte_and_a_half(folder):
     done = subprocess.run([sys.executable, "-c", LARGE, folder], capture_output=True, check=True)
     rest = 9_000_000 * T * 8  # only the result grows with n
@@ -122,7 +128,7 @@ NOISE = DualVAE.fresh, random_linear
 @pytest.mark.parametrize("make", NOISE)
 def test_what_has_learnt_nothing_does_not_discriminate(vae, make, seed):
     noise = TernaryVAE(replace(vae.checkpoint, model=make(seed)))
-    report = noise.coverage_report([10_000], "argmax", trials=3, seed=50)
+    report = noise.coverage_report([10_000], "argmax", trials=3, seed=np.uint8(50))
     assert not report["discriminates"].any()
 
 

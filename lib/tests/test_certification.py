@@ -52,8 +52,9 @@ class World:
         self.loaded = checkpoints.load(self.saved)
         model = self.loaded.model
         self.rows = [row for vae in "AB" for row in gates.of_vae(model, vae, FEWEST, self.p)]
+        one = measured(self.rows[0], "FAIL", value=0.5, low=0.5, high=0.5)
         self.refused = [
-            gates.Refusal(control=name, seed=1, k=FEWEST, verdict="FAIL", gates=[])
+            gates.Refusal(control=name, seed=1, k=FEWEST, verdict="FAIL", gates=[one])
             for name in gates.adversaries(model, self.p)
         ]
         self.stated = certificate.state(self.loaded, self.p, self.rows, self.refused)
@@ -225,15 +226,26 @@ def test_a_genuine_certificate_that_does_not_pass_is_no_pass(world, verdict, low
     assert f"says PASS, but its gates say {verdict}" in said
 
 
+def test_a_certificate_whose_controls_pass_is_no_pass(world):
+    control, *others = world.refused
+    passed = control.model_copy(update={"verdict": "PASS", "gates": world.rows[:1]})
+    found = world.check(world.issue("honest", controls=[passed, *others], verdict="ABSTAIN"))
+    assert found.problem == "the certificate is genuine and says ABSTAIN"
+
+
 def test_a_certificate_that_contradicts_itself_or_this_code_is_refused(world):
     first, *rest = world.rows
     control, *others = world.refused
-    passed = control.model_copy(update={"verdict": "PASS"})
+    passed, empty, other = (control.model_copy(update=update) for update in (
+        {"verdict": "PASS", "gates": world.rows[:1]}, {"gates": []}, {"verdict": "PASS"},
+    ))  # fmt: skip
     lie = [measured(first, value=0.5, low=0.5, high=0.5), *rest]
     for number, (lies, words) in enumerate((
         ({"gates": lie}, "calls min_exact_match of VAE-A PASS, but its numbers say FAIL"),
-        ({"controls": others}, "does not say that every control fails"),
-        ({"controls": [passed, *others]}, "does not say that every control fails"),
+        ({"controls": others}, "has not the controls of this code"),
+        ({"controls": [passed, *others]}, "says PASS, but its gates say ABSTAIN"),
+        ({"controls": [empty, *others]}, f"contradicts itself about {control.control}"),
+        ({"controls": [other, *others]}, f"contradicts itself about {control.control}"),
         *[({"gates": other}, "its gates are not those of this code") for other in (
             rest, [*world.rows, first], world.rows[::-1],
         )],

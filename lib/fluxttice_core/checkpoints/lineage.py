@@ -165,7 +165,7 @@ def network_of(state: dict[str, Any], name: str, config: Any = None) -> Network:
         got, problem = _described(state.get(key)), ""
         if key not in wanted:
             model.left_out[key] = _reason(f"{key} {shapes[key]}")
-            if layout in ("v5.5", ALONE) or not model.left_out[key] or got[:2] == "no":
+            if layout in ("v5.5", ALONE) or not model.left_out[key] or not got.startswith("torch."):
                 problem = "is not part of it"
         elif got != _described(wanted[key]):
             problem = f"is {printable(got)}, but must be {_described(wanted[key])}"

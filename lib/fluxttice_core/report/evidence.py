@@ -8,7 +8,7 @@ it, to start afresh.
 
 import contextlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,10 @@ METRICS = (
     "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
     "cell_connection",
 )  # fmt: skip
+COLUMNS = {
+    "evidence": ["recipe", "seed", "epoch", "vae", "parameters", *METRICS],
+    "learning_curve": ["operations", "vae", "trained", "read_out", "parameters"],
+}
 MARGIN = 1.0  # points (nats for the rate): less than that is called no effect
 # What is asked of; shares in percentage points, nats of the rate, where less is better, above the
 # least at that exact match: alone, the rate is won by losing operations.
@@ -66,7 +70,7 @@ def run(scheduler: str = "") -> Path:
 
     def keep(_job: batch.Job, rows: list[dict]) -> None:
         """The whole table again in one atomic write."""
-        frame = planned(pd.concat([read(), pd.DataFrame(rows)]), wanted)
+        frame = planned(pd.concat([read(), pd.DataFrame(rows)]), wanted, others=True)
         files.write_bytes(path(), frame.to_csv(index=False, float_format="%.8f").encode())
 
     batch.each(missing, train, keep, scheduler)
@@ -80,6 +84,11 @@ def run(scheduler: str = "") -> Path:
     return folder
 
 
+def _any_score(job: batch.Job) -> dict[str, Any]:
+    """Its parameters, but for the score that 1_train asks for: a recipe that fails is a finding."""
+    return {**job.parameters, "min_score": 0}
+
+
 def plan() -> dict[tuple[str, str], batch.Job]:
     """The trainings of params/evidence.yaml by recipe and fingerprint of their parameters.
 
@@ -90,14 +99,18 @@ def plan() -> dict[tuple[str, str], batch.Job]:
     keys = {(job.entry, job.parameters["seed"]) for job in wanted}
     if len(keys) < len(wanted) or {job.notebook for job in wanted} != {"1_train"}:
         raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
-    return {(job.entry, params.fingerprint(job.parameters)): job for job in wanted}
+    return {(job.entry, params.fingerprint(_any_score(job))): job for job in wanted}
 
 
-def planned(table: pd.DataFrame, wanted: dict[tuple[str, str], batch.Job]) -> pd.DataFrame:
-    """The rows of `table` that the plan asks for, by just these parameters, in its order."""
+def planned(
+    table: pd.DataFrame, wanted: dict[tuple[str, str], batch.Job], others: bool = False
+) -> pd.DataFrame:
+    """The rows of `table` that the plan asks for, by just these parameters, in its order; and at
+    the end the `others`."""
     keys = [*zip(table.recipe, table.parameters, strict=True)]
     order = {key: place for place, key in enumerate(wanted)}
-    table = table.assign(place=[order.get(key) for key in keys]).dropna(subset=["place"])
+    table = table.assign(place=[order.get(key, len(order)) for key in keys])
+    table = table[others | (table.place < len(order))]
     return table.sort_values(["place", "vae"], kind="stable").drop(columns="place")
 
 
@@ -109,7 +122,7 @@ def curve_is_current() -> bool:
 
 def train(job: batch.Job) -> list[dict]:
     """A run of 1_train, and what it selected, measured: a row a VAE."""
-    p = {**job.parameters, "min_score": 0}  # a recipe that fails is a finding, too
+    p = _any_score(job)
     found = batch.perform(job._replace(parameters=p))
     weights = found[f"checkpoint/{checkpoints.WEIGHTS}"]
     manifest = found[f"checkpoint/{checkpoints.MANIFEST}"]
@@ -117,18 +130,18 @@ def train(job: batch.Job) -> list[dict]:
     for vae in loaded.model.vaes:
         o = observe(loaded.model, vae, K, SEED)
         about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae,
-                 "parameters": params.fingerprint(job.parameters)}  # fmt: skip
+                 "parameters": params.fingerprint(p)}  # fmt: skip
         measured = values(o, split(p["split_seed"]), METRICS)
         rows.append(about | {metric_: row.value for metric_, row in measured.items()})
     return rows
 
 
 def read(name: str = "evidence") -> pd.DataFrame:
-    """reports/evidence.csv as a frame, `recipe, seed, epoch, vae, parameters, …METRICS`; empty
-    without it."""
+    """A stored table of reports/ with its COLUMNS, which may lack in an older one; empty without
+    it."""
     if not path(name).exists():
-        return pd.DataFrame(columns=["recipe", "seed", "epoch", "vae", "parameters", *METRICS])
-    return pd.read_csv(path(name), dtype={"parameters": str})
+        return pd.DataFrame(columns=COLUMNS[name])
+    return pd.read_csv(path(name), dtype={"parameters": str}).reindex(columns=COLUMNS[name])
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

@@ -265,7 +265,7 @@ def ends(low: float, high: float, unit: str = "share") -> str:
 
 
 def with_interval(row: Measured, unit: str = "share") -> str:
-    exact = row.value is None or row.low == row.high
+    exact = row.value is None or row.method.startswith(CENSUS)
     return number(row.value, unit) + ("" if exact else f" ({interval(row, unit)})")
 
 
