@@ -125,9 +125,9 @@ def test_a_number_is_printed_as_in_the_reports(page):
     for unit, values in by_unit.items():
         printed = page("values.map((value) => number(value, unit))", values=values, unit=unit)
         assert printed == [tables.number(value, unit) for value in values]
-    figures = [[0.5, 0.25, 0.75], [0.5], [None]]
+    figures = [[0.5, 0.25, 0.75], [0.5], [None], [1, 1, 1]]  # the last was drawn, and cut at 1
     printed = page("figures.map((figure) => interval(figure, 'share'))", figures=figures)
-    assert printed == ["25.00% … 75.00%", "exact", ""]
+    assert printed == ["25.00% … 75.00%", "exact", "", "100.00% … 100.00%"]
 
 
 def a_row(run, a=None, b=None, **values):

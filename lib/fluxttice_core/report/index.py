@@ -16,7 +16,7 @@ from .. import files
 from ..metrics.gates import Judged
 from ..metrics.measurement import MODEL
 from ..metrics.observation import metric
-from ..metrics.results import Measured
+from ..metrics.results import CENSUS, Measured
 from . import status
 from .document import DOCUMENT, Document
 
@@ -117,7 +117,8 @@ def _said(place: Path, row: dict[str, Any], bands: dict[str, Any]) -> dict[str, 
 
 def _numbers(one: Measured) -> list[float | None]:
     """Value, low and high; what is exact has the value alone."""
-    return [one.value] if one.low == one.high else [one.value, one.low, one.high]
+    whole = one.value is None or one.method.startswith(CENSUS)
+    return [one.value] if whole else [one.value, one.low, one.high]
 
 
 def _stamp(run: Path) -> str:

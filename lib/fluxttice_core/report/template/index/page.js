@@ -19,9 +19,9 @@ function number(value, unit) {
 }
 
 /** The interval, or that nothing was drawn. A figure is [value, low, high]; an exact one [value]. */
-function interval([value, low = value, high = value], unit) {
+function interval([value, low, high], unit) {
   if (value === null) return "";
-  return low === high ? "exact" : `${number(low, unit)} … ${number(high, unit)}`;
+  return low === undefined ? "exact" : `${number(low, unit)} … ${number(high, unit)}`;
 }
 
 /** Whether two figures' intervals are disjoint; two exact figures, by more than a millionth. */
