@@ -12,6 +12,8 @@ SCHEDULER ?=
 RUN ?=
 UPGRADE ?=
 BIN := .venv/bin
+RUFF := $(BIN)/ruff check --quiet && $(BIN)/ruff format --check --quiet
+MYPY := $(BIN)/mypy --no-error-summary
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Where Python is told to keep no bytecode, every process compiles torch anew: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
@@ -31,13 +33,15 @@ open: .venv/ready  ## show all runs in the browser
 
 # Tests side by side, a file each, and one thread each: two threads on a shared core wait in turns.
 # Freed memory stays with its process: glibc would map and clear every large array anew.
-test: lint  ## lint, unit tests, and the notebooks under nbval (JOBS=… side by side)
-	@OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
+test: .venv/ready  ## lint, unit tests, and the notebooks under nbval (JOBS=… side by side)
+	@$(RUFF)
+	@$(MYPY) & types=$$!; OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
 		$(BIN)/python -m pytest notebooks lib/tests --nbval-lax --nbval-current-env \
-		--numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+		--numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder; \
+		tests=$$?; wait $$types && exit $$tests
 
 lint: .venv/ready  ## ruff over code and notebooks, mypy over the library
-	@$(BIN)/ruff check --quiet && $(BIN)/ruff format --check --quiet && $(BIN)/mypy --no-error-summary
+	@$(RUFF) && $(MYPY)
 
 bench: .venv/ready  ## speed, as ratios within one run
 	@$(BIN)/python lib/benchmarks/speed.py

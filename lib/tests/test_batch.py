@@ -149,8 +149,9 @@ def test_a_grid_is_every_combination_and_what_a_job_reads_travels_with_it(saved)
 
 
 def test_a_worker_of_another_version_and_a_scheduler_that_is_not_there_are_refused(
-    project, refused
+    project, refused, monkeypatch
 ):
+    monkeypatch.setattr(batch, "WAIT", 1)
     [job] = batch.jobs(plan("a: {}"))
     with pytest.raises(InputError, match="another version"):
         batch.perform(job._replace(code="other"))

@@ -35,6 +35,7 @@ from .job import NOTEBOOKS, execute, scratch, sweep
 STEPS = {notebook: step for step, notebook in NOTEBOOKS.items()}
 READ = ("checkpoint", "inherited_from", "claims")  # parameters that name files
 TRIES = 2
+WAIT = 5  # seconds for a scheduler
 PACKAGES = ("model", "metrics", "checkpoints", "training", "certification", "report")
 parallel.IMPORTED.append(__name__)
 _ONE = threading.Lock()  # in a process: a job is in a folder of its own, and a process in one
@@ -222,7 +223,7 @@ def _executor(scheduler: str) -> Iterator[Executor]:
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout=5)
+        client = Client(scheduler, timeout=WAIT)
         client.wait_for_workers(1, timeout=60)
     except (OSError, ValueError) as error:  # TimeoutError is the first
         reason = " ".join(str(error).split())
