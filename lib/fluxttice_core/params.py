@@ -131,16 +131,19 @@ class _Written(yaml.SafeDumper):
     yaml_implicit_resolvers = _Yaml12.yaml_implicit_resolvers
 
 
+def _apart(values: dict[str, Any]) -> dict[str, Any]:
+    """What a run depends on: all but where it lies."""
+    return {key: value for key, value in values.items() if key != "run_dir"}
+
+
 def fingerprint(values: dict[str, Any]) -> str:
     """12 hexadecimal digits that change with any parameter but `run_dir`."""
-    values = {key: value for key, value in values.items() if key != "run_dir"}
-    return files.sha256(json.dumps(values, sort_keys=True).encode())[:12]
+    return files.sha256(json.dumps(_apart(values), sort_keys=True).encode())[:12]
 
 
 def record(folder: Path, name: str, values: dict[str, Any]) -> None:
     """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun."""
-    values = {key: value for key, value in values.items() if key != "run_dir"}
-    text = yaml.dump(values, Dumper=_Written, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(_apart(values), Dumper=_Written, sort_keys=False, allow_unicode=True)
     files.write_bytes(folder / f"{name}.params.yaml", text.encode())
 
 

@@ -181,9 +181,8 @@ def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = pri
     rows = [row.model_copy(update={"drawings": drawn}) for row, drawn in pairs]
     stored = beside(p, report)
     others = stored.rows
-    if (
-        isinstance(model, Network) and model.normed
-    ):  # the stored untrained networks have no such layers
+    # The stored untrained networks have no such layers.
+    if isinstance(model, Network) and model.normed:
         own = [job for job in _jobs(p, model) if job.arguments[0] == UNTRAINED]
         others = [row for row in others if row.network != UNTRAINED] + parallel.each(own, report)
     return Results(

@@ -7,6 +7,7 @@ it, to start afresh.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ def run(scheduler: str = "") -> Path:
         StepFailed: the evidence is not what the page asks for.
     """
     wanted = plan()
-    done = {*zip(*(read()[name] for name in ("recipe", "parameters")), strict=True)}
+    done = {*_keys(read())}
     missing = [job for key, job in wanted.items() if key not in done]
     print(f"{len(missing)} of {len(wanted)} trainings to do", flush=True)
 
@@ -102,14 +103,17 @@ def plan() -> dict[tuple[str, str], batch.Job]:
     return {(job.entry, params.fingerprint(_any_score(job))): job for job in wanted}
 
 
+def _keys(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    return zip(table.recipe, table.parameters, strict=True)
+
+
 def planned(
     table: pd.DataFrame, wanted: dict[tuple[str, str], batch.Job], others: bool = False
 ) -> pd.DataFrame:
     """The rows of `table` that the plan asks for, by just these parameters, in its order; and at
     the end the `others`."""
-    keys = [*zip(table.recipe, table.parameters, strict=True)]
     order = {key: place for place, key in enumerate(wanted)}
-    table = table.assign(place=[order.get(key, len(order)) for key in keys])
+    table = table.assign(place=[order.get(key, len(order)) for key in _keys(table)])
     table = table[others | (table.place < len(order))]
     return table.sort_values(["place", "vae"], kind="stable").drop(columns="place")
 
