@@ -1,48 +1,50 @@
-"""The certificate: what was measured on which files, by which gates, and what that promises.
+"""The certificate: what was measured of which files, by which bounds, and what that guarantees.
 
 A certified checkpoint is a folder of four files and their signature: model.safetensors,
-manifest.json, certificate.json, signing_key.pub and certificate.sig. Unsigned, it lacks the last
-two, and says so.
+manifest.json, certificate.json, signing_key.pub and certificate.sig. An unsigned one lacks the
+last two, and its certificate says so.
 """
 
-import json
 import platform
+import tempfile
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from .. import files, parallel
-from ..checkpoints import folder as checkpoints
+from .. import files, params
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
-from ..metrics import gates
-from ..metrics.gates import Certify, Judged, Refusal
-from ..metrics.lineage import Lineage
-from ..metrics.marginal import FEWEST
+from ..checkpoints.folder import contents as checkpoint_files
+from ..errors import InputError
+from ..metrics.gates import (
+    GATES, Certify, ControlResult, GateResult, Verdict, certificate_seed, verdict_of,
+)
 from ..metrics.results import Record
-from ..parallel import Job
 from . import signing
 
 CERTIFICATE = "certificate.json"
-SCHEMA: Final = "fluxttice/certificate/3"
+FOLDER = "certified"  # the name that the signed statement has for the folder
+SCHEMA: Final = "fluxttice/certificate/4"
+OWN_BOUNDS = "own bounds"
 GUARANTEES = (
-    "The weights with the sha256 below, measured by this code with the recorded seeds, give the "
+    "The weights with the sha256 below, measured by this code with the recorded seed, give the "
     "recorded values and intervals.",
+    "Nobody chose the seed: it is derived from the sha256 of the weights.",
     "PASS: for every VAE that is named with its gates, each alone, the whole 95 % interval of "
-    "every gate meets its bound; one that straddles its bound is ABSTAIN, which is never PASS.",
-    "PASS also says: the controls below were measured by the same gates, and every one fails.",
+    "every gate meets its bound. An interval that holds its bound is ABSTAIN, which is never PASS.",
+    "PASS also says that the negative controls below were measured by the same gates, and that "
+    "every one of them fails.",
     "Signed: every file of the folder is as the holder of the key left it.",
 )
 LIMITS = (
-    "Not that the network learned: weights written by hand pass too. A certificate is about what "
-    "a network does.",
-    "Not that the test split was unseen in training: the manifest says so, and a .pt of the "
-    "original records no split at all.",
+    "Not that the network learned: weights set by hand pass too. A certificate is about what a "
+    "network does.",
+    "Not that the test split was unseen in training: the manifest says how these weights were "
+    "made, and a v5.x file records no split.",
     "Not that the recipe gives these weights again on another machine.",
-    "Not that the bounds are strict, nor that the seed was not one of many: whoever certifies sets "
-    "both, and they stand here.",
-    "Nothing of other priors, of decoding other than argmax, or of other tasks.",
+    "Not that the bounds are strict: the certifier sets them, and they are recorded here.",
+    "Nothing about other priors, about decoding other than argmax, or about other tasks.",
     "Not that this is the newest certificate: an older folder, whole, stays validly signed.",
     "Not who holds the key: only that it is the key with the trusted fingerprint.",
 )
@@ -56,136 +58,122 @@ class Subject(Record):
     bytes: int
 
 
-class Signature(Record):
-    file: str
-    method: str
-    fingerprint: str
-
-
 class Certificate(Record):
-    """What a certificate states; certificate.json is this, and its schema comes from here."""
+    """The contents of certificate.json, and of verdict.json, which has no subject and no key.
 
-    schema_: Literal["fluxttice/certificate/3"] = Field(SCHEMA, alias="schema")
+    A verdict that contradicts the gates or the controls can be neither made nor read.
+    """
+
+    schema_: Literal["fluxttice/certificate/4"] = Field(SCHEMA, alias="schema")
     created_utc: str
-    verdict: Literal["PASS", "FAIL", "ABSTAIN"]
-    epoch: int | None
-    selection_rule: str | None
-    recipe: dict[str, str | None] | None
-    split: dict[str, Any]
-    imported: dict[str, Any] | None
-    lineage: Lineage | None = None  # of a file of the original's
-    gates: list[Judged] = Field(min_length=1)
-    controls: list[Refusal]
+    verdict: Verdict
+    profile: str
+    weights_sha256: str
+    seed: int
+    gates: tuple[GateResult, ...] = Field(min_length=1)
+    controls: tuple[ControlResult, ...] = Field(min_length=1)
     params: dict[str, Any]
     environment: dict[str, str]
     git: dict[str, str | bool | None]
     guarantees: tuple[str, ...] = GUARANTEES
     does_not_guarantee: tuple[str, ...] = LIMITS
     subject: tuple[Subject, ...] = ()
-    signature: Signature | None = None
+    signing_key: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        judged = verdict_of(self.gates, self.controls)
+        if self.verdict != judged:
+            raise ValueError(f"it says {self.verdict}, but its gates say {judged}")
+        return self
 
 
-def state(
-    loaded: Checkpoint,
-    p: Certify,
-    rows: list[Judged],
-    controls: list[Refusal],
-    lineage: Lineage | None = None,
+def build_certificate(
+    loaded: Checkpoint, p: Certify, rows: list[GateResult], controls: list[ControlResult]
 ) -> Certificate:
-    """What a certificate states, apart from subject and signature, which `issue` adds.
+    """The certificate of a measurement, whatever its verdict; `write_certificate` adds the files.
 
     Args:
         loaded: the checkpoint that was measured.
         p: the parameters of the measurement.
-        rows: `gates.gates` of it.
-        controls: `gates.control_rows`.
-        lineage: `Lineage` of a file of the original's; no gate reads it.
-
-    Raises:
-        InputError: the checkpoint records another split than the one of `p.split_seed`.
+        rows: its gates, measured with `certificate_seed` of its weights.
+        controls: the negative controls at the same gates.
     """
-    split = checkpoints.check_split(loaded, p.split_seed)
-    config, selection = loaded.section("config"), loaded.section("selection")
-    spelled = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
     return Certificate(
         created_utc=files.utc_now().isoformat(),
-        verdict=gates.verdict(rows, controls),
-        epoch=loaded.epoch,
-        selection_rule=selection.get("rule"),
-        recipe={"name": config.get("recipe"), "sha256": files.sha256(spelled)} if config else None,
-        split=split,
-        imported=loaded.section("imported") or None,
-        lineage=lineage,
-        gates=rows,
-        controls=controls,
+        verdict=verdict_of(rows, controls),
+        profile=profile({row.gate: row.bound for row in rows}),
+        weights_sha256=loaded.sha256,
+        seed=certificate_seed(loaded.sha256),
+        gates=tuple(rows),
+        controls=tuple(controls),
         params={**p.model_dump(), "run_dir": "", "checkpoint": loaded.path},
         environment=environment(),
         git=files.git_commit(),
     )
 
 
-def issue(folder: Path, loaded: Checkpoint, stated: Certificate, key: str = "") -> Certificate:
+def profile(bounds: dict[str, float]) -> str:
+    """The name of the parameter file params/certify*.yaml with these bounds, else OWN_BOUNDS."""
+    for path in sorted((files.root() / "params").glob("certify*.yaml")):
+        stated = params.read_yaml(path)
+        if bounds == {name: stated.get(name) for name in GATES if name in stated}:
+            return path.stem
+    return OWN_BOUNDS
+
+
+def write_certificate(
+    folder: Path, loaded: Checkpoint, certificate: Certificate, key: str = ""
+) -> Certificate:
     """Write the certified checkpoint as a new `folder`, signed if `key` is given.
 
     Args:
         folder: where to; it appears only when it is complete.
         loaded: the checkpoint; its files go in as they were read.
-        stated: what `state` made.
+        certificate: from `build_certificate`.
         key: path of the private key; empty: unsigned.
 
     Raises:
-        InputError: `folder` exists, or the key cannot sign.
+        InputError: the verdict is not PASS, `folder` exists, or the key cannot sign.
     """
-    contents, signature = dict(checkpoints.contents(loaded)), None
+    if certificate.verdict != "PASS" or certificate.weights_sha256 != loaded.sha256:
+        raise InputError(
+            f"The verdict of {loaded.path} is {certificate.verdict}: only a checkpoint whose own "
+            "verdict is PASS gets a certificate."
+        )
+    contents = dict(checkpoint_files(loaded))
     if key:
         contents[signing.PUBLIC_KEY] = signing.public_key(key)
-        print_ = signing.fingerprint(contents[signing.PUBLIC_KEY])
-        signature = Signature(file=signing.SIGNATURE, method="EC P-256", fingerprint=print_)
-    whole = stated.model_copy(update={"subject": subject(contents), "signature": signature})
-    with files.new_folder(folder, {**contents, CERTIFICATE: whole.to_json()}) as draft:
+    changes = {
+        "subject": subject(contents),
+        "signing_key": signing.fingerprint(contents[signing.PUBLIC_KEY]) if key else None,
+    }
+    whole = certificate.model_copy(update=changes)
+    # The statement's subject is the folder's name when it is signed, so a draft has the final name.
+    with tempfile.TemporaryDirectory(prefix=".certify-", dir=folder.parent) as place:
+        draft = Path(place, FOLDER)
+        with files.new_folder(draft, {**contents, CERTIFICATE: whole.to_json()}):
+            pass
         if key:
             signing.sign(draft, key)
+        files.move_new(draft, folder)
     return whole
 
 
 def subject(contents: dict[str, bytes]) -> tuple[Subject, ...]:
-    """The weights and the manifest: what a certificate is about."""
+    """The weights and the manifest: the files that a certificate is about."""
     return tuple(
         Subject(name=name, sha256=files.sha256(contents[name]), bytes=len(contents[name]))
         for name in (WEIGHTS, MANIFEST)
     )
 
 
-class KeptEpoch(Record):
-    """An epoch that training kept, at the gates."""
-
-    epoch: int | None
-    k: int
-    gates: list[Judged]
-
-
-def by_epoch(path: str, loaded: Checkpoint, p: Certify) -> list[KeptEpoch]:
-    """The epochs that training kept in `epochs/` beside the checkpoint at `path`, but for those
-    whose weights are `loaded`'s.
-
-    At FEWEST latents, so the intervals are wider than the certificate's. Empty where there is
-    no such folder.
-    """
-    folders = sorted(files.existing(path).resolve().parent.glob("epochs/epoch-*"))
-    kept = [each for each in map(checkpoints.load, folders) if each.sha256 != loaded.sha256]
-    jobs = [Job(f"epoch {each.epoch}", gates.thrifty, (each.model, p)) for each in kept]
-    return [
-        KeptEpoch(epoch=each.epoch, k=FEWEST, gates=found)
-        for each, found in zip(kept, parallel.each(jobs, print), strict=True)
-    ]
-
-
 def environment() -> dict[str, str]:
     """What equal figures depend on: versions, platform, processor, and the code that measures.
 
-    The number of threads is not among them: every job has one (see `parallel`).
+    The number of threads is not among them because every job has one (see `parallel`).
     """
-    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash("model", "metrics")}
+    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash()}
 
 
 def _cpu() -> str:

@@ -1,18 +1,15 @@
-"""Signatures over a folder: OpenSSF model signing, EC P-256, one detached sigstore bundle.
+"""Signatures over a folder: OpenSSF model signing, an EC P-256 key, one detached sigstore bundle.
 
-The bundle lists the sha256 of every file of the folder except its own. It also notes the folder's
-name, which is no part of what is verified: a folder may be renamed, its files may not. The
-standard tool accepts it: `model_signing verify key FOLDER --signature FOLDER/certificate.sig
---public_key FOLDER/signing_key.pub`.
+The bundle lists the sha256 of every file of the folder except its own. The standard tool checks it:
+`model_signing verify key FOLDER --signature FOLDER/certificate.sig --public_key
+FOLDER/signing_key.pub`.
 
-A public key's fingerprint is the sha256 of its PEM file (`sha256sum signing_key.pub`), which the
-bundle also carries. Who can change the folder can change the key in it, so trust comes from a
-fingerprint known from elsewhere, never from the key that lies there.
+The fingerprint of a public key is the sha256 of its PEM file (`sha256sum signing_key.pub`). Anyone
+who can change the folder can change the key in it, so trust comes from a fingerprint that is known
+from elsewhere, never from the key in the folder.
 """
 
-import os
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -25,52 +22,34 @@ from ..errors import InputError
 SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
 FINGERPRINT = "ca4055791751324263fb1ff7ca580fd8aabb7ca6a9227c9aba3d9ef8029cd837"
 KEY_VARIABLE = "FLUXTTICE_SIGNING_KEY"
-DEFAULT_KEY = Path("~/.config/fluxttice/signing_key.pem")
 
 
-def keygen(path: str | Path = DEFAULT_KEY) -> str:
-    """Make a private key at `path`, readable by its owner alone, and return its fingerprint.
-
-    Raises:
-        InputError: `path` exists (a key is never overwritten), lies in the repository, or cannot
-            be written.
-    """
-    place = _outside(path)
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    if place.exists():
-        raise InputError(f"{path} exists already: a key is never overwritten.")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(place, "xb", opener=partial(os.open, mode=0o600)) as file:
-            file.write(pem)
-    except OSError as error:
-        if not isinstance(error, FileExistsError):  # of two at once, one: the key is another's
-            files.delete(place)
-        raise InputError(f"{path} cannot be written ({error.strerror}).") from None
-    return fingerprint(public_key(path))
-
-
-def public_key(private_key: str | Path) -> bytes:
-    """The PEM of the public half of the private key at `private_key`.
+def private_key(path: str | Path) -> ec.EllipticCurvePrivateKey:
+    """The key that signs.
 
     Raises:
         InputError: no such file, inside the repository, or not an unencrypted EC P-256 key.
     """
-    place = _outside(private_key)
+    place = _outside(path)
     try:
         key = serialization.load_pem_private_key(place.read_bytes(), None)
     except OSError as error:
-        raise InputError(f"No signing key at {private_key} ({error.strerror}).") from None
+        raise InputError(f"No signing key at {path} ({error.strerror}).") from None
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-        raise InputError(f"{private_key} is not an unencrypted EC P-256 private key in PEM.")
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        raise InputError(f"{path} is not an unencrypted EC P-256 private key in PEM.")
+    return key
+
+
+def public_key(path: str | Path) -> bytes:
+    """The PEM of the public half of the private key at `path`. Raises as `private_key`."""
+    return (
+        private_key(path)
+        .public_key()
+        .public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
     )
 
 
@@ -79,70 +58,84 @@ def fingerprint(public_pem: bytes) -> str:
     return files.sha256(public_pem)
 
 
-def sign(folder: Path, private_key: str | Path) -> None:
-    """Sign every file of `folder`, none ignored, into `folder`/certificate.sig."""
-    from model_signing import hashing, signing  # takes a second
+def trusted_fingerprint(path: str | Path) -> str:
+    """The fingerprint of the public key in the PEM file at `path`.
 
-    every = hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
-    signer = signing.Config().use_elliptic_key_signer(private_key=_outside(private_key))
-    signer.set_hashing_config(every).sign(folder, folder / SIGNATURE)
+    Raises:
+        InputError: no such file, or no public key in it.
+    """
+    try:
+        pem = Path(path).expanduser().read_bytes()
+    except (OSError, ValueError, RuntimeError):
+        raise InputError(f"No public key at {path}: give the path of a signing_key.pub.") from None
+    if b"PRIVATE KEY" in pem:
+        raise InputError(f"{path} is a private key: give the public one, a signing_key.pub.")
+    try:
+        serialization.load_pem_public_key(pem)
+    except ValueError:
+        raise InputError(f"{path} is not a public key in PEM: give a signing_key.pub.") from None
+    return fingerprint(pem)
+
+
+def sign(folder: Path, key: str | Path) -> None:
+    """Sign every file of `folder` into `folder`/certificate.sig with the private key at `key`."""
+    # model_signing takes a second to import.
+    from model_signing import hashing, signing
+
+    every_file = hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+    signer = signing.Config().use_elliptic_key_signer(private_key=_outside(key))
+    signer.set_hashing_config(every_file).sign(folder, folder / SIGNATURE)
 
 
 def check_signature(contents: dict[str, bytes], trusted: str) -> None:
-    """Raise InputError unless `contents`, file name → bytes, are exactly what `trusted` signed.
+    """Check that `contents` (file name → bytes) are exactly the files that `trusted` signed.
 
-    The standard library verifies a private copy of these very bytes. Beyond it: the key must have
-    the `trusted` fingerprint, every file must be listed (git's too, which it skips), and the
-    bundle must be spelled as it is written, so that no second spelling passes.
+    The standard library verifies a private copy of these very bytes.
+
+    Raises:
+        InputError: another key than the one with the fingerprint `trusted`, a signature that is
+            damaged or of other files, or a file that the signature does not list.
     """
     from model_signing import verifying
 
-    own, trusted, reason = fingerprint(contents[PUBLIC_KEY]), trusted.strip().lower(), ""
+    own, trusted = fingerprint(contents[PUBLIC_KEY]), trusted.strip().lower()
     if own != trusted:
-        raise InputError(f"the folder's key has fingerprint {own}, but {trusted} is trusted.")
-    listed = _listed(contents[SIGNATURE], trusted)
+        raise InputError(
+            f"the folder's key has the fingerprint {own}, but {trusted} is trusted "
+            "(--public-key FILE trusts another key)."
+        )
+    reason = ""
     with tempfile.TemporaryDirectory() as folder:
         for name, data in contents.items():
             Path(folder, name).write_bytes(data)
-        config = verifying.Config()
+        verifier = verifying.Config()
         try:
-            config.use_elliptic_key_verifier(public_key=Path(folder, PUBLIC_KEY))
-            config.verify(Path(folder), Path(folder, SIGNATURE))
+            verifier.use_elliptic_key_verifier(public_key=Path(folder, PUBLIC_KEY))
+            verifier.verify(Path(folder), Path(folder, SIGNATURE))
         except InvalidSignature:
             raise InputError("the signature was not made by this key over this list.") from None
-        except Exception as error:  # it raises many kinds; the file that differs is named first
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+        except Exception as error:  # the library raises many kinds
+            reason = " ".join(str(error).split())[:80] or type(error).__name__
+    # The library accepts a signed list that leaves files out, and names a changed file in bytes.
     found = {name: files.sha256(data) for name, data in contents.items() if name != SIGNATURE}
+    listed = _listed(contents[SIGNATURE])
     for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
-            raise InputError(f"{name} was signed and is missing.")
-        if listed.get(name) != found[name]:
-            problem = "not the file that was signed" if name in listed else "not signed"
-            raise InputError(f"{name} is {problem}.")
+        if listed.get(name) != found.get(name):
+            raise InputError(f"{name} is not the file that was signed.")
     if reason:
-        raise InputError(f"{reason}.")
+        raise InputError(f"{SIGNATURE} is damaged ({reason}).")
 
 
-def _listed(data: bytes, trusted: str) -> dict[str, str]:
-    """File name → sha256 that a bundle lists, before its signature is verified."""
+def _listed(bundle: bytes) -> dict[str, str]:
+    """File name → sha256 in the statement of a bundle."""
     from sigstore_models.bundle.v1 import Bundle
 
     try:
-        bundle = Bundle.from_json(data)
-        about, envelope = bundle.verification_material.to_dict(), bundle.dsse_envelope
-        resources = files.parse_json(envelope.payload)["predicate"]["resources"]
-        listed = {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
-        if (
-            len(listed) == len(resources)
-            and about == {"publicKey": {"hint": trusted}, "tlogEntries": []}
-            and [signature.keyid for signature in envelope.signatures] == [""]
-            and bundle.message_signature is None
-            and bundle.to_json().encode() == data
-        ):
-            return listed
+        envelope = Bundle.from_json(bundle).dsse_envelope
+        resources = files.parse_json(envelope.payload)["predicate"]["resources"] if envelope else []
+        return {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
     except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise InputError(f"{SIGNATURE} is damaged: not a bundle as model signing writes it.")
+        raise InputError(f"{SIGNATURE} is damaged: it is no bundle of model signing.") from None
 
 
 def _outside(path: str | Path) -> Path:

@@ -1,45 +1,47 @@
-"""Verification: signature, hashes, schema, then every gate measured again from the weights.
+"""Verification: signature, hashes, schema, then every gate measured twice from the weights.
 
-Each file is read once. What is verified are those bytes, and what is measured, and returned, is
-the model they hold.
+With the certificate's own seed, every figure must be the certified one, so nobody lied. With fresh
+draws, no gate may FAIL, so nothing was fitted to the seed.
+
+Each file is read once. What is verified, measured and returned are those bytes.
 """
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from pydantic import ValidationError
 
-from .. import files, params
+from .. import files, parallel
 from ..checkpoints import folder as checkpoints
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..errors import InputError
-from ..metrics import gates
-from ..metrics.gates import Certify, Judged
-from . import certificate, signing
-from .certificate import CERTIFICATE, SCHEMA, Certificate
+from ..metrics.gates import GATES, GateResult, certificate_seed, measure_gates, verdict_of
+from ..metrics.marginal import GROUPS, MIN_LATENTS
+from ..parallel import Job
+from . import signing
+from .certificate import CERTIFICATE, SCHEMA, Certificate, environment, profile, subject
 
 FILES = (WEIGHTS, MANIFEST, CERTIFICATE, signing.PUBLIC_KEY, signing.SIGNATURE)
 
 
-class Checked(NamedTuple):
-    """A gate as certified, and as measured again: None where nothing was."""
-
-    stated: Judged
-    again: Judged | None = None
-    agreement: str = "not measured"
-
-
 class Verified(NamedTuple):
-    """A certified checkpoint whose files, and perhaps figures, are what was signed.
+    """A certified checkpoint whose files are as signed.
 
-    problem: why it is refused all the same, empty if it is not.
+    certificate: its certificate; gates: what was measured again, by the certificate's seed and by
+    `fresh_seed`, both empty after a quick verification; problem: why it is refused all the same.
     """
 
     checkpoint: Checkpoint
-    rows: list[Checked]
+    certificate: Certificate
+    profile: str
+    repeated: list[GateResult]
+    fresh: list[GateResult]
+    fresh_seed: int
+    agreement: list[str]
     problem: str
 
 
@@ -49,79 +51,83 @@ def verify(
     quick: bool = False,
     report: Callable[[str], None] = print,
 ) -> Verified:
-    """Verify the certified checkpoint in the folder `path`; `quick` measures nothing again.
+    """Verify the certified checkpoint in the folder `path`; `quick` measures nothing.
 
-    A figure measured again must equal the certificate's where environment and processor are
-    the same, and lie in the stated interval, with the same verdict, elsewhere.
+    Measured again with the certificate's seed, a figure must equal the certified one where
+    environment and processor are the same; elsewhere it must lie in the certified interval, with
+    the same verdict. Measured with fresh draws, a gate that FAILs refuses the checkpoint, and one
+    that ABSTAINs is reported.
 
     Args:
-        path: the folder. Its name does not matter; what is in it does.
+        path: the folder; its name does not matter.
         trusted: fingerprint of the one key whose signature counts.
         quick: stop before measuring.
-        report: told of each step.
+        report: called with a line at each step.
 
     Raises:
-        InputError: anything that was not signed so: a sentence that names the step.
+        InputError: anything that was not signed so, in a sentence that names the step.
     """
     name, contents, step = str(path), _read(path), "signature"
     try:
         signing.check_signature(contents, trusted)
         report(f"signature: by the key {trusted}")
         step = "hashes"
-        weights, manifest = contents[WEIGHTS], contents[MANIFEST]
-        shown = files.shown(files.existing(path))
-        loaded = checkpoints.from_bytes(weights, manifest, name, shown)
+        shown = files.display_path(files.resolve(path))
+        loaded = checkpoints.from_bytes(contents[WEIGHTS], contents[MANIFEST], name, shown)
         report(f"hashes:    {len(contents) - 1} files as signed; weights {loaded.sha256}")
         step = "schema"
-        stated, p = _stated(contents, loaded)
-        report(f"schema:    {SCHEMA}, consistent, issued {stated.created_utc}")
+        found = _certificate(contents, loaded)
+        bounds = profile({row.gate: row.bound for row in found.gates})
+        report(f"schema:    {SCHEMA}, consistent, issued {found.created_utc}, bounds: {bounds}")
     except InputError as error:
         raise InputError(f"{name} is refused at its {step}: {error}") from None
-    rows = [Checked(row) for row in stated.gates]
-    said = stated.verdict
-    problem = "" if said == "PASS" else f"the certificate is genuine and says {said}"
-    if not quick:
-        rows = _again(loaded, stated, p, report)
-        different = [row.stated for row in rows if row.agreement == "DIFFERS"]
-        if different:
-            problem = (
-                f"at least {len(different)} of its figures are not what the weights give: first "
-                f"{different[0].title} of VAE-{different[0].vae}"
-            )
-    return Verified(loaded, rows, problem)
+    problem = "" if found.verdict == "PASS" else f"the certificate is genuine and says {found.verdict}"
+    if quick:
+        return Verified(loaded, found, bounds, [], [], 0, [], problem)
+    same, fresh_seed = environment() == found.environment, secrets.randbits(62)
+    report(f"measuring again with seed {found.seed}, {'the same' if same else 'another'} environment")
+    report(f"measuring with fresh draws, seed {fresh_seed}")
+    repeated, fresh = _measure(loaded, found, (found.seed, fresh_seed), report)
+    agreement = [
+        compare_gates(one, again, same) for one, again in zip(found.gates, repeated, strict=True)
+    ]
+    for row, agrees in zip(found.gates, agreement, strict=True):
+        if agrees == "DIFFERS" and not problem:
+            problem = f"the weights do not give its figure for {row.title} of VAE-{row.vae}"
+    for row in fresh:
+        if row.verdict == "FAIL" and not problem:
+            problem = f"with fresh draws {row.title} of VAE-{row.vae} fails its bound"
+    return Verified(loaded, found, bounds, repeated, fresh, fresh_seed, agreement, problem)
 
 
-def refusal(path: str | Path, trusted: str, quick: bool = True) -> str:
-    """The sentence with which `path` is refused; empty if it is accepted. For demonstrations."""
-    try:
-        problem = verify(path, trusted, quick, lambda _step: None).problem
-        return f"{Path(path).name} is refused: {problem}." if problem else ""
-    except InputError as error:
-        return str(error).replace(str(path), Path(path).name)
-
-
-def table(rows: list[Checked]) -> str:
-    """Rows of `Verified` as text, a gate a line."""
+def table(found: Verified) -> str:
+    """The gates as text, a line each: certified, measured again, measured with fresh draws."""
     lines = []
-    for row in rows:
-        m, found = row.stated.measured, row.again.measured.value if row.again else None
-        values = [row.stated.bound, m.value, m.low, m.high, found]
-        bound, value, low, high, again = ("–" if v is None else f"{v:.6g}" for v in values)
-        lines.append(
-            {
-                "gate": f"{row.stated.gate} ({row.stated.vae})", "bound": bound,
-                "certified": value, "95 %": f"{low} … {high}", "measured": again,
-                "agreement": row.agreement, "verdict": row.stated.verdict,
-            }
-        )  # fmt: skip
+    for number, row in enumerate(found.certificate.gates):
+        line = {
+            "gate": f"{row.gate} ({row.vae})", "bound": f"{row.bound:.6g}",
+            "certified": _number(row.value), "95 %": f"{_number(row.low)} … {_number(row.high)}",
+            "verdict": row.verdict,
+        }  # fmt: skip
+        if found.repeated:
+            fresh = found.fresh[number]
+            line |= {
+                "again": _number(found.repeated[number].value), "agreement": found.agreement[number],
+                "fresh draws": _number(fresh.value), "fresh verdict": fresh.verdict,
+            }  # fmt: skip
+        lines.append(line)
     return pd.DataFrame(lines).to_string(index=False, justify="left")
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"
+
+
 def _read(path: str | Path) -> dict[str, bytes]:
-    """Every file of the folder, read once; there must be these five and nothing else."""
-    place = files.existing(path)
+    """Every file of the folder, read once; it must hold these five and nothing else."""
+    place = files.resolve(path)
     if not place.is_dir():
-        raise InputError(f"{path} is not a folder: give that of a certified checkpoint.")
+        raise InputError(f"{path} is not a folder: give the folder of a certified checkpoint.")
     try:
         found = set(os.listdir(place))
     except OSError as error:
@@ -135,8 +141,8 @@ def _read(path: str | Path) -> dict[str, bytes]:
     return {name: files.read_file(place / name) for name in FILES}
 
 
-def _stated(contents: dict[str, bytes], loaded: Checkpoint) -> tuple[Certificate, Certify]:
-    """The certificate and its parameters, if they fit the schema, the files and one another."""
+def _certificate(contents: dict[str, bytes], loaded: Checkpoint) -> Certificate:
+    """The certificate, if it fits the schema, these files and this code."""
     try:
         found = files.parse_json(contents[CERTIFICATE])
     except ValueError as error:
@@ -148,72 +154,47 @@ def _stated(contents: dict[str, bytes], loaded: Checkpoint) -> tuple[Certificate
             "it with the release that issued it (CHANGELOG.md lists them)."
         )
     try:
-        stated = Certificate.model_validate_json(contents[CERTIFICATE], strict=True)
+        found = Certificate.model_validate_json(contents[CERTIFICATE], strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = "/".join(str(part) for part in first["loc"])
+        place = "/".join(str(part) for part in first["loc"]) or "its verdict"
         raise InputError(
             f"{CERTIFICATE} does not fit {SCHEMA} at {place}: {first['msg']}."
         ) from None
-    p = params.check(Certify, stated.params, CERTIFICATE)
-    if stated.subject != certificate.subject(contents):
+    if found.subject != subject(contents) or found.weights_sha256 != loaded.sha256:
         raise InputError(f"{CERTIFICATE} is about other files than these.")
-    for row in [*stated.gates, *(row for control in stated.controls for row in control.gates)]:
-        said = gates.judge(row.measured, row.bound, row.gate.startswith("max_"))
-        if row.verdict != said:
-            raise InputError(
-                f"{CERTIFICATE} calls {row.gate} of VAE-{row.vae} {row.verdict}, but its numbers "
-                f"say {said}."
-            )
-    if [row.control for row in stated.controls] != [*gates.adversaries(loaded.model, p)]:
-        raise InputError(f"{CERTIFICATE} has not the controls of this code.")
-    for control in stated.controls:
-        if control.verdict != gates.verdict(control.gates):
-            raise InputError(f"{CERTIFICATE} contradicts itself about {control.control}.")
-    judged = gates.verdict(stated.gates, stated.controls)
-    if stated.verdict != judged:
-        raise InputError(f"{CERTIFICATE} says {stated.verdict}, but its gates say {judged}.")
-    return stated, p
+    if found.seed != certificate_seed(loaded.sha256):
+        raise InputError(f"{CERTIFICATE} has a seed that is not derived from its weights.")
+    asked = {vae: {row.gate for row in found.gates if row.vae == vae} for vae in loaded.model.vaes}
+    unknown = sorted(set().union(*asked.values()) - set(GATES))
+    if unknown:
+        raise InputError(f"{CERTIFICATE} has the gate {unknown[0]}, which this release lacks.")
+    rows = sum(map(len, asked.values()))
+    if len(set(map(frozenset, asked.values()))) != 1 or rows != len(found.gates):
+        raise InputError(f"{CERTIFICATE} does not ask every VAE the same gates once each.")
+    k = found.params.get("k")
+    if type(k) is not int or k < MIN_LATENTS or k % GROUPS:
+        raise InputError(f"{CERTIFICATE} has k {k!r}, which is no number of latents.")
+    return found
 
 
-def _again(
-    loaded: Checkpoint, stated: Certificate, p: Certify, report: Callable[[str], None]
-) -> list[Checked]:
-    same = certificate.environment() == stated.environment
-    report(f"measuring again, {'the same' if same else 'another'} environment")
-    ours = [(vae, gate, getattr(p, gate)) for vae in loaded.model.vaes for gate in gates.BOUNDS]
-    if ours != [(row.vae, row.gate, row.bound) for row in stated.gates]:
-        raise InputError(f"{loaded.path} is refused: its gates are not those of this code.")
-    rows = {(row.vae, row.gate): Checked(row) for row in stated.gates}
-    for part in gates.PARTS:  # what is not what was signed needs no million latents to show it
-        for again in gates.gates(loaded.model, p, report, [part]):
-            row = rows[again.vae, again.gate].stated
-            rows[again.vae, again.gate] = Checked(row, again, agreement(row, again, same))
-        if any(row.agreement == "DIFFERS" for row in rows.values()):
-            break
-    return list(rows.values())
+def _measure(
+    loaded: Checkpoint, found: Certificate, seeds: tuple[int, ...], report: Callable[[str], None]
+) -> list[list[GateResult]]:
+    """The certificate's own gates, in its order, measured with each of `seeds`."""
+    bounds = {row.gate: row.bound for row in found.gates}
+    jobs = [
+        Job(f"VAE-{vae}, seed {seed}", measure_gates, (loaded.model, vae, found.params["k"], seed, bounds))
+        for seed in seeds
+        for vae in loaded.model.vaes[::-1]
+    ]
+    rows = parallel.each(jobs, report)
+    by_seed = [sum(rows[i :: 1][: len(loaded.model.vaes)], []) for i in range(0, len(rows), len(loaded.model.vaes))]
+    order = {(row.vae, row.gate): place for place, row in enumerate(found.gates)}
+    return [sorted(some, key=lambda row: order[row.vae, row.gate]) for some in by_seed]
 
 
-def agreement(row: Judged, again: Judged, same: bool) -> str:
-    """`told` of their figures; another verdict DIFFERS."""
-    said = told(row.measured.model_dump(), again.measured.model_dump(), same)
-    return said if row.verdict == again.verdict else "DIFFERS"
-
-
-def told(old: Any, new: Any, same: bool) -> str:
-    """How two values from JSON agree, of which a `Measured` row is one: "equal"; on a machine that
-    is not the `same` also "in interval", or for a number without one "near"; else "DIFFERS".
-
-    Float32 products are summed in another order there: a figure whose interval is a point may move
-    by a millionth, and a number without an interval, which may be drawn, by a hundredth (of itself,
-    or of 1 if it is less).
-    """
-    if old == new:
-        return "equal"
-    was, now = (leaf["value"] if isinstance(leaf, dict) else leaf for leaf in (old, new))
-    if same or not all(type(value) in (int, float) for value in (was, now)):
-        return "DIFFERS"
-    if not isinstance(old, dict):
-        return "near" if abs(now - was) <= 0.01 * max(1, abs(was)) else "DIFFERS"
-    room = 1e-6 * abs(old["low"]) if old["low"] == old["high"] else 0.0
-    return "in interval" if old["low"] - room <= now <= old["high"] + room else "DIFFERS"
+def compare_gates(one: GateResult, again: GateResult, same: bool) -> str:
+    """`compare_values` of their figures; another verdict DIFFERS."""
+    agreement = compare_values(one, again, same)
+    return agreement if one.verdict == again.verdict else "DIFFERS"
