@@ -113,11 +113,12 @@ def _reproduce(folder: str) -> None:
 
 
 def _controls(benchmark: str) -> None:
-    """measure what stands beside every model"""
-    from .metrics import measurement
+    """measure the controls that every model is compared with"""
+    from . import benchmark as measuring
 
-    p = _checked(measurement.Benchmark, benchmark)
-    files.write_bytes(measurement.beside_path(), measurement.measured_beside(p).to_json())
+    p = _checked(measuring.Benchmark, benchmark)
+    text = measuring.measured_controls(p).to_csv(index=False)
+    files.write_bytes(measuring.controls_path(), text.encode())
 
 
 def _power(certify: str) -> None:

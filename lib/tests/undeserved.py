@@ -4,8 +4,8 @@ They depend on a machine's kernels, or on knowing which latents a certificate wi
 """
 
 import torch
-
 from fluxttice_core.metrics.adversaries import optimum
+
 from fluxttice_core.model.network import D, DualVAE, Functions, linears
 from fluxttice_core.model.operations import C, T
 

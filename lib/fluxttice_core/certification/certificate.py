@@ -7,6 +7,7 @@ two, and says so.
 
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,15 +18,14 @@ from .. import files, parallel
 from ..checkpoints import folder as checkpoints
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..metrics import gates
-from ..metrics.gates import Certify, Judged, Refusal
-from ..metrics.lineage import Lineage
-from ..metrics.marginal import FEWEST
+from ..metrics.gates import Certify, ControlResult, GateResult
 from ..metrics.results import Record
+from ..model.network import Measurable
 from ..parallel import Job
 from . import signing
 
 CERTIFICATE = "certificate.json"
-SCHEMA: Final = "fluxttice/certificate/3"
+SCHEMA: Final = "fluxttice/certificate/4"
 GUARANTEES = (
     "The weights with the sha256 below, measured by this code with the recorded seeds, give the "
     "recorded values and intervals.",
@@ -40,8 +40,7 @@ LIMITS = (
     "Not that the test split was unseen in training: the manifest says so, and a .pt of the "
     "original records no split at all.",
     "Not that the recipe gives these weights again on another machine.",
-    "Not that the bounds are strict, nor that the seed was not one of many: whoever certifies sets "
-    "both, and they stand here.",
+    "Not that the bounds are strict: the certifier sets them, and they are recorded here.",
     "Nothing of other priors, of decoding other than argmax, or of other tasks.",
     "Not that this is the newest certificate: an older folder, whole, stays validly signed.",
     "Not who holds the key: only that it is the key with the trusted fingerprint.",
@@ -65,7 +64,7 @@ class Signature(Record):
 class Certificate(Record):
     """What a certificate states; certificate.json is this, and its schema comes from here."""
 
-    schema_: Literal["fluxttice/certificate/3"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["fluxttice/certificate/4"] = Field(SCHEMA, alias="schema")
     created_utc: str
     verdict: Literal["PASS", "FAIL", "ABSTAIN"]
     epoch: int | None
@@ -73,9 +72,9 @@ class Certificate(Record):
     recipe: dict[str, str | None] | None
     split: dict[str, Any]
     imported: dict[str, Any] | None
-    lineage: Lineage | None = None  # of a file of the original's
-    gates: list[Judged] = Field(min_length=1)
-    controls: list[Refusal]
+    seed: int
+    gates: list[GateResult] = Field(min_length=1)
+    controls: list[ControlResult]
     params: dict[str, Any]
     environment: dict[str, str]
     git: dict[str, str | bool | None]
@@ -88,18 +87,16 @@ class Certificate(Record):
 def state(
     loaded: Checkpoint,
     p: Certify,
-    rows: list[Judged],
-    controls: list[Refusal],
-    lineage: Lineage | None = None,
+    rows: list[GateResult],
+    controls: list[ControlResult],
 ) -> Certificate:
     """What a certificate states, apart from subject and signature, which `issue` adds.
 
     Args:
         loaded: the checkpoint that was measured.
         p: the parameters of the measurement.
-        rows: `gates.gates` of it.
-        controls: `gates.control_rows`.
-        lineage: `Lineage` of a file of the original's; no gate reads it.
+        rows: `measure_gates` of it, with `gates.seed_of` its weights.
+        controls: `measure_controls`, with the same seed.
 
     Raises:
         InputError: the checkpoint records another split than the one of `p.split_seed`.
@@ -109,13 +106,13 @@ def state(
     spelled = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
     return Certificate(
         created_utc=files.utc_now().isoformat(),
-        verdict=gates.verdict(rows, controls),
+        verdict=gates.overall_verdict(rows, controls),
         epoch=loaded.epoch,
         selection_rule=selection.get("rule"),
         recipe={"name": config.get("recipe"), "sha256": files.sha256(spelled)} if config else None,
         split=split,
         imported=loaded.section("imported") or None,
-        lineage=lineage,
+        seed=gates.seed_of(loaded.sha256),
         gates=rows,
         controls=controls,
         params={**p.model_dump(), "run_dir": "", "checkpoint": loaded.path},
@@ -156,28 +153,26 @@ def subject(contents: dict[str, bytes]) -> tuple[Subject, ...]:
     )
 
 
-class KeptEpoch(Record):
-    """An epoch that training kept, at the gates."""
-
-    epoch: int | None
-    k: int
-    gates: list[Judged]
-
-
-def by_epoch(path: str, loaded: Checkpoint, p: Certify) -> list[KeptEpoch]:
-    """The epochs that training kept in `epochs/` beside the checkpoint at `path`, but for those
-    whose weights are `loaded`'s.
-
-    At FEWEST latents, so the intervals are wider than the certificate's. Empty where there is
-    no such folder.
-    """
-    folders = sorted(files.existing(path).resolve().parent.glob("epochs/epoch-*"))
-    kept = [each for each in map(checkpoints.load, folders) if each.sha256 != loaded.sha256]
-    jobs = [Job(f"epoch {each.epoch}", gates.thrifty, (each.model, p)) for each in kept]
-    return [
-        KeptEpoch(epoch=each.epoch, k=FEWEST, gates=found)
-        for each, found in zip(kept, parallel.each(jobs, print), strict=True)
+def measure_gates(
+    model: Measurable, seed: int, p: Certify, report: Callable[[str], None] = print
+) -> list[GateResult]:
+    """Every VAE at every gate, each in a worker process."""
+    jobs = [
+        Job(f"VAE-{vae}, gates", gates.vae_gates, (model, vae, seed, p))
+        for vae in model.vaes[::-1]  # B's decoder is the larger one, so its job starts first
     ]
+    return [result for found in parallel.each(jobs, report)[::-1] for result in found]
+
+
+def measure_controls(
+    model: Measurable, seed: int, p: Certify, report: Callable[[str], None] = print
+) -> list[ControlResult]:
+    """Every negative control at the gates, each in a worker process."""
+    jobs = [
+        Job(name, gates.evaluate_control, (name, make, seed, p))
+        for name, make in gates.negative_controls(model, p).items()
+    ]
+    return parallel.each(jobs, report)
 
 
 def environment() -> dict[str, str]:

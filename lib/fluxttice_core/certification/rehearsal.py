@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 
 from ..checkpoints import folder as checkpoints
-from ..metrics.marginal import FEWEST
-from ..metrics.results import exact
+from ..metrics.marginal import MIN_LATENTS
+from ..metrics.results import exact_value
 from . import certificate, signing
 from .certificate import CERTIFICATE, Certificate
 from .verify import refusal
@@ -45,9 +45,9 @@ def _untrained(lab: Path, loaded: checkpoints.Checkpoint, stated: Certificate) -
     network = loaded.model.untrained(stated.params["untrained_seed"])
     fresh = checkpoints.load(checkpoints.save(lab / "fresh", network, 0, {}))
     gates = [
-        row.model_copy(update={"verdict": "PASS", "measured": exact(row.bound, 1)})
-        for row in stated.gates
+        result.model_copy(update={"verdict": "PASS", **exact_value(result.bound, 1).model_dump()})
+        for result in stated.gates
     ]
-    changes = {"verdict": "PASS", "gates": gates, "params": {**stated.params, "k": FEWEST}}
+    changes = {"verdict": "PASS", "gates": gates, "params": {**stated.params, "k": MIN_LATENTS}}
     lie = stated.model_copy(update=changes)
     certificate.issue(lab / "untrained", fresh, lie, str(lab / "key.pem"))

@@ -17,7 +17,7 @@ from ..checkpoints import folder as checkpoints
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..errors import InputError
 from ..metrics import gates
-from ..metrics.gates import Certify, Judged
+from ..metrics.gates import Certify, GateResult
 from . import certificate, signing
 from .certificate import CERTIFICATE, SCHEMA, Certificate
 
@@ -27,8 +27,8 @@ FILES = (WEIGHTS, MANIFEST, CERTIFICATE, signing.PUBLIC_KEY, signing.SIGNATURE)
 class Checked(NamedTuple):
     """A gate as certified, and as measured again: None where nothing was."""
 
-    stated: Judged
-    again: Judged | None = None
+    stated: GateResult
+    again: GateResult | None = None
     agreement: str = "not measured"
 
 
@@ -86,7 +86,7 @@ def verify(
         if different:
             problem = (
                 f"at least {len(different)} of its figures are not what the weights give: first "
-                f"{different[0].title} of VAE-{different[0].vae}"
+                f"{different[0].gate} of VAE-{different[0].vae}"
             )
     return Verified(loaded, rows, problem)
 
@@ -104,7 +104,7 @@ def table(rows: list[Checked]) -> str:
     """Rows of `Verified` as text, a gate a line."""
     lines = []
     for row in rows:
-        m, found = row.stated.measured, row.again.measured.value if row.again else None
+        m, found = row.stated, row.again.value if row.again else None
         values = [row.stated.bound, m.value, m.low, m.high, found]
         bound, value, low, high, again = ("–" if v is None else f"{v:.6g}" for v in values)
         lines.append(
@@ -158,21 +158,15 @@ def _stated(contents: dict[str, bytes], loaded: Checkpoint) -> tuple[Certificate
     p = params.check(Certify, stated.params, CERTIFICATE)
     if stated.subject != certificate.subject(contents):
         raise InputError(f"{CERTIFICATE} is about other files than these.")
-    for row in [*stated.gates, *(row for control in stated.controls for row in control.gates)]:
-        said = gates.judge(row.measured, row.bound, row.gate.startswith("max_"))
-        if row.verdict != said:
-            raise InputError(
-                f"{CERTIFICATE} calls {row.gate} of VAE-{row.vae} {row.verdict}, but its numbers "
-                f"say {said}."
-            )
-    if [row.control for row in stated.controls] != [*gates.adversaries(loaded.model, p)]:
-        raise InputError(f"{CERTIFICATE} has not the controls of this code.")
-    for control in stated.controls:
-        if control.verdict != gates.verdict(control.gates):
-            raise InputError(f"{CERTIFICATE} contradicts itself about {control.control}.")
-    judged = gates.verdict(stated.gates, stated.controls)
-    if stated.verdict != judged:
-        raise InputError(f"{CERTIFICATE} says {stated.verdict}, but its gates say {judged}.")
+    if stated.seed != gates.seed_of(loaded.sha256):
+        raise InputError(
+            f"{CERTIFICATE} has another seed than the one that follows from the weights."
+        )
+    if [row.control for row in stated.controls] != [*gates.negative_controls(loaded.model, p)]:
+        raise InputError(f"{CERTIFICATE} lacks the controls of this code.")
+    verdict = gates.overall_verdict(stated.gates, stated.controls)
+    if stated.verdict != verdict:
+        raise InputError(f"{CERTIFICATE} says {stated.verdict}, but its gates say {verdict}.")
     return stated, p
 
 
@@ -181,22 +175,19 @@ def _again(
 ) -> list[Checked]:
     same = certificate.environment() == stated.environment
     report(f"measuring again, {'the same' if same else 'another'} environment")
-    ours = [(vae, gate, getattr(p, gate)) for vae in loaded.model.vaes for gate in gates.BOUNDS]
-    if ours != [(row.vae, row.gate, row.bound) for row in stated.gates]:
+    ours = {(vae, gate, getattr(p, gate)) for vae in loaded.model.vaes for gate in gates.GATES}
+    if ours != {(row.vae, row.gate, row.bound) for row in stated.gates}:
         raise InputError(f"{loaded.path} is refused: its gates are not those of this code.")
     rows = {(row.vae, row.gate): Checked(row) for row in stated.gates}
-    for part in gates.PARTS:  # what is not what was signed needs no million latents to show it
-        for again in gates.gates(loaded.model, p, report, [part]):
-            row = rows[again.vae, again.gate].stated
-            rows[again.vae, again.gate] = Checked(row, again, agreement(row, again, same))
-        if any(row.agreement == "DIFFERS" for row in rows.values()):
-            break
+    for again in certificate.measure_gates(loaded.model, stated.seed, p, report):
+        row = rows[again.vae, again.gate].stated
+        rows[again.vae, again.gate] = Checked(row, again, agreement(row, again, same))
     return list(rows.values())
 
 
-def agreement(row: Judged, again: Judged, same: bool) -> str:
+def agreement(row: GateResult, again: GateResult, same: bool) -> str:
     """`told` of their figures; another verdict DIFFERS."""
-    said = told(row.measured.model_dump(), again.measured.model_dump(), same)
+    said = told(row.model_dump(), again.model_dump(), same)
     return said if row.verdict == again.verdict else "DIFFERS"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..model.network import Decode, Encode, Measurable, prior, read_out
 from ..model.operations import M, all_operations
 from .marginal import SLICE
-from .results import Measured, exact, share
+from .results import Measured, exact_value, proportion
 
 LATENTS = 20_000  # prior latents that are decoded in float64
 ROWS = 5_000  # prior latents, and operations, that are computed in each size of SMALL_BATCHES
@@ -34,7 +34,9 @@ def agreement_float64(model: Measurable, vae: str, rng: torch.Generator) -> Meas
     """
     encoder, decoder = model.encoder(vae), model.decoder(vae)
     if not (isinstance(encoder, nn.Module) and isinstance(decoder, nn.Module)):
-        return exact(1.0, LATENTS, "plain functions have no float64 copy: counted as agreeing")
+        return exact_value(
+            1.0, LATENTS, "plain functions have no float64 copy: counted as agreeing"
+        )
     in_float32 = _paths(encoder, decoder)
     in_float64 = _paths(*(copy.deepcopy(part).double() for part in (encoder, decoder)))
     inputs = prior(LATENTS, rng), all_operations().float().to(model.device)
@@ -74,6 +76,6 @@ def _classes(path: Path, rows: Tensor, batch: int) -> Tensor:
 
 def _smallest(agreeing: Iterable[Tensor]) -> Measured:
     """Of several comparisons (n, T) bool, the share of whole rows with the lowest lower end."""
-    shares = [share(rows.all(1).cpu().numpy()) for rows in agreeing]
+    shares = [proportion(rows.all(1).cpu().numpy()) for rows in agreeing]
     worst = min(shares, key=lambda one: one.low)
     return worst.model_copy(update={"method": f"{worst.method}, the smallest of {len(shares)}"})
