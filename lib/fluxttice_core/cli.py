@@ -65,20 +65,17 @@ def _verify(path: str, quick: bool, public_key: str | None) -> None:
     """check a certified checkpoint and measure it again"""
     from .certification import signing, verify
 
-    trusted = signing.FINGERPRINT
-    if public_key:
-        try:
-            key = files.read_file(files.existing(public_key), links=True)
-        except InputError:
-            raise InputError(f"No public key at {public_key}.") from None
-        trusted = signing.fingerprint(key)
+    trusted = signing.trusted_fingerprint(public_key) if public_key else signing.FINGERPRINT
     found = verify.verify(path, trusted, quick)
-    print(verify.table(found.rows))
+    print(verify.table(found))
     if found.problem:
         raise InputError(f"{path} is refused: {found.problem}.")
-    measured = "nothing measured again" if quick else "every gate measured again"
+    for row in found.fresh:
+        if row.verdict == "ABSTAIN":
+            print(f"with fresh draws, {row.gate} of VAE-{row.vae} ABSTAINs: it is near its bound")
+    measured = "nothing measured again" if quick else "every gate measured again, twice"
     vaes = " and ".join(f"VAE-{vae}" for vae in found.checkpoint.model.vaes)
-    print(f"PASS: {path}, {vaes}, signed by the trusted key, {measured}")
+    print(f"PASS ({found.profile}): {path}, {vaes}, signed by the trusted key, {measured}")
 
 
 def _import(old: str, folder: str) -> None:
@@ -113,11 +110,12 @@ def _reproduce(folder: str) -> None:
 
 
 def _controls(benchmark: str) -> None:
-    """measure what stands beside every model"""
-    from .metrics import measurement
+    """measure the controls that every model is compared with"""
+    from . import benchmark as measuring
 
-    p = _checked(measurement.Benchmark, benchmark)
-    files.write_bytes(measurement.beside_path(), measurement.measured_beside(p).to_json())
+    p = _checked(measuring.Benchmark, benchmark)
+    text = measuring.measured_controls(p).to_csv(index=False)
+    files.write_bytes(measuring.controls_path(), text.encode())
 
 
 def _power(certify: str) -> None:
@@ -127,16 +125,6 @@ def _power(certify: str) -> None:
 
     p = _checked(Certify, certify)
     print(power.detected(power.write(p), p).to_string(index=False))
-
-
-def _keygen(path: str | None) -> None:
-    """make a signing key, outside the repository"""
-    from .certification import signing
-
-    place = path or signing.DEFAULT_KEY
-    print(f"fingerprint {signing.keygen(place)}")
-    print(f"private key {place}: keep it to yourself; to sign with it, certify with")
-    print(f"    export {signing.KEY_VARIABLE}={place}")
 
 
 def _checked(kind: type[params.P], path: str) -> params.P:
@@ -166,7 +154,6 @@ SCHEDULER = _argument("--scheduler", WHERE, default="", metavar="ADDRESS")
 LESS = "check what was signed and measure nothing (default: measure every gate again)"
 QUICK = _argument("--quick", LESS, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
-PLACE = _argument("path", "where to (default: in ~/.config/fluxttice)", nargs="?")
 
 # Command → the extra that it needs, and its arguments. Its help is the docstring.
 COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
@@ -179,7 +166,6 @@ COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _reproduce: ("report", _argument("folder", "the run's folder")),
     _controls: ("", BENCHMARK),
     _power: ("", CERTIFY),
-    _keygen: ("sign", PLACE),
 }
 
 

@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 
 WORKERS = "FLUXTTICE_WORKERS"
-IMPORTED = ["fluxttice_core.metrics.measurement"]  # once, for all processes
+IMPORTED = ["fluxttice_core.benchmark"]  # once, for all processes
 # Freed memory stays with its process: glibc would map and clear every large array anew.
 KEPT = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**30))
 _STARTING = threading.Lock()

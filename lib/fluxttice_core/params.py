@@ -52,7 +52,6 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    seed: Seed
     run_dir: Text
 
 

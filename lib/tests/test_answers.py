@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from fluxttice_core.metrics.observation import metric
 from scipy import stats
 
-from fluxttice_core.metrics.observation import metric
 from fluxttice_core.metrics.rate import least_rate
 from fluxttice_core.report import evidence
 from fluxttice_core.report.evidence import ASKED_OF, Answer

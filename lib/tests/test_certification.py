@@ -19,6 +19,7 @@ from unittest.mock import Mock
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from fluxttice_core.metrics.adversaries import optimum
 from planted import in_process, sentence
 
 from fluxttice_core import cli, files
@@ -28,7 +29,6 @@ from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.checkpoints.folder import MANIFEST, WEIGHTS
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import gates, reconstruction
-from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import split_record

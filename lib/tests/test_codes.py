@@ -9,16 +9,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.generalisation import FLIPS, compositions, kinds, worst_kind
 from planted import DIGITS, SEEDS, TERCILE, ends, held, no_number, sentence
 from scipy import integrate, stats
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn.functional import cross_entropy
 
 from fluxttice_core.metrics import controls, rate, reconstruction
-from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.codes import active, entropy_nats, kl_nats
 from fluxttice_core.metrics.disentanglement import dci_disentanglement, mig
-from fluxttice_core.metrics.generalisation import FLIPS, compositions, kinds, worst_kind
 from fluxttice_core.metrics.rate import least_rate, straight_cells
 from fluxttice_core.metrics.reconstruction import posterior, right_trits, robustness, samples
 from fluxttice_core.metrics.results import Measured, exact, share

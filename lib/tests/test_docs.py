@@ -9,11 +9,11 @@ import subprocess
 
 import nbformat
 import pytest
+from fluxttice_core.report.document import DOCUMENT, Document
 
 from fluxttice_core import cli, files, params
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.report import preamble, tables
-from fluxttice_core.report.document import DOCUMENT, Document
 from fluxttice_core.report.job import NOTEBOOKS
 
 ROOT = files.root()

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fluxttice_core.metrics.adversaries import linear_readout, memoriser, optimum, permuted
+from fluxttice_core.metrics.observation import metric, observe, values
 from planted import beyond, in_process
 from scipy import stats
 
@@ -17,14 +19,12 @@ from fluxttice_core import files, params
 from fluxttice_core.certification import power
 from fluxttice_core.certification.power import GENERATION, LESS, detected, planted
 from fluxttice_core.metrics import adversaries, controls, gates, rate
-from fluxttice_core.metrics.adversaries import linear_readout, memoriser, optimum, permuted
 from fluxttice_core.metrics.codes import active, kl_nats
 from fluxttice_core.metrics.controls import CONTROLS
 from fluxttice_core.metrics.coverage import indices
 from fluxttice_core.metrics.gates import BOUNDS, CHEAP, Judged, judge, of_vae, verdict
 from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.marginal import FEWEST, marginal
-from fluxttice_core.metrics.observation import metric, observe, values
 from fluxttice_core.metrics.reconstruction import drawn, posterior, right_trits
 from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.model.initialisation import looks_linear

@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.observation import names, observe, values
 from planted import LN3, same
 
 from fluxttice_core import files
 from fluxttice_core.metrics import measurement
-from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM, READOUT
 from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.metrics.measurement import MODEL, UNTRAINED, Benchmark, Beside, Results, Row
-from fluxttice_core.metrics.observation import names, observe, values
 from fluxttice_core.metrics.results import Measured
 from fluxttice_core.model.network import HOW, VAES, D, Network
 from fluxttice_core.model.operations import M, T, split

@@ -8,6 +8,7 @@ Sources: in-toto attestation framework, Statement v1 and the two predicates; DSS
 bundle v0.3.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_result(
         refused.append(f"refused: {control.control}")
     power = files.root() / "reports" / "power.csv"
     used = {
-        files.display_path(bounds): files.sha256(bounds.read_bytes()),
+        files.shown(bounds): files.sha256(bounds.read_bytes()),
         CERTIFICATE if certified else "verdict.json": files.sha256(document),
         "code of model, metrics, benchmark and parallel": certificate.environment["code"],
     }
@@ -96,7 +97,7 @@ def write(path: Path, statement: dict[str, Any], key: str | Path) -> None:
     from sigstore_models.bundle.v1 import Bundle
 
     signer = CryptoSigner(signing.private_key(key))
-    payload = files.json_bytes(statement)
+    payload = json.dumps(statement, indent=2).encode()
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
     envelope.sign(signer)
     bundle = {
@@ -145,7 +146,8 @@ def _subjects(weights_sha256: str, certified: dict[str, bytes]) -> list[dict[str
     """The weights and, where there is a signed folder, the root digest of its model signature."""
     found = [_resource("model.safetensors", weights_sha256)]
     if signing.SIGNATURE in certified:
-        found.append(_resource(FOLDER, signing.root_digest(certified[signing.SIGNATURE])))
+        root = signing.statement(certified[signing.SIGNATURE])["subject"][0]
+        found.append(_resource(FOLDER, root["digest"]["sha256"]))
     return found
 
 

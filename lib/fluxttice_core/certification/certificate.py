@@ -7,20 +7,22 @@ last two, and its certificate says so.
 
 import platform
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from .. import files, params
+from .. import files, parallel, params
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..checkpoints.folder import contents as checkpoint_files
 from ..errors import InputError
-from ..metrics.gates import (
-    GATES, Certify, ControlResult, GateResult, Verdict, certificate_seed, verdict_of,
-)
+from ..metrics import gates
+from ..metrics.gates import Certify, ControlResult, GateResult, Verdict, overall_verdict
 from ..metrics.results import Record
+from ..model.network import Measurable
+from ..parallel import Job
 from . import signing
 
 CERTIFICATE = "certificate.json"
@@ -50,14 +52,6 @@ LIMITS = (
 )
 
 
-class Subject(Record):
-    """A file that a certificate is about."""
-
-    name: str
-    sha256: str
-    bytes: int
-
-
 class Certificate(Record):
     """The contents of certificate.json, and of verdict.json, which has no subject and no key.
 
@@ -77,15 +71,41 @@ class Certificate(Record):
     git: dict[str, str | bool | None]
     guarantees: tuple[str, ...] = GUARANTEES
     does_not_guarantee: tuple[str, ...] = LIMITS
-    subject: tuple[Subject, ...] = ()
+    subject: dict[str, str] = {}  # file name → sha256
     signing_key: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        judged = verdict_of(self.gates, self.controls)
+        judged = overall_verdict(self.gates, self.controls)
         if self.verdict != judged:
             raise ValueError(f"it says {self.verdict}, but its gates say {judged}")
         return self
+
+
+def measure_gates(
+    model: Measurable,
+    k: int,
+    seed: int,
+    bounds: dict[str, float],
+    report: Callable[[str], None] = print,
+) -> list[GateResult]:
+    """Every VAE at every gate of `bounds`, each in a worker process, with `k` latents."""
+    jobs = [
+        Job(f"VAE-{vae}, gates", gates.vae_gates, (model, vae, k, seed, bounds))
+        for vae in model.vaes[::-1]  # B's decoder is the larger one, so its job starts first
+    ]
+    return [result for found in parallel.each(jobs, report)[::-1] for result in found]
+
+
+def measure_controls(
+    model: Measurable, seed: int, p: Certify, report: Callable[[str], None] = print
+) -> list[ControlResult]:
+    """Every negative control at the gates, each in a worker process."""
+    jobs = [
+        Job(name, gates.evaluate_control, (name, make, seed, p))
+        for name, make in gates.negative_controls(model, p).items()
+    ]
+    return parallel.each(jobs, report)
 
 
 def build_certificate(
@@ -96,15 +116,15 @@ def build_certificate(
     Args:
         loaded: the checkpoint that was measured.
         p: the parameters of the measurement.
-        rows: its gates, measured with `certificate_seed` of its weights.
+        rows: its gates, measured with `gates.seed_of` its weights.
         controls: the negative controls at the same gates.
     """
     return Certificate(
         created_utc=files.utc_now().isoformat(),
-        verdict=verdict_of(rows, controls),
+        verdict=overall_verdict(rows, controls),
         profile=profile({row.gate: row.bound for row in rows}),
         weights_sha256=loaded.sha256,
-        seed=certificate_seed(loaded.sha256),
+        seed=gates.seed_of(loaded.sha256),
         gates=tuple(rows),
         controls=tuple(controls),
         params={**p.model_dump(), "run_dir": "", "checkpoint": loaded.path},
@@ -117,7 +137,7 @@ def profile(bounds: dict[str, float]) -> str:
     """The name of the parameter file params/certify*.yaml with these bounds, else OWN_BOUNDS."""
     for path in sorted((files.root() / "params").glob("certify*.yaml")):
         stated = params.read_yaml(path)
-        if bounds == {name: stated.get(name) for name in GATES if name in stated}:
+        if bounds == {name: stated.get(name) for name in gates.GATES if name in stated}:
             return path.stem
     return OWN_BOUNDS
 
@@ -152,20 +172,18 @@ def write_certificate(
     # The statement's subject is the folder's name when it is signed, so a draft has the final name.
     with tempfile.TemporaryDirectory(prefix=".certify-", dir=folder.parent) as place:
         draft = Path(place, FOLDER)
-        with files.new_folder(draft, {**contents, CERTIFICATE: whole.to_json()}):
-            pass
+        draft.mkdir()
+        files.write_all(draft, {**contents, CERTIFICATE: whole.to_json()})
         if key:
             signing.sign(draft, key)
-        files.move_new(draft, folder)
-    return whole
+        signed = {path.name: path.read_bytes() for path in draft.iterdir()}
+    with files.new_folder(folder, signed):
+        return whole
 
 
-def subject(contents: dict[str, bytes]) -> tuple[Subject, ...]:
-    """The weights and the manifest: the files that a certificate is about."""
-    return tuple(
-        Subject(name=name, sha256=files.sha256(contents[name]), bytes=len(contents[name]))
-        for name in (WEIGHTS, MANIFEST)
-    )
+def subject(contents: dict[str, bytes]) -> dict[str, str]:
+    """The files that a certificate is about: name → sha256."""
+    return {name: files.sha256(contents[name]) for name in (WEIGHTS, MANIFEST)}
 
 
 def environment() -> dict[str, str]:
@@ -173,7 +191,7 @@ def environment() -> dict[str, str]:
 
     The number of threads is not among them because every job has one (see `parallel`).
     """
-    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash()}
+    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash("model", "metrics")}
 
 
 def _cpu() -> str:

@@ -11,6 +11,7 @@ from elsewhere, never from the key in the folder.
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
@@ -47,9 +48,7 @@ def public_key(path: str | Path) -> bytes:
     return (
         private_key(path)
         .public_key()
-        .public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
 
 
@@ -118,7 +117,8 @@ def check_signature(contents: dict[str, bytes], trusted: str) -> None:
             reason = " ".join(str(error).split())[:80] or type(error).__name__
     # The library accepts a signed list that leaves files out, and names a changed file in bytes.
     found = {name: files.sha256(data) for name, data in contents.items() if name != SIGNATURE}
-    listed = _listed(contents[SIGNATURE])
+    resources = statement(contents[SIGNATURE])["predicate"]["resources"]
+    listed = {resource["name"]: resource["digest"] for resource in resources}
     for name in sorted(listed.keys() | found.keys()):
         if listed.get(name) != found.get(name):
             raise InputError(f"{name} is not the file that was signed.")
@@ -126,15 +126,20 @@ def check_signature(contents: dict[str, bytes], trusted: str) -> None:
         raise InputError(f"{SIGNATURE} is damaged ({reason}).")
 
 
-def _listed(bundle: bytes) -> dict[str, str]:
-    """File name → sha256 in the statement of a bundle."""
+def statement(bundle: bytes) -> dict[str, Any]:
+    """The in-toto statement in a bundle of model signing; its signature is not checked here.
+
+    Raises:
+        InputError: not such a bundle.
+    """
     from sigstore_models.bundle.v1 import Bundle
 
     try:
         envelope = Bundle.from_json(bundle).dsse_envelope
-        resources = files.parse_json(envelope.payload)["predicate"]["resources"] if envelope else []
-        return {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        found = files.parse_json(envelope.payload if envelope else b"")
+        [*found["subject"], *found["predicate"]["resources"]]
+        return found
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{SIGNATURE} is damaged: it is no bundle of model signing.") from None
 
 

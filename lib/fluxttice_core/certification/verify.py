@@ -15,15 +15,22 @@ from typing import NamedTuple
 import pandas as pd
 from pydantic import ValidationError
 
-from .. import files, parallel
+from .. import files
 from ..checkpoints import folder as checkpoints
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..errors import InputError
-from ..metrics.gates import GATES, GateResult, certificate_seed, measure_gates, verdict_of
+from ..metrics.gates import GATES, GateResult, seed_of
 from ..metrics.marginal import GROUPS, MIN_LATENTS
-from ..parallel import Job
 from . import signing
-from .certificate import CERTIFICATE, SCHEMA, Certificate, environment, profile, subject
+from .certificate import (
+    CERTIFICATE,
+    SCHEMA,
+    Certificate,
+    environment,
+    measure_gates,
+    profile,
+    subject,
+)
 
 FILES = (WEIGHTS, MANIFEST, CERTIFICATE, signing.PUBLIC_KEY, signing.SIGNATURE)
 
@@ -31,8 +38,9 @@ FILES = (WEIGHTS, MANIFEST, CERTIFICATE, signing.PUBLIC_KEY, signing.SIGNATURE)
 class Verified(NamedTuple):
     """A certified checkpoint whose files are as signed.
 
-    certificate: its certificate; gates: what was measured again, by the certificate's seed and by
-    `fresh_seed`, both empty after a quick verification; problem: why it is refused all the same.
+    profile: the name of its bounds; repeated, fresh: its gates, measured again with the
+    certificate's seed and with `fresh_seed`, both empty after a quick verification; agreement: of
+    `repeated` with the certificate, gate by gate; problem: why it is refused all the same.
     """
 
     checkpoint: Checkpoint
@@ -72,32 +80,34 @@ def verify(
         signing.check_signature(contents, trusted)
         report(f"signature: by the key {trusted}")
         step = "hashes"
-        shown = files.display_path(files.resolve(path))
+        shown = files.shown(files.existing(path))
         loaded = checkpoints.from_bytes(contents[WEIGHTS], contents[MANIFEST], name, shown)
         report(f"hashes:    {len(contents) - 1} files as signed; weights {loaded.sha256}")
         step = "schema"
         found = _certificate(contents, loaded)
-        bounds = profile({row.gate: row.bound for row in found.gates})
-        report(f"schema:    {SCHEMA}, consistent, issued {found.created_utc}, bounds: {bounds}")
+        named = profile({row.gate: row.bound for row in found.gates})
+        report(f"schema:    {SCHEMA}, consistent, issued {found.created_utc}, bounds: {named}")
     except InputError as error:
         raise InputError(f"{name} is refused at its {step}: {error}") from None
-    problem = "" if found.verdict == "PASS" else f"the certificate is genuine and says {found.verdict}"
+    problem = ""
+    if found.verdict != "PASS":
+        problem = f"the certificate is genuine and says {found.verdict}"
     if quick:
-        return Verified(loaded, found, bounds, [], [], 0, [], problem)
-    same, fresh_seed = environment() == found.environment, secrets.randbits(62)
-    report(f"measuring again with seed {found.seed}, {'the same' if same else 'another'} environment")
+        return Verified(loaded, found, named, [], [], 0, [], problem)
+    same, fresh_seed = environment() == found.environment, secrets.randbits(48)
+    k, bounds = found.params["k"], {row.gate: row.bound for row in found.gates}
+    report(f"measuring with seed {found.seed}, {'the same' if same else 'another'} environment")
+    repeated = measure_gates(loaded.model, k, found.seed, bounds, report)
     report(f"measuring with fresh draws, seed {fresh_seed}")
-    repeated, fresh = _measure(loaded, found, (found.seed, fresh_seed), report)
-    agreement = [
-        compare_gates(one, again, same) for one, again in zip(found.gates, repeated, strict=True)
-    ]
-    for row, agrees in zip(found.gates, agreement, strict=True):
-        if agrees == "DIFFERS" and not problem:
-            problem = f"the weights do not give its figure for {row.title} of VAE-{row.vae}"
-    for row in fresh:
-        if row.verdict == "FAIL" and not problem:
-            problem = f"with fresh draws {row.title} of VAE-{row.vae} fails its bound"
-    return Verified(loaded, found, bounds, repeated, fresh, fresh_seed, agreement, problem)
+    fresh = measure_gates(loaded.model, k, fresh_seed, bounds, report)
+    agreement = [_compare(*pair, same) for pair in zip(found.gates, repeated, strict=True)]
+    for row, agrees, drawn in zip(found.gates, agreement, fresh, strict=True):
+        about = f"{row.gate} of VAE-{row.vae}"
+        if agrees == "DIFFERS":
+            problem = problem or f"the weights do not give its figure for {about}"
+        if drawn.verdict == "FAIL":
+            problem = problem or f"with fresh draws, {about} misses its bound"
+    return Verified(loaded, found, named, repeated, fresh, fresh_seed, agreement, problem)
 
 
 def table(found: Verified) -> str:
@@ -105,16 +115,16 @@ def table(found: Verified) -> str:
     lines = []
     for number, row in enumerate(found.certificate.gates):
         line = {
-            "gate": f"{row.gate} ({row.vae})", "bound": f"{row.bound:.6g}",
-            "certified": _number(row.value), "95 %": f"{_number(row.low)} … {_number(row.high)}",
+            "gate": f"{row.gate} ({row.vae})",
+            "bound": f"{row.bound:.6g}",
+            "certified": _number(row.value),
+            "95 %": f"{_number(row.low)} … {_number(row.high)}",
             "verdict": row.verdict,
-        }  # fmt: skip
+        }
         if found.repeated:
-            fresh = found.fresh[number]
-            line |= {
-                "again": _number(found.repeated[number].value), "agreement": found.agreement[number],
-                "fresh draws": _number(fresh.value), "fresh verdict": fresh.verdict,
-            }  # fmt: skip
+            again, fresh = found.repeated[number], found.fresh[number]
+            line["again"], line["agreement"] = _number(again.value), found.agreement[number]
+            line["fresh draws"], line["fresh verdict"] = _number(fresh.value), fresh.verdict
         lines.append(line)
     return pd.DataFrame(lines).to_string(index=False, justify="left")
 
@@ -125,7 +135,7 @@ def _number(value: float | None) -> str:
 
 def _read(path: str | Path) -> dict[str, bytes]:
     """Every file of the folder, read once; it must hold these five and nothing else."""
-    place = files.resolve(path)
+    place = files.existing(path)
     if not place.is_dir():
         raise InputError(f"{path} is not a folder: give the folder of a certified checkpoint.")
     try:
@@ -163,38 +173,44 @@ def _certificate(contents: dict[str, bytes], loaded: Checkpoint) -> Certificate:
         ) from None
     if found.subject != subject(contents) or found.weights_sha256 != loaded.sha256:
         raise InputError(f"{CERTIFICATE} is about other files than these.")
-    if found.seed != certificate_seed(loaded.sha256):
+    if found.seed != seed_of(loaded.sha256):
         raise InputError(f"{CERTIFICATE} has a seed that is not derived from its weights.")
-    asked = {vae: {row.gate for row in found.gates if row.vae == vae} for vae in loaded.model.vaes}
-    unknown = sorted(set().union(*asked.values()) - set(GATES))
+    bounds = {row.gate: row.bound for row in found.gates}
+    unknown = sorted(bounds.keys() - set(GATES))
     if unknown:
         raise InputError(f"{CERTIFICATE} has the gate {unknown[0]}, which this release lacks.")
-    rows = sum(map(len, asked.values()))
-    if len(set(map(frozenset, asked.values()))) != 1 or rows != len(found.gates):
-        raise InputError(f"{CERTIFICATE} does not ask every VAE the same gates once each.")
+    asked = [(vae, *gate) for vae in loaded.model.vaes for gate in bounds.items()]
+    if asked != [(row.vae, row.gate, row.bound) for row in found.gates]:
+        raise InputError(f"{CERTIFICATE} does not hold every VAE to the same gates, once each.")
     k = found.params.get("k")
     if type(k) is not int or k < MIN_LATENTS or k % GROUPS:
         raise InputError(f"{CERTIFICATE} has k {k!r}, which is no number of latents.")
     return found
 
 
-def _measure(
-    loaded: Checkpoint, found: Certificate, seeds: tuple[int, ...], report: Callable[[str], None]
-) -> list[list[GateResult]]:
-    """The certificate's own gates, in its order, measured with each of `seeds`."""
-    bounds = {row.gate: row.bound for row in found.gates}
-    jobs = [
-        Job(f"VAE-{vae}, seed {seed}", measure_gates, (loaded.model, vae, found.params["k"], seed, bounds))
-        for seed in seeds
-        for vae in loaded.model.vaes[::-1]
-    ]
-    rows = parallel.each(jobs, report)
-    by_seed = [sum(rows[i :: 1][: len(loaded.model.vaes)], []) for i in range(0, len(rows), len(loaded.model.vaes))]
-    order = {(row.vae, row.gate): place for place, row in enumerate(found.gates)}
-    return [sorted(some, key=lambda row: order[row.vae, row.gate]) for some in by_seed]
+def _compare(old: GateResult, new: GateResult, same: bool) -> str:
+    """`compare_values` of two results of a gate; another verdict DIFFERS."""
+    numbers = (old.value, old.low, old.high), (new.value, new.low, new.high)
+    return compare_values(*numbers, same) if old.verdict == new.verdict else "DIFFERS"
 
 
-def compare_gates(one: GateResult, again: GateResult, same: bool) -> str:
-    """`compare_values` of their figures; another verdict DIFFERS."""
-    agreement = compare_values(one, again, same)
-    return agreement if one.verdict == again.verdict else "DIFFERS"
+Numbers = tuple[float | None, float | None, float | None]
+
+
+def compare_values(old: Numbers, new: Numbers, same: bool) -> str:
+    """How a number agrees with its repetition; each is (value, low, high).
+
+    "equal"; on a machine that is not the `same` also "in interval", or "near" for a number without
+    an interval; otherwise "DIFFERS". Float32 products are summed in another order on another
+    machine, so a figure whose interval is a point may move by a millionth, and a number without an
+    interval, which may be drawn, by a hundredth (of itself, or of 1 if it is less).
+    """
+    if old == new:
+        return "equal"
+    (was, low, high), now = old, new[0]
+    if same or was is None or now is None:
+        return "DIFFERS"
+    if low is None or high is None:
+        return "near" if abs(now - was) <= 0.01 * max(1, abs(was)) else "DIFFERS"
+    room = 1e-6 * abs(low) if low == high else 0.0
+    return "in interval" if low - room <= now <= high + room else "DIFFERS"

@@ -16,7 +16,7 @@ from ..model.network import HOW, Decode, prior, read_out
 from ..model.operations import C, M, T
 from ..model.streams import generator
 from .marginal import Marginal, jackknife, logits_of
-from .results import Measured, Record, mean
+from .results import Measured, Record, mean_of_trials, without_interval
 
 CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
 
@@ -26,8 +26,11 @@ def ceiling(n: object) -> np.ndarray:
     return -M * np.expm1(np.asarray(n, dtype=float) * np.log1p(-1 / M))
 
 
-class Drawn(Record):
-    """Distinct operations among N prior draws: a mean over trials and its interval, as counts."""
+class SampledCoverage(Record):
+    """Distinct operations among N prior draws: a mean over trials and its interval, as counts.
+
+    The expected count is at most `ceiling(n)`, so value and interval are cut there.
+    """
 
     decode: str
     n: int
@@ -35,11 +38,11 @@ class Drawn(Record):
 
     @property
     def share(self) -> Measured:
-        return self.unique.of(M)
+        return self.unique.divided_by(M)
 
     @property
     def of_ceiling(self) -> Measured:
-        return self.unique.of(float(ceiling(self.n)))
+        return self.unique.divided_by(float(ceiling(self.n)))
 
 
 def indices(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Tensor:
@@ -80,7 +83,7 @@ def coverage(
     seed: int,
     stream: str = "",
     device: str | torch.device = "cpu",
-) -> list[Drawn]:
+) -> list[SampledCoverage]:
     """Coverage by drawing over independent trials, one row for each mode and N.
 
     Args:
@@ -103,7 +106,11 @@ def coverage(
         for trial in range(trials)
     ]
     return [
-        Drawn(decode=mode, n=n, unique=mean([run[mode, n] for run in runs]))
+        SampledCoverage(
+            decode=mode,
+            n=n,
+            unique=mean_of_trials([run[mode, n] for run in runs], high=float(ceiling(n))),
+        )
         for mode in how
         for n in ns
     ]
@@ -158,23 +165,12 @@ def expected(m: Marginal, n: int, how: str) -> Measured:
     return jackknife(m, lambda _p, counts, _: rarefied(counts, n), top)
 
 
-class Point(Record):
-    """Expected distinct operations at one N; argmax is None beyond k."""
-
-    n: int
-    ceiling: float
-    argmax: float | None
-    categorical: float
-
-
-def curve(m: Marginal) -> list[Point]:
-    """Expected distinct operations for N = 1 … 10^7."""
-    return [
-        Point(
-            n=n,
-            ceiling=float(ceiling(n)),
-            argmax=rarefied(m.counts, n) if n <= m.k else None,
-            categorical=expected_distinct(m.P, n),
-        )
-        for n in (int(x) for x in np.unique(np.logspace(0, 7, 57).round()))
-    ]
+def curve(m: Marginal) -> dict[str, Measured]:
+    """Expected distinct operations at N = 1 … 10^7, by name: "argmax_distinct_N" up to N = k, and
+    "categorical_distinct_N". Point estimates, so without an interval."""
+    found = {}
+    for n in (int(x) for x in np.unique(np.logspace(0, 7, 57).round())):
+        if n <= m.k:
+            found[f"argmax_distinct_{n}"] = rarefied(m.counts, n)
+        found[f"categorical_distinct_{n}"] = expected_distinct(m.P, n)
+    return {name: without_interval(value, m.k, "plug-in") for name, value in found.items()}

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from ..model.operations import C, M, T, all_operations
 from .codes import active
-from .results import Measured, exact
+from .results import Measured, exact_value
 
 BINS = 20
 
@@ -37,7 +37,7 @@ def mig(mu: Tensor) -> Measured:
     entr = torch.special.entr
     mutual = entr(joint.sum(3)).sum(1) + math.log(C) - entr(joint).sum((1, 3))  # (D, T), nats
     top = (mutual * active(mu)[:, None]).topk(2, dim=0).values  # (2, T)
-    return exact(float((top[0] - top[1]).mean() / math.log(C)), M)
+    return exact_value(float((top[0] - top[1]).mean() / math.log(C)), M)
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def dci_disentanglement(mu: Tensor) -> Measured:
     weight = r.sum(1)
     rows = r / weight.clamp(min=1e-30)[:, None]
     entropy = torch.special.entr(rows).sum(1) / math.log(T)
-    return exact(float((weight / weight.sum().clamp(min=1e-30) * (1 - entropy)).sum()), M)
+    return exact_value(float((weight / weight.sum().clamp(min=1e-30) * (1 - entropy)).sum()), M)
 
 
 def _onehot(device: torch.device) -> Tensor:

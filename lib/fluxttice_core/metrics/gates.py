@@ -1,156 +1,178 @@
-"""Gates: the bounds a checkpoint must meet, and the verdict where an interval straddles one.
+"""Gates: the bounds that a checkpoint must meet, and the verdict where an interval straddles one.
 
-A gate is a field of `Certify`: `min_x` or `max_x` bounds the metric x of `observation.METRICS`.
+A gate is a field of `Certify`: `min_x` or `max_x` bounds the metric x of `measurement.METRICS`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Literal, Self
 
-from .. import parallel
+from pydantic import model_validator
+
 from ..model.network import Measurable
 from ..model.operations import split
-from ..parallel import Job
 from ..params import NonNegative, Share
-from .adversaries import linear_readout, memoriser, permuted
-from .controls import CONTROLS
-from .marginal import FEWEST
-from .observation import Measurement, Observed, metric, observe
+from .controls import CONTROLS, changed, linear_probe, memoriser, permuted, uneven
+from .marginal import MIN_LATENTS
+from .measurement import METRICS, Evaluation, Measurement
 from .results import Measured, Record
+
+Verdict = Literal["PASS", "FAIL", "ABSTAIN"]
 
 
 class Certify(Measurement):
-    """What 3_certify takes: bounds are parameters too. Each asks a question of its own; those that
-    cost little are asked first."""
+    """Parameters of 3_certify. Each bound asks a question of its own, in this order."""
 
     min_exact_match: Share
-    min_exact_match_worst_kind: Share
-    max_rate: NonNegative
-    min_cell_connection: Share
     min_exact_match_sampled: Share
+    max_rate: NonNegative
+    max_distortion: NonNegative
+    min_path_consistency: Share
+    min_agreement_float64: Share
+    min_agreement_small_batches: Share
     min_argmax_coverage_50000: Share
     min_argmax_coverage_195000: Share
     min_argmax_entropy: Share
-    max_kl_uniform: NonNegative
+    min_least_frequency: NonNegative
+    max_largest_frequency: NonNegative
 
 
-BOUNDS = tuple(name for name in Certify.model_fields if name.startswith(("min_", "max_")))
-CHEAP = BOUNDS[:4]
-PARTS = {"codes": BOUNDS[:5], "generation": BOUNDS[5:]}  # the second needs all k latents
+GATES = tuple(name for name in Certify.model_fields if name.startswith(("min_", "max_")))
 
 
-class Judged(Record):
-    """A measured value against its bound. `gate` is the parameter that holds the bound."""
+def seed_of(weights_sha256: str) -> int:
+    """The seed of a certificate's draws. It follows from the weights, so nobody knows it while
+    making them, and nobody chooses it."""
+    return int(weights_sha256[:12], 16)
+
+
+def metric_of(gate: str) -> str:
+    """The metric that a gate bounds."""
+    return gate[4:]
+
+
+class GateResult(Record):
+    """A measured number against its bound; `gate` is the parameter that holds the bound.
+
+    Raises:
+        ValidationError: a verdict that the numbers contradict.
+    """
 
     gate: str
     vae: str
     bound: float
-    measured: Measured
-    verdict: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+    verdict: Verdict
 
-    @property
-    def title(self) -> str:
-        return metric(self.gate[4:]).title
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        verdict = verdict_of(self.low, self.high, self.bound, self.gate)
+        if self.verdict != verdict:
+            raise ValueError(
+                f"{self.gate} of VAE-{self.vae} is called {self.verdict}, but its numbers say "
+                f"{verdict}"
+            )
+        return self
 
-    @property
-    def unit(self) -> str:
-        return metric(self.gate[4:]).unit
 
-
-def judge(measured: Measured, bound: float, upper: bool = False) -> str:
-    """PASS: the whole interval meets the bound. FAIL: the whole of it misses, or the value was
-    refused (None). Else ABSTAIN, which is never PASS."""
-    if measured.value is None:
-        return "FAIL"
-    low, high = (-measured.high, -measured.low) if upper else (measured.low, measured.high)
-    limit = -bound if upper else bound
-    if limit <= low:
+def verdict_of(low: float | None, high: float | None, bound: float, gate: str) -> Verdict:
+    """PASS: the whole interval meets the bound. FAIL: the whole interval misses it. Otherwise, and
+    where there is no interval, ABSTAIN, which is never PASS."""
+    if low is None or high is None:
+        return "ABSTAIN"
+    if gate.startswith("max_"):
+        low, high, bound = -high, -low, -bound
+    if low >= bound:
         return "PASS"
-    return "FAIL" if high < limit else "ABSTAIN"
+    return "FAIL" if high < bound else "ABSTAIN"
 
 
-def verdict(rows: list[Judged], controls: "Iterable[Refusal]" = ()) -> str:
-    """PASS only if every gate is, and every one of the `controls` fails; FAIL if any gate is;
-    otherwise ABSTAIN."""
-    found = {row.verdict for row in rows}
+def bounds_of(p: Certify) -> dict[str, float]:
+    """Gate → bound, in the order of the gates."""
+    return {gate: getattr(p, gate) for gate in GATES}
+
+
+def evaluate_gates(e: Evaluation, bounds: dict[str, float]) -> Iterator[GateResult]:
+    """One VAE at the gates of `bounds`, in their order. Each is measured when it is asked for, so
+    a caller that stops at a FAIL pays for no more."""
+    for gate, bound in bounds.items():
+        found: Measured = METRICS[metric_of(gate)].compute(e)
+        verdict = verdict_of(found.low, found.high, bound, gate)
+        yield GateResult(gate=gate, vae=e.vae, bound=bound, verdict=verdict, **found.model_dump())
+
+
+def evaluation(network: Measurable, vae: str, k: int, seed: int) -> Evaluation:
+    """An evaluation for the gates: its draws are a certificate's own. No gate reads the split."""
+    return Evaluation(network, vae, k, seed, f"gates {vae}", 0)
+
+
+def vae_gates(
+    network: Measurable, vae: str, k: int, seed: int, bounds: dict[str, float]
+) -> list[GateResult]:
+    """One VAE at every gate of `bounds`, with `k` latents."""
+    return list(evaluate_gates(evaluation(network, vae, k, seed), bounds))
+
+
+class ControlResult(Record):
+    """A network that must fail, at the same gates and no further than its first FAIL."""
+
+    control: str
+    k: int
+    verdict: Verdict
+    gates: list[GateResult]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.verdict != overall_verdict(self.gates):
+            raise ValueError(f"the verdict of {self.control} contradicts its gates")
+        return self
+
+
+def overall_verdict(results: list[GateResult], controls: Iterable[ControlResult] = ()) -> Verdict:
+    """PASS only if every gate passes and every one of the `controls` fails; FAIL if any gate
+    fails; otherwise ABSTAIN."""
+    found = {result.verdict for result in results}
     if "FAIL" in found:
         return "FAIL"
     refused = all(control.verdict == "FAIL" for control in controls)
     return "PASS" if found == {"PASS"} and refused else "ABSTAIN"
 
 
-def of_vae(
-    network: Measurable, vae: str, k: int, p: Certify, asked: Iterable[str] = BOUNDS
-) -> list[Judged]:
-    """One VAE at the gates `asked`, measured here and now with `k` latents."""
-    return judged(observe(network, vae, k, p.seed, f"gates {vae}"), p, asked)
+def negative_controls(model: Measurable, p: Certify) -> dict[str, Callable[[], Measurable]]:
+    """Networks that deserve no certificate, by name: untrained ones, ones whose generator and
+    encoder disagree, and copies of `model` that are wrong in one respect.
 
-
-def judged(o: Observed, p: Certify, asked: Iterable[str]) -> list[Judged]:
-    """What was observed of a VAE at the gates `asked`."""
-    parts, rows = split(p.split_seed), []
-    for gate in asked:
-        found, bound = metric(gate[4:]).compute(o, parts), getattr(p, gate)
-        said = judge(found, bound, gate.startswith("max_"))
-        rows.append(Judged(gate=gate, vae=o.vae, bound=bound, measured=found, verdict=said))
-    return rows
-
-
-def thrifty(network: Measurable, p: Certify) -> list[Judged]:
-    """Every VAE at FEWEST latents, and what fails a gate of CHEAP at no others: latents are spent
-    where a verdict is in doubt."""
-    rows = []
-    for vae in network.vaes:
-        found = of_vae(network, vae, FEWEST, p, CHEAP)
-        rows += found if verdict(found) == "FAIL" else of_vae(network, vae, FEWEST, p)
-    return rows
-
-
-def gates(
-    network: Measurable,
-    p: Certify,
-    report: Callable[[str], None] = print,
-    parts: Iterable[str] = tuple(PARTS)[::-1],
-) -> list[Judged]:
-    """Every VAE of a network, each alone, against every bound of PARTS."""
-    jobs = [
-        Job(f"VAE-{vae}, {part}", of_vae, (network, vae, p.k, p, PARTS[part]))
-        for part in parts
-        for vae in network.vaes[::-1]  # the longest job begins first
-    ]
-    rows = [row for found in parallel.each(jobs, report) for row in found]
-    return sorted(rows, key=lambda row: (row.vae, BOUNDS.index(row.gate)))
-
-
-class Refusal(Record):
-    """A network that must fail, judged by the same gates."""
-
-    control: str
-    seed: int
-    k: int
-    verdict: str
-    gates: list[Judged]
-
-
-def adversaries(model: Measurable, p: Certify) -> dict[str, Callable[[], Measurable]]:
-    """Networks that deserve no certificate, by name: what has learnt nothing, and what ties
-    nothing together. `model` is the one whose generator is permuted."""
-    seed, parts = p.untrained_seed, split(p.split_seed)
+    uniform likelihood and huge logits decode as `model` does, but their p(x|z) is useless.
+    """
+    seed = p.untrained_seed
     return {
         **{name: partial(control.make, seed) for name, control in CONTROLS.items()},
-        "linear read-out": partial(linear_readout, seed),
-        "memoriser": partial(memoriser, seed, parts),
+        "linear probe": partial(linear_probe, seed),
+        "memoriser": partial(memoriser, seed, split(p.split_seed)),
         "permuted generator": partial(permuted, model, seed),
+        "uniform likelihood": partial(_scaled, model, 1e-6),
+        "huge logits": partial(_scaled, model, 1e25),
+        "one operation 8 times too frequent": partial(uneven, model),
     }
 
 
-def control_rows(
-    model: Measurable, p: Certify, report: Callable[[str], None] = print
-) -> list[Refusal]:
-    """Every one of `adversaries` at the gates, at FEWEST latents, and no further than it fails."""
-    jobs = [Job(name, _refusal, (name, make, p)) for name, make in adversaries(model, p).items()]
-    return parallel.each(jobs, report)
+def _scaled(model: Measurable, factor: float) -> Measurable:
+    return changed(model, lambda _z, logits: factor * logits)
 
 
-def _refusal(name: str, make: Callable[[], Measurable], p: Certify) -> Refusal:
-    found, seed = thrifty(make(), p), p.untrained_seed
-    return Refusal(control=name, seed=seed, k=FEWEST, verdict=verdict(found), gates=found)
+def evaluate_control(
+    name: str, make: Callable[[], Measurable], seed: int, p: Certify
+) -> ControlResult:
+    """A negative control at the gates, with MIN_LATENTS latents, up to its first FAIL."""
+    network, results = make(), []
+    for vae in network.vaes:
+        for result in evaluate_gates(evaluation(network, vae, MIN_LATENTS, seed), bounds_of(p)):
+            results.append(result)
+            if result.verdict == "FAIL":
+                return ControlResult(control=name, k=MIN_LATENTS, verdict="FAIL", gates=results)
+    verdict = overall_verdict(results)
+    return ControlResult(control=name, k=MIN_LATENTS, verdict=verdict, gates=results)

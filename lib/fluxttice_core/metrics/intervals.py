@@ -17,12 +17,28 @@ def student_t(values: object, confidence: float = CONFIDENCE) -> tuple[float, fl
     return float(x.mean() - half), float(x.mean() + half)
 
 
-def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
+def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Exact binomial interval of a share (Clopper & Pearson 1934); never too narrow."""
-    tail, misses = (1 - CONFIDENCE) / 2, n - successes
+    tail, misses = (1 - confidence) / 2, n - successes
     low = betaincinv(successes, misses + 1, tail) if successes else 0
     high = betaincinv(successes + 1, misses, 1 - tail) if misses else 1
     return float(low), float(high)
+
+
+def prediction_interval(
+    values: object, confidence: float = 0.99, low: float = -np.inf, high: float = np.inf
+) -> tuple[float, float]:
+    """Where one more value of the same kind lies: `values` (n,), at least 2, of normal spread.
+
+    mean ± t(n-1)·s·√(1 + 1/n), cut to `low` … `high`, where the truth is known to lie. The range of
+    n values holds the next one in only (n - 1)/(n + 1) of cases (Hahn & Meeker 1991, Statistical
+    intervals, sec. 4.7).
+    """
+    x = np.asarray(values, dtype=float)
+    spread = x.std(ddof=1) * np.sqrt(1 + 1 / len(x))
+    half = stdtrit(len(x) - 1, (1 + confidence) / 2) * spread
+    ends = np.clip([x.mean() - half, x.mean() + half], low, high)
+    return float(ends[0]), float(ends[1])
 
 
 def jackknife_half(left_out: np.ndarray) -> float:

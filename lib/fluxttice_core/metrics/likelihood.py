@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..model.operations import M, T
+from ..model.operations import M
 from .intervals import jackknife_half
 from .marginal import LIMIT_NATS, TINY, Marginal
 from .results import Measured
@@ -25,49 +25,25 @@ def nll(m: Marginal) -> Measured:
 
         -ln P̂ - v/2 - 2κ/3 + 3v²/4
 
-    is right to second order in 1/K for any p(x|z) (tested from K = 5·M). For certain decoders it
-    is the digamma estimate -ψ(count + 1) + ln K, right to e^-(K·P) (Grassberger 2003, Entropy
-    estimates from insufficient samplings). Interval: Student t over leave-one-group-out values
-    (Efron & Stein 1981: their variance is never too small on average).
+    is right to second order in 1/K for any p(x|z) (tested from K = 5·M). For deterministic
+    (saturated) decoders it is the digamma estimate -ψ(count + 1) + ln K, right to e^-(K·P)
+    (Grassberger 2003, Entropy estimates from insufficient samplings). Interval: Student t over
+    leave-one-group-out values (Efron & Stein 1981: their variance is never too small on average).
 
-    None, with the number of operations that are to blame, where P(x) cannot be told from 0: all
-    of it comes from one group of latents (the least of the NLL is then unknown), or is of the size
-    of what `marginal` drops.
+    None, with the number of operations that are to blame, where P(x) cannot be distinguished from
+    0: all of it comes from one group of latents (the least of the NLL is then unknown), or it is no
+    larger than the rounding that `marginal` drops.
     """
     s = m.probability.sum(0)
     lost = (m.probability.max(0) > 0.95 * s) | (s <= 1e3 * TINY * m.k)
     if lost.any():
-        why = f"not told: P(x) of {lost.sum()} operations cannot be told from 0"
+        why = f"undefined: P(x) of {lost.sum()} operations cannot be distinguished from 0"
         return Measured(value=None, low=None, high=None, n=m.k, method=why)
 
     def statistic(p: np.ndarray, v: np.ndarray, v2: np.ndarray, k3: np.ndarray) -> np.ndarray:
         return (-np.log(p) - v / 2 - 2 * k3 / 3 + 3 * v2 / 4).mean(-1)
 
     return _over_groups(m, statistic, LIMIT_NATS, math.inf)
-
-
-def kl_uniform_p(negative: Measured) -> Measured:
-    """KL(uniform ‖ P) = NLL - ln M, nats, ≥ 0, of `nll`: infinite where an operation is never
-    generated, and then None, as the NLL is."""
-    return negative.mapped(lambda nats: nats - LIMIT_NATS)
-
-
-def bits_per_trit(negative: Measured) -> Measured:
-    """NLL / (9·ln 2), bits, of `nll`: log2 3 = 1.585 for a perfect generator."""
-    return negative.of(T * math.log(2))
-
-
-def effective_support(m: Marginal) -> Measured:
-    """exp H(P) / M, share of M: the size of the uniform distribution that is as uncertain as P.
-
-    H is corrected as `nll` is: Σ_x P̂(-ln P̂ + v/2 + κ/3 - v²/4). An operation never generated
-    counts as none.
-    """
-
-    def entropy(p: np.ndarray, v: np.ndarray, v2: np.ndarray, k3: np.ndarray) -> np.ndarray:
-        return (p * (-np.log(np.maximum(p, TINY)) + v / 2 + k3 / 3 - v2 / 4)).sum(-1)
-
-    return _over_groups(m, entropy, 0.0, LIMIT_NATS).mapped(lambda nats: math.exp(nats) / M)
 
 
 def inverse_simpson(m: Marginal) -> Measured:

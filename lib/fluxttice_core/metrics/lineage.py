@@ -22,9 +22,8 @@ from ..model.network import D, Network
 from ..model.operations import M, T, all_operations
 from ..model.streams import generator
 from ..parallel import Job
-from .measurement import better
-from .reconstruction import drawn, posterior, right_trits
-from .results import Measured, Record, exact
+from .reconstruction import correct_trits, posterior, sample_posterior
+from .results import Measured, Record, exact_value
 
 OPERATIONS, PAIRS, TRIPLETS = 1_000, 2_000, 100_000  # drawn for D2 and D3; for D1; for triplets
 ELSEWHERE = ", claimed elsewhere"  # than in the file
@@ -79,7 +78,10 @@ class Lineage(Record):
         """Is the whole interval beyond all that stands beside it, but the ceilings? (Some must.)"""
         floors = [at.get(name) for what, at in self.beside.items() if "ceiling" not in what]
         up = -1 if "hierarchy" in name else 1
-        return better(self.measured[vae][name], [*filter(None, floors)], up)
+        mine, found = self.measured[vae][name], [*filter(None, floors)]
+        above = all(mine.low > high for _, high in found)
+        below = all(mine.high < low for low, _ in found)
+        return bool(found) and (above if up > 0 else below)
 
 
 @cache
@@ -166,12 +168,12 @@ def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measur
     c = ball.stated["curvature"][0] if ball else None
     samples = []
     for scale in [1.0] * draws + [0.0]:  # at last mu
-        z = drawn(q, scale, rng)
+        z = sample_posterior(q, scale, rng)
         row = of_points(ball(z) if ball else z, c, rng)
         samples.append(_exact_match(model, vae, {"a sample": z}) | row)
-    found = {"hierarchy of mu": exact(samples.pop()["hierarchy"], M)}
+    found = {"hierarchy of mu": exact_value(samples.pop()["hierarchy"], M)}
     inputs = {"mu": q.mu} | ({"the tangent path": ball.tangent(ball(q.mu))} if ball else {})
-    found |= {k: exact(share, M) for k, share in _exact_match(model, vae, inputs).items()}
+    found |= {k: exact_value(share, M) for k, share in _exact_match(model, vae, inputs).items()}
     wide, method = stdtrit(draws - 1, 0.9995), "99.9 %, Student t, of one draw more"
     for name, x in pd.DataFrame(samples).dropna(axis=1).items():
         ends = x.mean() + wide * (1 + 1 / draws) ** 0.5 * x.std() * np.array([0, -1, 1])
@@ -184,7 +186,7 @@ def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measur
 def _exact_match(model: Network, vae: str, inputs: dict[str, Tensor]) -> dict[str, float]:
     """Of each of these inputs (M, D) of the VAE's decoder, if it has one and they are finite."""
     return {
-        f"exact match from {name}": float(right_trits(model, vae, z).all(1).double().mean())
+        f"exact match from {name}": float(correct_trits(model, vae, z).all(1).double().mean())
         for name, z in inputs.items()
         if vae in model.vaes and z.isfinite().all()
     }

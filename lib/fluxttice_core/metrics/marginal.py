@@ -18,10 +18,10 @@ from torch.nn.functional import threshold
 
 from ..errors import InputError
 from ..model.network import Decode, prior
-from ..model.operations import C, M, T, describe
+from ..model.operations import C, M, T
 from ..model.streams import generator
 from .intervals import jackknife_half
-from .results import Measured, counted
+from .results import Measured
 
 LIMIT_NATS = T * math.log(C)  # 9·ln 3 = 9.8875: what identifies one of M operations
 GROUPS = 20
@@ -30,7 +30,7 @@ SLICE = 2_048  # latents at a time through a decoder alone, whose layers then st
 TINY = 1e-15
 # Fewest latents for a figure that is stored: unbiased coverage for N up to half of them, and what
 # the jackknife leaves of the information's bias stays inside its interval (tested).
-FEWEST = 400_000
+MIN_LATENTS = 400_000
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,6 @@ def marginal(
 def logits_of(decoder: Decode, z: Tensor) -> Tensor:
     """Logits (B, T, C) of many latents z (B, D), decoded in slices."""
     return torch.cat([decoder(part) for part in z.split(SLICE)])
-
-
-@torch.no_grad()
-def scaled(decoder: Decode, rms: float, rng: torch.Generator) -> Decode:
-    """`decoder` with its logits multiplied so that, centred per trit, their root mean square over
-    4,096 prior latents is `rms`. One whose logits all tie stays as it is."""
-    logits = decoder(prior(4_096, rng))
-    own = float((logits - logits.mean(-1, keepdim=True)).square().mean().sqrt())
-    factor = rms / own if own > 0 else 1.0
-    return lambda z: factor * decoder(z)
 
 
 def trit_distributions(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,7 +161,7 @@ def jackknife(
     return Measured(value=value, low=low, high=high, n=m.k, method=f"jackknife, {GROUPS} groups")
 
 
-def information(m: Marginal) -> Measured:
+def generator_information(m: Marginal) -> Measured:
     """Generative information I(x;z) = H(P) - E_z Σ_i H(p_i(.|z)), nats: 0 … 9·ln 3.
 
     High only where the prior reaches every operation evenly and the latent decides which: a
@@ -187,19 +177,7 @@ def argmax_entropy(m: Marginal) -> Measured:
     return jackknife(m, lambda _p, counts, _: shannon_nats(counts / counts.sum()), LIMIT_NATS)
 
 
-def kl_uniform(m: Marginal) -> Measured:
+def kl_to_uniform(m: Marginal) -> Measured:
     """KL(P ‖ uniform) = ln M - H(P), nats, ≥ 0, of the categorical marginal."""
     h = jackknife(m, lambda p, *_: shannon_nats(p), LIMIT_NATS)
-    return h.mapped(lambda nats: LIMIT_NATS - nats)
-
-
-def hardest(m: Marginal, count: int = 10) -> dict[str, Measured]:
-    """The `count` operations least likely by argmax: what each is called → P(x)·M.
-
-    It is 1 for a perfect generator. Half of the groups choose the operations and the other half
-    measure them, so that the value is unbiased and its interval (Clopper-Pearson) holds: the
-    smallest of M noisy numbers would be low by chance alone.
-    """
-    chosen = np.argsort(m.argmax[0::2].sum(0), kind="stable")[:count]
-    measuring, n = m.argmax[1::2].sum(0), m.k // 2
-    return {describe(i): counted(int(measuring[i]), n).of(1 / M) for i in chosen.tolist()}
+    return h.map(lambda nats: LIMIT_NATS - nats)

@@ -1,253 +1,351 @@
-"""The whole measurement of a network, its controls beside it: observe once, then pure functions.
+"""Measuring a VAE: a lazy evaluation, the metrics by name, and a comparison with controls.
 
-Nothing is printed here; tables and figures come from the file these rows are stored in.
+Every metric is a pure function of an `Evaluation`. Nothing is printed, stored or run in another
+process here.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, NamedTuple
 
+import numpy as np
+import pandas as pd
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from .. import files, parallel
-from ..model.network import HOW, VAES, Measurable, Network
-from ..model.operations import split
-from ..parallel import Job
-from ..params import Count, Text, Whole
-from . import codes, coverage, marginal, reconstruction
-from .adversaries import linear_readout, optimum
-from .controls import CONTROLS, OPTIMUM, READOUT, Control
-from .marginal import FEWEST
-from .observation import HOURS, Measurement, Observed, metric, names, observe, values
-from .results import Measured, Record
+from ..model.network import Decode, Measurable, Posterior
+from ..model.operations import M, Split, split
+from ..model.streams import generator
+from ..params import Digest, Params, Seed, Text, Whole
+from . import coverage, evenness, likelihood, marginal, rate, reconstruction
+from .agreement import agreement_float64, agreement_small_batches
+from .codes import active, entropy_nats, kl_nats
+from .controls import CONTROLS
+from .coverage import ceiling
+from .disentanglement import dci_disentanglement, mig
+from .intervals import prediction_interval
+from .marginal import GROUPS, LIMIT_NATS, MIN_LATENTS, Marginal
+from .path_consistency import path_consistency
+from .results import Measured, Row, exact_value, proportion
 
-MODEL, UNTRAINED = "model", "untrained"
-BESIDE = {
-    OPTIMUM: Control(lambda _seed: optimum(), 1),
-    READOUT: Control(linear_readout, 1),
-    **CONTROLS,
+HOURS = "more would take hours"
+MODEL = "model"  # the network's name in its rows
+DRAWS = (10_000, 50_000, 195_000)  # N of every coverage; 39.8, 92.1 and 99.995 % at the ceiling
+SAMPLE = "posterior sample"  # the name of its random stream
+
+
+class Measurement(Params):
+    """Parameters of every measurement. `checkpoint` is a fluxttice checkpoint or a `.pt`."""
+
+    checkpoint: Text
+    expected_sha256: Digest
+    split_seed: Seed
+    k: Annotated[Whole, Field(ge=MIN_LATENTS, le=10**9, multiple_of=GROUPS, description=HOURS)]
+    untrained_seed: Seed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One VAE, evaluated lazily: each part is computed when a metric first needs it, and once.
+
+    k latents of N(0, I) are streamed through the decoder. `stream` is part of every random stream's
+    name, so another `stream` gives other draws.
+    """
+
+    network: Measurable
+    vae: str
+    k: int
+    seed: int
+    stream: str
+    split_seed: int
+
+    @property
+    def decoder(self) -> Decode:
+        return self.network.decoder(self.vae)
+
+    def rng(self, name: str) -> torch.Generator:
+        """A random stream of this evaluation."""
+        return generator(self.seed, name, self.stream, device=self.network.device)
+
+    @cached_property
+    def split(self) -> Split:
+        return split(self.split_seed)
+
+    @cached_property
+    def q(self) -> Posterior:
+        """The posterior of all operations: mu and logvar, (M, D) each."""
+        return reconstruction.posterior(self.network, self.vae)
+
+    @cached_property
+    def exact_matches(self) -> Tensor:
+        """(M,) bool: which operations the posterior mean reconstructs exactly."""
+        return reconstruction.correct_trits(self.network, self.vae, self.q.mu).all(1).cpu()
+
+    @cached_property
+    def samples(self) -> reconstruction.Samples:
+        """Posterior samples of all operations, decoded."""
+        return reconstruction.samples(self.network, self.vae, self.q, self.rng(SAMPLE))
+
+    @cached_property
+    def marginal(self) -> Marginal:
+        device = self.network.device
+        return marginal.marginal(self.decoder, self.k, self.seed, self.stream, device)
+
+    @cached_property
+    def aggregate_kl(self) -> Measured:
+        return rate.aggregate_kl(self.q, self.rng("aggregate"))
+
+    @cached_property
+    def rate(self) -> Measured:
+        return rate.rate(self.q)
+
+    @cached_property
+    def distortion(self) -> Measured:
+        return rate.distortion(self.samples)
+
+
+class Metric(NamedTuple):
+    """How a metric is titled, computed and read.
+
+    question: of GENERATES …, by which tables are grouped.
+    better: +1 larger, -1 smaller, 0 neither; a metric with 0 is never better than a control's.
+    limits: where the truth is known to lie, so that no range of controls reaches further.
+    """
+
+    title: str
+    compute: Callable[[Evaluation], Measured]
+    question: str
+    unit: str = "share"
+    better: int = 1
+    limits: tuple[float, float] = (0.0, 1.0)
+
+
+GENERATES, RECONSTRUCTS, CODES, AGREES = "generates", "reconstructs", "codes", "agrees"
+POSITIVE = (0.0, np.inf)
+FREQUENCY = (0.0, float(M))
+
+
+def expected_coverage(how: str, n: int) -> Metric:
+    """Expected coverage at N = n, as a share of the ceiling."""
+
+    def compute(e: Evaluation) -> Measured:
+        return coverage.expected(e.marginal, n, how).divided_by(float(ceiling(n)))
+
+    return Metric(f"{how} coverage at N = {n:,}, of ceiling", compute, GENERATES)
+
+
+# In the order of the comparison table; the gates have their own (`gates.Certify`).
+METRICS = {
+    "argmax_entropy": Metric(
+        "argmax entropy, share of 9·ln 3",
+        lambda e: marginal.argmax_entropy(e.marginal).divided_by(LIMIT_NATS),
+        GENERATES,
+    ),
+    "argmax_coverage_10000": expected_coverage("argmax", 10_000),
+    "argmax_coverage_50000": expected_coverage("argmax", 50_000),
+    "argmax_coverage_195000": expected_coverage("argmax", 195_000),
+    "least_frequency": Metric(
+        "least frequency, P(x)·M by argmax",
+        lambda e: evenness.least_frequency(e.marginal),
+        GENERATES,
+        "number",
+        limits=FREQUENCY,
+    ),
+    "largest_frequency": Metric(
+        "largest frequency, P(x)·M by argmax",
+        lambda e: evenness.largest_frequency(e.marginal),
+        GENERATES,
+        "number",
+        -1,
+        FREQUENCY,
+    ),
+    "kl_to_uniform": Metric(
+        "KL(P ‖ uniform), nats",
+        lambda e: marginal.kl_to_uniform(e.marginal),
+        GENERATES,
+        "nats",
+        -1,
+        (0.0, LIMIT_NATS),
+    ),
+    "nll": Metric(
+        "NLL, nats (least: ln M = 9.8875)",
+        lambda e: likelihood.nll(e.marginal),
+        GENERATES,
+        "nats",
+        -1,
+        (LIMIT_NATS, np.inf),
+    ),
+    "inverse_simpson": Metric(
+        "1 / ΣP², share of M", lambda e: likelihood.inverse_simpson(e.marginal), GENERATES
+    ),
+    "generator_information": Metric(
+        "information of the generator, share of 9·ln 3",
+        lambda e: marginal.generator_information(e.marginal).divided_by(LIMIT_NATS),
+        GENERATES,
+    ),
+    "categorical_coverage_10000": expected_coverage("categorical", 10_000),
+    "categorical_coverage_50000": expected_coverage("categorical", 50_000),
+    "categorical_coverage_195000": expected_coverage("categorical", 195_000),
+    "exact_match": Metric(
+        "exact match, all operations, posterior mean",
+        lambda e: exact_value(float(e.exact_matches.double().mean()), M),
+        RECONSTRUCTS,
+    ),
+    "exact_match_test": Metric(
+        "exact match on test, posterior mean",
+        lambda e: proportion(e.exact_matches[e.split.test]),
+        RECONSTRUCTS,
+    ),
+    "exact_match_sampled": Metric(
+        "exact match, all operations, posterior sample",
+        lambda e: proportion(e.samples.exact_matches),
+        RECONSTRUCTS,
+    ),
+    "distortion": Metric(
+        "distortion: −E ln p(x|z), nats",
+        lambda e: e.distortion,
+        RECONSTRUCTS,
+        "nats",
+        -1,
+        POSITIVE,
+    ),
+    "elbo": Metric(
+        "ELBO, nats (ignoring z: -9.8875)",
+        lambda e: rate.elbo(e.rate, e.distortion),
+        RECONSTRUCTS,
+        "nats",
+        limits=(-np.inf, -LIMIT_NATS),
+    ),
+    "rate": Metric("rate: KL(q(z|x) ‖ prior), nats", lambda e: e.rate, CODES, "nats", 0, POSITIVE),
+    "least_rate": Metric(
+        "least rate with one latent per entry at that sampled exact match, nats",
+        lambda e: rate.least_rate_of(proportion(e.samples.exact_matches)),
+        CODES,
+        "nats",
+        0,
+        POSITIVE,
+    ),
+    "encoder_information": Metric(
+        "information of the codes, I_q(x; z), nats",
+        lambda e: rate.encoder_information(e.rate, e.aggregate_kl),
+        CODES,
+        "nats",
+        limits=(0.0, LIMIT_NATS),
+    ),
+    "aggregate_kl": Metric(
+        "KL(aggregate posterior ‖ prior), nats",
+        lambda e: e.aggregate_kl,
+        CODES,
+        "nats",
+        -1,
+        POSITIVE,
+    ),
+    "mig": Metric("MIG", lambda e: mig(e.q.mu), CODES, "number"),
+    "dci": Metric("DCI disentanglement", lambda e: dci_disentanglement(e.q.mu), CODES, "number"),
+    "active_units": Metric(
+        "active units",
+        lambda e: exact_value(int(active(e.q.mu).sum()), M),
+        CODES,
+        "count",
+        0,
+        POSITIVE,
+    ),
+    "latent_entropy": Metric(
+        "latent entropy (the original's histogram), nats",
+        lambda e: exact_value(entropy_nats(e.q.mu), M),
+        CODES,
+        "nats",
+        0,
+        POSITIVE,
+    ),
+    "path_consistency": Metric(
+        "path consistency of prior latents and their codes",
+        lambda e: path_consistency(e.network, e.vae, e.rng("connection")),
+        AGREES,
+    ),
+    "agreement_float64": Metric(
+        "agreement with float64",
+        lambda e: agreement_float64(e.network, e.vae, e.rng("float64")),
+        AGREES,
+    ),
+    "agreement_small_batches": Metric(
+        "agreement with batches of 1, 2 and 3 rows",
+        lambda e: agreement_small_batches(e.network, e.vae, e.rng("small batches")),
+        AGREES,
+    ),
 }
 
 
-class Benchmark(Measurement):
-    """What 2_benchmark takes. `ns` are numbers of draws.
-
-    Of a file of the original's: `inherited_from`, a checkpoint whose tensors it may hold;
-    `claims`, a YAML file of name: number, for what is claimed of it elsewhere.
-    """
-
-    ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
-    trials: Annotated[Whole, Field(ge=5, le=10_000, description=HOURS)]
-    inherited_from: Text
-    claims: Text
-
-
-class Details(Record):
-    """What only the pages show of a VAE: curves, hard operations, the latent space."""
-
-    curve: list[coverage.Point]
-    hardest: dict[str, Measured]
-    kl_nats_by_dimension: list[float]
-
-
-def details(o: Observed) -> Details:
-    return Details(
-        curve=coverage.curve(o.marginal),
-        hardest=marginal.hardest(o.marginal),
-        kl_nats_by_dimension=codes.kl_nats(*o.q).mean(0).tolist(),
-    )
-
-
-class Drawings(Record):
-    """What plain sampling shows of a VAE, for whoever would check the exact figures."""
-
-    coverage: list[coverage.Drawn]
-    robustness: list[reconstruction.Robustness]
-
-
-def drawings(network: Measurable, vae: str, p: Benchmark) -> Drawings:
-    q = reconstruction.posterior(network, vae)
-    return Drawings(
-        coverage=coverage.coverage(
-            network.decoder(vae), p.ns, how=HOW, trials=p.trials, seed=p.seed, stream=vae,
-            device=network.device,
-        ),
-        robustness=reconstruction.robustness(network, vae, q, p.seed),
-    )  # fmt: skip
-
-
-class Row(Record):
-    """One VAE of one network: what was measured of it, by the names of `METRICS`; `details` and
-    `drawings` of the networks that the pages show: the model, and one that is untrained."""
-
-    network: str
-    seed: int | None
-    vae: str
-    k: int
-    values: dict[str, Measured]
-    details: Details | None = None
-    drawings: Drawings | None = None
-
-
-class Compared(Record):
-    """A metric of one VAE beside the hull of each control's intervals over its seeds.
-
-    It discriminates where the whole interval is better than every control's of CONTROLS that has
-    one (and one has); where it does not, noise can win the number, and it decides nothing.
-    `best`: what the optimum written by hand has; `readout`: what a random linear encoder with a
-    read-out fitted to ten operations has.
-    """
-
-    metric: str
-    vae: str
-    ours: Measured
-    controls: dict[str, tuple[float, float]]
-    best: Measured
-    readout: Measured
-    discriminates: bool
-
-
-def compare(ours: list[Row], others: list[Row]) -> list[Compared]:
-    """Every metric of every VAE in `ours` beside those in `others`."""
-    table = []
-    for name in ours[0].values:
-        for row in ours:
-            beside = [(o.network, o.values[name]) for o in others if o.vae == row.vae]
-            hulls: dict[str, tuple[float, float]] = {}
-            for network, theirs in beside:
-                if network in CONTROLS and theirs.value is not None:
-                    low, high = hulls.get(network, (theirs.low, theirs.high))
-                    hulls[network] = min(low, theirs.low), max(high, theirs.high)
-            good = better(row.values[name], list(hulls.values()), metric(name).better)
-            table.append(
-                Compared(
-                    metric=name, vae=row.vae, ours=row.values[name], controls=hulls,
-                    best=dict(beside)[OPTIMUM], readout=dict(beside)[READOUT], discriminates=good,
-                )
-            )  # fmt: skip
-    return table
-
-
-def better(mine: Measured, hulls: list[tuple[float, float]], direction: int) -> bool:
-    """Is the whole interval beyond every hull (and there is one), upwards for a `direction` above
-    0, downwards below, never for 0?"""
-    if mine.value is None or not hulls or not direction:
-        return False
-    if direction > 0:
-        return all(mine.low > high for _, high in hulls)
-    return all(mine.high < low for low, _ in hulls)
-
-
-class Results(Record):
-    """All of a benchmark: the model's rows first, then those of what stands beside it."""
-
-    rows: list[Row]
-    controls_measured: str
-    comparison: list[Compared]
-
-    def of(self, network: str) -> dict[str, Row]:
-        """The rows of the first network of that name, by VAE."""
-        found = {row.vae: row for row in reversed(self.rows) if row.network == network}
-        return dict(sorted(found.items()))
-
-
-class Beside(Record):
-    """What stands beside every model; it depends on no model, so it is measured once.
-
-    code: `files.code_hash` of what measures; key: the parameters that it depends on.
-    """
-
-    code: str
-    key: dict[str, int | list[int]]
-    created_utc: str
-    environment: dict[str, str]
-    rows: list[Row]
-
-
-def measure(model: Measurable, p: Benchmark, report: Callable[[str], None] = print) -> Results:
-    """Measure every VAE of `model`, in worker processes, and compare it with `beside`.
+def measure(
+    e: Evaluation, network: str, seed: int | None = None, names: Iterable[str] = METRICS
+) -> list[Row]:
+    """The metrics `names` of one VAE, a row each; `network` and `seed` label the rows.
 
     Raises:
-        InputError: a decoder that gives no numbers.
+        InputError: logits or codes that are not finite.
     """
-    report(f"measuring {p.k:,} latents and {p.trials} × {max(p.ns):,} draws a VAE")
-    jobs = [
-        Job(f"VAE-{vae}, {name}", function, (model, vae, p))
-        for name, function in (("metrics", _row), ("drawn", drawings))
-        for vae in model.vaes[::-1]  # B's decoder is the larger one: the longest job begins first
-    ]
-    found, n = parallel.each(jobs, report)[::-1], len(model.vaes)
-    pairs = zip(found[n:], found[:n], strict=True)
-    rows = [row.model_copy(update={"drawings": drawn}) for row, drawn in pairs]
-    stored = beside(p, report)
-    others = stored.rows
-    # The stored untrained networks have no such layers.
-    if isinstance(model, Network) and model.normed:
-        own = [job for job in _jobs(p, model) if job.arguments[0] == UNTRAINED]
-        others = [row for row in others if row.network != UNTRAINED] + parallel.each(own, report)
-    return Results(
-        rows=[*rows, *others],
-        controls_measured=stored.created_utc,
-        comparison=compare(rows, others),
+    return _rows(e, network, seed, {name: METRICS[name].compute(e) for name in names})
+
+
+def details(e: Evaluation, network: str, seed: int | None = None) -> list[Row]:
+    """Rows for figures and tables of a single network: `argmax_distinct_N` and
+    `categorical_distinct_N` (curves), `exact_match_on_GROUP`, `kl_dimension_J` in nats."""
+    kl = enumerate(kl_nats(*e.q).mean(0).tolist())
+    found = {
+        **coverage.curve(e.marginal),
+        **reconstruction.subgroups(e.exact_matches, e.split),
+        **{f"kl_dimension_{j}": exact_value(nats, M) for j, nats in kl},
+    }
+    return _rows(e, network, seed, found)
+
+
+def monte_carlo(e: Evaluation, network: str, seed: int | None, trials: int) -> list[Row]:
+    """Monte-Carlo estimates, which check the exact figures: `sampled_MODE_coverage_N`, a share of
+    the ceiling over `trials` seeded trials, and `exact_match_at_sigma_S`."""
+    sampled = coverage.coverage(
+        e.decoder, DRAWS, trials=trials, seed=e.seed, stream=e.vae, device=e.network.device
     )
+    found = {f"sampled_{one.decode}_coverage_{one.n}": one.of_ceiling for one in sampled}
+    found |= reconstruction.robustness(e.network, e.vae, e.q, e.seed)
+    return _rows(e, network, seed, found)
 
 
-def _row(model: Measurable, vae: str, p: Benchmark) -> Row:
-    o = observe(model, vae, p.k, p.seed)
-    found = values(o, split(p.split_seed), names(p.ns))
-    return Row(network=MODEL, seed=None, vae=vae, k=p.k, values=found, details=details(o))
-
-
-def beside_path() -> Path:
-    return files.root() / "reports" / "controls.json"
-
-
-def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
-    """The stored rows (reports/controls.json) where the code that measures and the parameters are
-    the same, else measured now. `make controls` stores them anew."""
-    if beside_path().is_file():
-        stored = files.parse_json(beside_path().read_bytes())
-        if stored == stored | _key(p):
-            return Beside.model_validate(stored)
-        report("reports/controls.json is of other code or parameters: measuring the controls now")
-    return measured_beside(p, report)
-
-
-def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
-    """The optimum, the read-out of ten operations, and every control from each of its seeds."""
-    return Beside(
-        **_key(p),
-        created_utc=files.utc_now().isoformat(),
-        environment=files.environment(),
-        rows=parallel.each(_jobs(p), report),
-    )
-
-
-def _jobs(p: Benchmark, model: Network | None = None) -> list[Job]:
-    """`control_row` of all that stands beside a model; of its own layout if it is given."""
+def _rows(e: Evaluation, network: str, seed: int | None, found: dict[str, Measured]) -> list[Row]:
     return [
-        Job(f"{name} {seed}, VAE-{vae}", control_row, (name, seed, vae, p, model))
-        for vae in (model.vaes if model else VAES)[::-1]
-        for name, network in BESIDE.items()
-        for seed in range(p.untrained_seed, p.untrained_seed + network.seeds)
+        Row(network=network, seed=seed, vae=e.vae, metric=name, **one.model_dump())
+        for name, one in found.items()
     ]
 
 
-def control_row(name: str, seed: int, vae: str, p: Benchmark, model: Network | None = None) -> Row:
-    """What stands beside a model, at FEWEST latents: its intervals are wider than a model's. What
-    is untrained is of the layout of `model`, if it is given."""
-    network = model.untrained(seed) if model else BESIDE[name].make(seed)
-    shown = (name, seed) == (UNTRAINED, p.untrained_seed)
-    o = observe(network, vae, FEWEST, p.seed, f"{name} {seed} {vae}")
-    return Row(
-        network=name, seed=seed, vae=vae, k=FEWEST,
-        values=values(o, split(p.split_seed), names(p.ns)),
-        details=details(o) if shown else None,
-        drawings=drawings(network, vae, p) if shown else None,
-    )  # fmt: skip
+def control_ranges(rows: pd.DataFrame) -> pd.DataFrame:
+    """The range (low, high) of each control's metrics: a line a (metric, vae), columns by
+    (end, network).
+
+    Of several seeds it is a prediction interval for one more seed (t, two-sided 99 %), at least as
+    wide as all their own intervals; a control of one seed keeps its own interval.
+    """
+
+    def range_of(seeds: pd.DataFrame) -> pd.Series:
+        low, high = seeds.low.min(), seeds.high.max()
+        if len(seeds) > 1:
+            limits = METRICS[seeds.name[0]].limits
+            next_low, next_high = prediction_interval(seeds.value, 0.99, *limits)
+            low, high = min(low, next_low), max(high, next_high)
+        return pd.Series({"low": low, "high": high})
+
+    known = rows[(rows.network != MODEL) & rows.metric.isin(METRICS) & rows.value.notna()]
+    grouped = known.groupby(["metric", "vae", "network"])[["value", "low", "high"]]
+    return grouped.apply(range_of).rename_axis(columns="end").unstack("network")
 
 
-def _key(p: Benchmark) -> dict[str, Any]:
-    wanted = ("seed", "split_seed", "untrained_seed", "ns", "trials")
-    key = {name: getattr(p, name) for name in wanted}
-    return {"code": files.code_hash("model", "metrics"), "key": key}
+def compare(rows: pd.DataFrame) -> pd.DataFrame:
+    """The model's metrics in the order of METRICS, each with `beats_controls`: its whole interval
+    is better than the range of every control of CONTROLS that has one (and one has)."""
+    mine = rows[(rows.network == MODEL) & rows.metric.isin(METRICS)].set_index(["metric", "vae"])
+    ranges = control_ranges(rows).reindex(mine.index)
+    ranges = ranges.loc[:, ranges.columns.get_level_values("network").isin(CONTROLS)]
+    better = mine.index.get_level_values("metric").map(lambda name: METRICS[name].better)
+    above, below = mine.low > ranges["high"].max(axis=1), mine.high < ranges["low"].min(axis=1)
+    return mine.assign(beats_controls=(above & (better > 0)) | (below & (better < 0)))

@@ -1,4 +1,4 @@
-"""Reconstruction: which operations come back, each VAE alone (no cross-injection, ever).
+"""Reconstruction: which operations are reconstructed exactly, each VAE alone (no cross-injection).
 
 Shape letters: M operations, D latent, T trits, R draws.
 """
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..model.network import Measurable, Posterior, read_out
-from ..model.operations import all_operations
+from ..model.operations import Split, all_operations
 from ..model.streams import generator
 from .marginal import logits_of
-from .results import Record
+from .results import Measured, exact_value, proportion
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 DRAWS = 20
@@ -34,25 +34,26 @@ def posterior(model: Measurable, vae: str) -> Posterior:
 
 
 @torch.no_grad()
-def right_trits(model: Measurable, vae: str, codes: Tensor) -> Tensor:
+def correct_trits(model: Measurable, vae: str, codes: Tensor) -> Tensor:
     """(M, T) bool: which trits argmax decoding returns of `codes` (M, D), one an operation."""
     classes = read_out(logits_of(model.decoder(vae), codes), "argmax")
     return classes - 1 == all_operations().to(model.device)
 
 
-def drawn(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
+def sample_posterior(q: Posterior, scale: float, rng: torch.Generator) -> Tensor:
     """One code an operation, mu + scale·sigma·eps: (M, D). Scale 0 is the posterior mean."""
     eps = torch.randn(q.mu.shape, generator=rng, device=rng.device)
     return q.mu + scale * (q.logvar / 2).exp() * eps.to(q.mu.device)
 
 
 class Samples(NamedTuple):
-    """What R posterior samples of n operations decode to.
+    """R posterior samples of n operations, decoded.
 
-    hits: (R, n) bool, which operations come back whole; nats: (R,) float64, mean of -ln p(x|z).
+    exact_matches: (R, n) bool, which operations are reconstructed exactly.
+    nats: (R,) float64, mean of -ln p(x|z).
     """
 
-    hits: Tensor
+    exact_matches: Tensor
     nats: Tensor
 
 
@@ -60,29 +61,44 @@ class Samples(NamedTuple):
 def samples(
     model: Measurable, vae: str, q: Posterior, rng: torch.Generator, of: Tensor | slice = EVERY
 ) -> Samples:
-    """DRAWS posterior samples of the rows `of`, which are the same whatever is asked of."""
+    """DRAWS posterior samples of the rows `of`; a row's samples do not depend on `of`."""
     classes = all_operations()[of].to(model.device) + 1  # (n, T)
-    hits, nats = [], []
+    matches, nats = [], []
     for _ in range(DRAWS):
-        logits = logits_of(model.decoder(vae), drawn(q, 1.0, rng)[of])
-        hits.append((read_out(logits, "argmax") == classes).all(1).cpu())
+        logits = logits_of(model.decoder(vae), sample_posterior(q, 1.0, rng)[of])
+        matches.append((read_out(logits, "argmax") == classes).all(1).cpu())
         own = logits.gather(-1, classes[..., None])[..., 0]
         nats.append((logits.logsumexp(-1) - own).sum(1).double().mean().cpu())
-    return Samples(torch.stack(hits), torch.stack(nats))
+    return Samples(torch.stack(matches), torch.stack(nats))
 
 
-class Robustness(Record):
-    """Exact match over all operations, one draw each, at a multiple of the posterior's sigma."""
-
-    scale: float
-    exact_match: float
-
-
-def robustness(model: Measurable, vae: str, q: Posterior, seed: int) -> list[Robustness]:
-    """Exact match as q's standard deviation is scaled 0 … 3; M binomial trials each."""
+def robustness(model: Measurable, vae: str, q: Posterior, seed: int) -> dict[str, Measured]:
+    """Exact match as the posterior's sigma is multiplied by 0 … 3, by name; M trials each."""
     rng = generator(seed, "robustness", vae, device=model.device)
-    rows = []
-    for scale in SCALES:
-        hits = right_trits(model, vae, drawn(q, scale, rng)).all(1)
-        rows.append(Robustness(scale=scale, exact_match=float(hits.double().mean())))
-    return rows
+    return {
+        f"exact_match_at_sigma_{scale}": proportion(
+            correct_trits(model, vae, sample_posterior(q, scale, rng)).all(1).cpu()
+        )
+        for scale in SCALES
+    }
+
+
+def subgroups(exact_matches: Tensor, split: Split) -> dict[str, Measured]:
+    """Exact match on groups of operations outside the training split, from `exact_matches` (M,).
+
+    unseen: validation and test; test: test alone; sparse: unseen, at most 3 entries that are not
+    0; dense: unseen, no entry that is 0. Each is exhaustive, 0 … 1. The groups overlap, so they are
+    no independent evidence. They show no more than that a code composes trits: a linear probe
+    with 10 examples has them all (`controls.linear_probe`).
+    """
+    ops, unseen = all_operations(), torch.cat([split.val, split.test])
+    groups = {
+        "unseen": unseen,
+        "test": split.test,
+        "sparse": unseen[(ops[unseen] != 0).sum(1) <= 3],
+        "dense": unseen[(ops[unseen] != 0).all(1)],
+    }
+    return {
+        f"exact_match_on_{name}": exact_value(float(exact_matches[rows].double().mean()), len(rows))
+        for name, rows in groups.items()
+    }

@@ -1,7 +1,6 @@
-"""What a measured number is: the typed rows that files, tables, figures and gates read by name.
+"""Measured numbers: a value with its interval, and the flat row that files, tables and gates read.
 
-The JSON schemas come from these classes (`model_json_schema`), so a file cannot say what a row
-does not.
+The JSON schemas come from these classes (`model_json_schema`), so a file holds nothing else.
 """
 
 from collections.abc import Callable
@@ -12,11 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from .intervals import clopper_pearson, student_t
 
-CENSUS = "exact: counted or computed, nothing drawn"
+EXHAUSTIVE = "exact (all operations evaluated)"
 
 
 class Record(BaseModel):
-    """A row: no surplus name, no number that is not finite, never changed once made."""
+    """A frozen row: unknown names and numbers that are not finite are refused."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True
@@ -31,9 +30,10 @@ class Measured(Record):
     """A number and its 95 % interval.
 
     value: None where the metric is undefined (a constant code has no direction), else finite.
-    low, high: the interval; both equal `value` where nothing was drawn, None where it is.
-    n: how many draws or cases stand behind it.
-    method: how the interval was made, or CENSUS.
+    low, high: the interval. Both equal `value` where nothing was drawn; both are None where the
+        value is None, or where no interval is known.
+    n: number of draws or cases behind the value.
+    method: how the interval was made, or EXHAUSTIVE.
     """
 
     value: float | None
@@ -42,24 +42,47 @@ class Measured(Record):
     n: int
     method: str
 
-    def mapped(self, function: Callable[[float], float]) -> Self:
-        """A monotone function of it, and of both ends; None stays None."""
+    def map(self, function: Callable[[float], float]) -> Self:
+        """A monotone function of the value and of both ends; None stays None."""
         if self.value is None:
             return self
         value, *ends = (function(x) for x in (self.value, self.low, self.high))
         return self.model_copy(update={"value": value, "low": min(ends), "high": max(ends)})
 
-    def of(self, limit: float) -> Self:
-        """The same as a share of `limit` > 0."""
-        return self.mapped(lambda x: x / limit)
+    def divided_by(self, limit: float) -> Self:
+        """The number as a share of `limit` > 0."""
+        return self.map(lambda x: x / limit)
 
 
-def exact(value: float, n: int, method: str = CENSUS) -> Measured:
-    """What was counted or computed over all there is: its interval is a point."""
+class Row(Record):
+    """One measured number of one VAE of one network; the fields of `Measured`, flat.
+
+    network: "model", or the name of a control; seed: the control's seed, None for the model.
+    vae: "A" or "B"; metric: a name of `measurement.METRICS` or `measurement.details`.
+    """
+
+    network: str
+    seed: int | None
+    vae: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+
+
+def exact_value(value: float, n: int, method: str = EXHAUSTIVE) -> Measured:
+    """A number that was counted or computed over all cases: its interval is a point."""
     return Measured(value=value, low=value, high=value, n=n, method=method)
 
 
-def mean(values: object, low: float = -np.inf, high: float = np.inf) -> Measured:
+def without_interval(value: float, n: int, method: str) -> Measured:
+    """A point estimate whose error is not stated."""
+    return Measured(value=value, low=None, high=None, n=n, method=method)
+
+
+def mean_of_trials(values: object, low: float = -np.inf, high: float = np.inf) -> Measured:
     """The mean of independent trials (n,), at least 2, with Student's t interval.
 
     Value and interval are cut to `low` … `high`, where the truth is known to lie.
@@ -69,13 +92,13 @@ def mean(values: object, low: float = -np.inf, high: float = np.inf) -> Measured
     return Measured(value=value, low=ends[0], high=ends[1], n=len(x), method="Student t")
 
 
-def share(hits: object) -> Measured:
+def proportion(hits: object) -> Measured:
     """Share of the true among independent cases, `hits` (…) bool, by Clopper and Pearson."""
     x = np.asarray(hits, dtype=bool)
-    return counted(int(x.sum()), x.size)
+    return binomial(int(x.sum()), x.size)
 
 
-def counted(successes: int, n: int) -> Measured:
-    """As `share`, from the count of the true among `n`."""
+def binomial(successes: int, n: int) -> Measured:
+    """As `proportion`, from the number of successes among `n` cases."""
     low, high = clopper_pearson(successes, n)
     return Measured(value=successes / n, low=low, high=high, n=n, method="Clopper-Pearson")

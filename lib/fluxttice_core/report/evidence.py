@@ -18,13 +18,12 @@ from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from ..metrics.intervals import CONFIDENCE, student_t
-from ..metrics.observation import metric, observe, values
+from ..metrics.measurement import METRICS, MODEL, Evaluation, measure
 from ..metrics.rate import least_rate
-from ..model.operations import split
 from ..training import learning_curve
 from . import batch
 from .job import execute
-from .tables import number
+from .tables import format_value
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
 QUESTIONS = {  # what is asked: the whole recipe, and without the part
@@ -36,13 +35,13 @@ QUESTIONS = {  # what is asked: the whole recipe, and without the part
     "Does a high price of errors help?": ("default", "default, an error costs a tenth"),
     "Is the default recipe better than v5.5?": ("default", "v5.5"),
 }
-METRICS = (
+MEASURED = (
     "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
     "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
-    "cell_connection",
+    "path_consistency",
 )  # fmt: skip
 COLUMNS = {
-    "evidence": ["recipe", "seed", "epoch", "vae", "parameters", *METRICS],
+    "evidence": ["recipe", "seed", "epoch", "vae", "parameters", *MEASURED],
     "learning_curve": ["operations", "vae", "trained", "read_out", "parameters"],
 }
 MARGIN = 1.0  # points (nats for the rate): less than that is called no effect
@@ -132,11 +131,11 @@ def train(job: batch.Job) -> list[dict]:
     manifest = found[f"checkpoint/{checkpoints.MANIFEST}"]
     loaded, rows = checkpoints.from_bytes(weights, manifest, job.name, job.name), []
     for vae in loaded.model.vaes:
-        o = observe(loaded.model, vae, K, SEED)
+        e = Evaluation(loaded.model, vae, K, SEED, vae, p["split_seed"])
         about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae,
                  "parameters": params.fingerprint(p)}  # fmt: skip
-        measured = values(o, split(p["split_seed"]), METRICS)
-        rows.append(about | {metric_: row.value for metric_, row in measured.items()})
+        measured = measure(e, MODEL, names=MEASURED)
+        rows.append(about | {row.metric: row.value for row in measured})
     return rows
 
 
@@ -154,10 +153,10 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
         line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
         line["selected epoch"] = ", ".join(map(str, sorted(set(group.epoch))))
-        for name in METRICS:
-            about, found = metric(name), group[name]
+        for name in MEASURED:
+            about, found = METRICS[name], group[name]
             worst = found.max() if name in ("rate", "active_units") else found.min()
-            mean, least = number(found.mean(), about.unit), number(worst, about.unit)
+            mean, least = format_value(found.mean(), about.unit), format_value(worst, about.unit)
             line[about.title] = mean if mean == least else f"{mean}, worst {least}"
         table.append(line)
     return pd.DataFrame(table)
@@ -191,7 +190,7 @@ class Answer(NamedTuple):
         return {
             "question": self.question,
             "VAE": self.vae,
-            "of": RATE if self.metric == "rate" else metric(self.metric).title,
+            "of": RATE if self.metric == "rate" else METRICS[self.metric].title,
             "seeds": self.seeds,
             "better by": f"{self.difference:+.2f} ({self.low:+.2f} … {self.high:+.2f})",
             "unit": "nats" if self.metric == "rate" else "points",

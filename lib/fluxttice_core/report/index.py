@@ -13,12 +13,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 
 from .. import files
-from ..metrics.gates import Judged
-from ..metrics.measurement import MODEL
-from ..metrics.observation import metric
-from ..metrics.results import CENSUS, Measured
+from ..benchmark import DOCUMENT, Document
+from ..metrics.gates import GateResult, metric_of
+from ..metrics.measurement import METRICS, MODEL, control_ranges
+from ..metrics.results import EXHAUSTIVE, Row
 from . import status
-from .document import DOCUMENT, Document
 
 TEMPLATE = Path(__file__).parent / "template" / "index"
 VERDICT = "verdict.json"
@@ -55,7 +54,7 @@ def write() -> None:
             bands[found["band"]] = old["bands"][found["band"]]
         rows.append(found)
     names = dict.fromkeys(n for r in rows for figures in r["figures"].values() for n in figures)
-    entries = {name: metric(name) for name in (*HEADLINES, *names)}
+    entries = {name: METRICS[name] for name in (*HEADLINES, *names)}
     about = {name: [entry.title, entry.unit, entry.better] for name, entry in entries.items()}
     data = {"rows": rows, "bands": bands, "metrics": about, "headlines": HEADLINES}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -100,24 +99,26 @@ def _said(place: Path, row: dict[str, Any], bands: dict[str, Any]) -> dict[str, 
         return {"params": row["params"] | given, **trained}
     if place.name == VERDICT:
         said = files.parse_json(data)
-        for gate in [Judged.model_validate(gate) for gate in said["gates"]]:
-            figures.setdefault(gate.vae, {})[gate.gate[4:]] = _numbers(gate.measured)
+        for gate in [GateResult.model_validate(gate) for gate in said["gates"]]:
+            figures.setdefault(gate.vae, {})[metric_of(gate.gate)] = _numbers(gate)
         recipe = row["recipe"] or (said["recipe"] or {}).get("name") or ""
         return {"figures": figures, "recipe": recipe, "verdict": str(said["verdict"])}
     document = Document.model_validate_json(data)
-    for one in document.results.comparison:
-        band.setdefault(one.vae, {})[one.metric] = one.controls
+    for (name, vae), line in control_ranges(document.frame).iterrows():
+        ranges = line.unstack("end").dropna()
+        band.setdefault(vae, {})[name] = {n: [r.low, r.high] for n, r in ranges.iterrows()}
     key = files.sha256(json.dumps(band).encode())[:12]
     bands[key] = band
-    figures = {vae: {name: _numbers(one) for name, one in measured.values.items()}
-               for vae, measured in document.results.of(MODEL).items()}  # fmt: skip
+    for one in document.rows:
+        if one.network == MODEL and one.metric in METRICS:
+            figures.setdefault(one.vae, {})[one.metric] = _numbers(one)
     return {"band": key, "checkpoint": document.checkpoint["sha256"],
             "figures": row["figures"] | figures}  # fmt: skip
 
 
-def _numbers(one: Measured) -> list[float | None]:
+def _numbers(one: Row | GateResult) -> list[float | None]:
     """Value, low and high; what is exact has the value alone."""
-    whole = one.value is None or one.method.startswith(CENSUS)
+    whole = one.value is None or one.method.startswith(EXHAUSTIVE)
     return [one.value] if whole else [one.value, one.low, one.high]
 
 

@@ -9,12 +9,19 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from .. import files, parallel, params
+from ..benchmark import Benchmark
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from ..metrics.lineage import ELSEWHERE, Claim, Lineage, beside, compare, measure
-from ..metrics.observation import Measurement
 from ..parallel import Job
-from .tables import GREY, VERDICT, ends, left, with_interval, without
+from .tables import (
+    GREY,
+    VERDICT,
+    format_interval,
+    format_measured,
+    missing_decoder_note,
+    plain_table,
+)
 
 OURS = "This checkpoint is of our own layout: the original claims nothing of it."
 PRIOR = "by decoder A from N(0, I), as v5.5 meant it: this version defines none of its own"
@@ -22,7 +29,7 @@ COLOURS = {"agrees": VERDICT["PASS"], "differs": VERDICT["FAIL"]}
 
 
 def of(
-    loaded: checkpoints.Checkpoint, p: Measurement, claims: str = "", inherited_from: str = ""
+    loaded: checkpoints.Checkpoint, p: Benchmark, claims: str = "", inherited_from: str = ""
 ) -> Lineage | None:
     """What the lineage's own metrics say of a file of the original's; None for one of ours.
 
@@ -69,7 +76,7 @@ def section(found: Lineage | None) -> list[Markdown | Styler]:
     if not found:
         return [Markdown(OURS)]
     facts = [("layout", found.layout), ("split", "none recorded: it may have seen all")]
-    facts += [("generation", PRIOR)] if without(found.vaes) else []
+    facts += [("generation", PRIOR)] if missing_decoder_note(found.vaes) else []
     for vae, stated in found.stated.items():
         for name, (value, source) in stated.items():
             facts += [(f"{name} of projection {vae}", f"{value:g} ({source})")]
@@ -81,16 +88,20 @@ def section(found: Lineage | None) -> list[Markdown | Styler]:
     for vae, rows in found.measured.items():
         for name in [name for name in rows if "radius" not in name]:
             unit = "share" if "exact" in name else "number"
-            measured = with_interval(rows[name], unit)
+            measured = format_measured(rows[name], unit)
             line = {"encoder": vae, "metric": name, "measured (99.9 %)": measured}
-            beside = {k: ends(*at[name], unit) for k, at in found.beside.items() if name in at}
+            beside = {
+                k: format_interval(*at[name], unit) for k, at in found.beside.items() if name in at
+            }
             lines.append(line | beside)
             grey.append("" if found.decides(name, vae) else GREY)
     claims = pd.DataFrame(map(dict, found.claims), columns=[*Claim.model_fields])
-    shown = {"stored": "{:.4g}", "measured": lambda x: with_interval(x, "number") if x else "–"}
-    claimed = left(claims).format(shown).map(lambda x: COLOURS.get(x, GREY), subset=["verdict"])
+    shown = {"stored": "{:.4g}", "measured": lambda x: format_measured(x, "number") if x else "–"}
+    claimed = (
+        plain_table(claims).format(shown).map(lambda x: COLOURS.get(x, GREY), subset=["verdict"])
+    )
     return [
-        left(pd.DataFrame(facts, columns=["this file, by its tensors", ""])),
-        left(pd.DataFrame(lines).fillna("–"), found.vaes).apply(lambda column: grey),
+        plain_table(pd.DataFrame(facts, columns=["this file, by its tensors", ""])),
+        plain_table(pd.DataFrame(lines).fillna("–"), vaes=found.vaes).apply(lambda column: grey),
         claimed if found.claims else Markdown("This file claims nothing of itself."),
     ]

@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from ..benchmark import UNTRAINED
 from ..metrics.codes import ACTIVE
+from ..metrics.controls import CONTROLS
 from ..metrics.coverage import ceiling
-from ..metrics.measurement import MODEL, UNTRAINED, Results
+from ..metrics.measurement import DRAWS, MODEL
 from ..model.network import Network
 from ..model.operations import M, T, all_operations
 
@@ -40,14 +42,14 @@ def _line(axes: Axes, vae: str, x: Any, y: Any) -> None:
 
 
 def training(rows: list[dict]) -> Figure:
-    """Honest measures by epoch, each VAE alone, as distances to the limit; the selected epoch."""
+    """Validation metrics by epoch, each VAE alone, as distances to the limit."""
     figure, [panels] = _axes(3)
     found = pd.DataFrame(rows)
     [selected] = found.epoch[found.selected]
     for axes, key, title in (
         (panels[0], "val_exact_sampled", "Validation operations lost\nfrom a posterior sample"),
         (panels[1], "coverage", "Argmax coverage:\nwhat is missing of the ceiling"),
-        (panels[2], "rate", "Rate, nats\n(least at 99.9 %: 15.96)"),
+        (panels[2], "rate", "Rate, nats (least at 99.9 %,\none latent per entry: 15.96)"),
     ):
         for vae in COLOUR:
             y = found[f"{key}_{vae}"]
@@ -58,41 +60,42 @@ def training(rows: list[dict]) -> Figure:
     return figure
 
 
-def headline(results: Results) -> Figure:
-    """Left: what N draws leave out, model and noise. Right: what is missing of argmax entropy."""
+def headline(rows: pd.DataFrame) -> Figure:
+    """Left: operations that N draws do not reach. Right: distance of the argmax entropy to its
+    limit. `rows`: `benchmark.Document.frame`."""
     figure, [[curve, bars]] = _axes(2, 4.4)
-    _coverage_curve(curve, results)
-    _entropy_bars(bars, results)
+    _coverage_curve(curve, rows)
+    _entropy_bars(bars, rows)
     return figure
 
 
-def _coverage_curve(axes: Axes, results: Results) -> None:
+def _series(rows: pd.DataFrame, network: str, vae: str, stem: str) -> pd.Series:
+    """The values of the metrics `stem`_NUMBER of one VAE, by that number in ascending order."""
+    found = rows[(rows.network == network) & (rows.vae == vae)]
+    at = found.metric.str.extract(rf"^{stem}_([\d.]+)$")[0].astype(float)
+    first = found.assign(at=at).dropna(subset="at").drop_duplicates("at")
+    return first.set_index("at").value.sort_index()
+
+
+def _coverage_curve(axes: Axes, rows: pd.DataFrame) -> None:
     """Operations not reached, on a log scale: near the ceiling a share reached shows nothing."""
-    ours, noise = (
-        {vae: row.details for vae, row in results.of(name).items()} for name in (MODEL, UNTRAINED)
-    )
-    last = list(ours)[-1]
-    n = [point.n for point in ours[last].curve]
-    least = [1 - point.ceiling / M for point in ours[last].curve]
-    axes.plot(n, least, "k:", lw=2.5, label="ceiling (uniform generator)", zorder=3)
-    lines = [
-        *((ours[vae].curve, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae in ours),
-        (noise[last].curve, "argmax", GREY, "-", f"untrained {last}, argmax"),
-        (noise[last].curve, "categorical", GREY, "--", f"untrained {last}, categorical"),
-    ]  # fmt: skip
-    for points, column, colour, style, label in lines:
-        y = [1 - getattr(p, column) / M for p in points if getattr(p, column) is not None]
-        axes.plot(n[: len(y)], y, color=colour, ls=style, label=label)  # argmax ends at k
-    maps = [
-        (at, 1 - row.values[name].value * float(ceiling(at)) / M)
-        for row in results.rows
-        if row.network == "random linear"
-        for name in row.values
-        if name.startswith("argmax_coverage")
-        for at in [int(name.rpartition("_")[2])]
+    vaes = sorted({*rows[rows.network == MODEL].vae})
+    last = vaes[-1]
+    n = _series(rows, MODEL, last, "categorical_distinct").index
+    axes.plot(n, 1 - ceiling(n) / M, "k:", lw=2.5, label="ceiling (uniform generator)", zorder=3)
+    lines = [(MODEL, vae, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae in vaes]
+    lines += [
+        (UNTRAINED, last, mode, GREY, style, f"untrained {last}, {mode}")
+        for mode, style in (("argmax", "-"), ("categorical", "--"))
     ]
-    draws, shares = zip(*maps, strict=True)
-    axes.scatter(draws, shares, s=14, color=GREY, label="random linear maps, argmax")
+    for network, vae, mode, colour, style, label in lines:
+        y = 1 - _series(rows, network, vae, f"{mode}_distinct") / M
+        axes.plot(y.index, y, color=colour, ls=style, label=label)
+    linear = rows[rows.network == "random linear"]
+    for i, at in enumerate(DRAWS):
+        share = linear[linear.metric == f"argmax_coverage_{at}"].value * float(ceiling(at)) / M
+        label = "random linear maps, argmax" if i == 0 else None
+        axes.scatter([at] * len(share), 1 - share, s=14, color=GREY, label=label)
     axes.set(
         xscale="log", xlim=(1e3, 1e6), xlabel="N, latents drawn from the prior",
         yscale="log", ylim=(0.5 / M, 1.5), title="Operations not reached, share of 19,683",
@@ -100,34 +103,34 @@ def _coverage_curve(axes: Axes, results: Results) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
 
 
-def _entropy_bars(axes: Axes, results: Results) -> None:
+def _entropy_bars(axes: Axes, rows: pd.DataFrame) -> None:
     """The distance to the limit on a log scale: near the limit a share shows nothing."""
-    labels, values, colours = [], [], []
-    for row in results.comparison:
-        if row.metric == "argmax_entropy":
-            labels += [f"VAE-{row.vae}", *(f"{control} {row.vae}" for control in row.controls)]
-            values += [1 - row.ours.value, *(1 - high for _, high in row.controls.values())]
-            colours += [COLOUR[row.vae], *[GREY] * len(row.controls)]
-    axes.barh(labels, [max(v, 1e-7) for v in values], color=colours)
-    for place, value in enumerate(values):
+    found = rows[(rows.metric == "argmax_entropy") & rows.network.isin([MODEL, *CONTROLS])]
+    best = found.groupby(["vae", "network"], sort=False).value.max()
+    labels, colours = [], []
+    for vae, network in best.index:
+        labels.append(f"VAE-{vae}" if network == MODEL else f"{network} {vae}")
+        colours.append(COLOUR[vae] if network == MODEL else GREY)
+    missing = (1 - best).clip(lower=1e-7)
+    axes.barh(labels, missing, color=colours)
+    for place, value in enumerate(missing):
         text = f"{value:.2%}" if value > 1e-3 else f"{value:.4%}"
-        axes.text(max(value, 1e-7) * 1.15, place, text, va="center", fontsize=8)
+        axes.text(value * 1.15, place, text, va="center", fontsize=8)
     axes.invert_yaxis()
     axes.set(
-        xscale="log", xlim=(1e-5, 6), xlabel="what is missing of 9·ln 3 (less is better)",
-        title="Argmax entropy: distance to the limit",
+        xscale="log", xlim=(1e-5, 6), xlabel="missing share of 9·ln 3 (less is better)",
+        title="Argmax entropy: distance to the limit (best seed)",
     )  # fmt: skip
     axes.grid(axis="y", visible=False)
 
 
-def reconstruction(results: Results) -> Figure:
+def reconstruction(rows: pd.DataFrame) -> Figure:
     """Left: operations lost as posterior noise grows. Right: KL of each latent dimension."""
     figure, [[curve, bars]] = _axes(2)
-    for vae, row in results.of(MODEL).items():
-        points = row.drawings.robustness
-        lost = [max(1 - p.exact_match, 0.5 / M) for p in points]
-        _line(curve, vae, [p.scale for p in points], lost)
-        kl = sorted(row.details.kl_nats_by_dimension, reverse=True)
+    for vae in sorted({*rows[rows.network == MODEL].vae}):
+        found = _series(rows, MODEL, vae, "exact_match_at_sigma")
+        _line(curve, vae, found.index, (1 - found).clip(lower=0.5 / M))
+        kl = _series(rows, MODEL, vae, "kl_dimension").sort_values(ascending=False)
         _line(bars, vae, range(1, len(kl) + 1), kl)
     curve.axvline(1, color="black", lw=0.8, ls=":", label="a posterior sample")
     curve.set(
@@ -145,9 +148,9 @@ def recipes(evidence: pd.DataFrame) -> Figure:
     figure, [panels] = _axes(3, 3.0)
     order = list(dict.fromkeys(evidence.recipe))
     for axes, name, title in (
-        (panels[0], "rate", "rate, nats (least at 99.9 %: 15.96)"),
+        (panels[0], "rate", "rate, nats (one latent per entry: ≥ 15.96)"),
         (panels[1], "exact_match_sampled", "exact match, posterior sample"),
-        (panels[2], "mig", "MIG (by hand: 1)"),
+        (panels[2], "mig", "MIG (oracle: 1)"),
     ):
         for vae, aside in (("A", -0.12), ("B", 0.12)):
             rows = evidence[evidence.vae == vae]
@@ -165,15 +168,15 @@ def learning_curve(curve: pd.DataFrame) -> Figure:
     figure, [[axes]] = _axes(1)
     for vae, rows in curve.groupby("vae"):
         _line(axes, vae, rows.operations, rows.trained)
-    axes.plot(rows.operations, rows.read_out, color=GREY, marker="o", label="linear read-out")
+    axes.plot(rows.operations, rows.read_out, color=GREY, marker="o", label="linear probe")
     axes.set(xscale="log", xlabel="operations trained on", ylabel="exact match on test")
     axes.legend()
     return figure
 
 
 def active_latents(model: Network, vae: str) -> list[int]:
-    """Latents whose posterior mean varies, in the order of the trits they tell most of; [0] if none
-    does."""
+    """Latents whose posterior mean varies, ordered by the trit that each varies with
+    most; [0] if none does."""
     mu, ops = model.encode(all_operations(), vae), all_operations().float()
     spread = (mu - mu.mean(0)).T @ (ops - ops.mean(0))  # (D, T)
     active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE] or [0]

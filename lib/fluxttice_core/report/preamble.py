@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from .. import files, parallel, params
+from ..benchmark import Benchmark
 from ..checkpoints import folder as checkpoints
 from ..metrics.gates import Certify
-from ..metrics.measurement import Benchmark
-from ..params import NonNegative, Params, Share
+from ..params import NonNegative, Params, Seed, Share
 from ..training import recipes
 from . import index, status
 from .status import State
@@ -29,6 +29,7 @@ _running: dict[str, Path] = {}  # the step of this kernel's notebook, and its ru
 class Evidence(Params):
     """What 4_evidence takes: what the default recipe must reach in every seed."""
 
+    seed: Seed
     min_exact_match_sampled: Share
     max_rate: NonNegative
 
@@ -59,7 +60,8 @@ def begin(step: str) -> tuple[Any, Path]:
     _watch(step, run)
     parallel.start()
     libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
-    print(f"seed       {p.seed}\nrun folder {files.shown(run)}\nlibraries  {libraries}")
+    seed = getattr(p, "seed", "follows from the weights")
+    print(f"seed       {seed}\nrun folder {files.shown(run)}\nlibraries  {libraries}")
     return p, run
 
 

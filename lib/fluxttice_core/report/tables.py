@@ -1,284 +1,304 @@
-"""Rows → tables and sentences as a reader sees them. Nothing here computes a metric."""
+"""Rows → tables and sentences for a reader. Nothing here computes a metric."""
 
+import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
-from ..metrics import gates as judging
-from ..metrics.gates import Judged, Refusal
-from ..metrics.marginal import LIMIT_NATS
-from ..metrics.measurement import MODEL, UNTRAINED, Compared, Results
-from ..metrics.observation import metric
-from ..metrics.results import CENSUS, Measured
+from ..benchmark import ORACLE, PROBE, UNTRAINED, Benchmark
+from ..metrics.controls import CONTROLS
+from ..metrics.gates import ControlResult, GateResult, metric_of
+from ..metrics.marginal import LIMIT_NATS, MIN_LATENTS
+from ..metrics.measurement import METRICS, MODEL, compare, control_ranges
+from ..metrics.results import EXHAUSTIVE
 from ..model.network import VAES
 
 if TYPE_CHECKING:  # what signs is an extra of its own
-    from ..certification.certificate import Certificate, KeptEpoch
+    from ..certification.certificate import Certificate
 
 GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
 ABSTAIN = "color: #b26a00; font-weight: bold"
-COLUMNS = {  # of the comparison: what they show together
-    "untrained": ("untrained",),
-    "random linear maps": ("random linear",),
-    "ignoring z": ("collapsed", "uniform"),
+COLUMNS = {  # of the comparison, and the controls that each shows together
+    "untrained": ["untrained"],
+    "random linear maps": ["random linear"],
+    "ignoring z": ["collapsed", "uniform"],
 }
-IN_ONE_MINUTE = {
-    "argmax_entropy": "of the entropy there can be is generated, by argmax",
-    "argmax_coverage_50000": "of the ceiling of argmax coverage at N = 50,000",
-    "exact_match_sampled": "of all operations come back from a posterior sample",
-}
+HEADLINE_METRICS = (
+    "argmax_entropy", "argmax_coverage_50000", "exact_match_sampled", "rate", "elbo",
+)  # fmt: skip
+DECISIVE = (
+    "argmax_entropy", "argmax_coverage_10000", "argmax_coverage_50000", "argmax_coverage_195000",
+    "exact_match", "exact_match_test", "exact_match_sampled",
+)  # fmt: skip
 
 
-def summary(results: Results) -> Markdown:
-    """The page in one minute: what the model does, how sure that is, what noise would score."""
-    rows = {(row.metric, row.vae): row for row in results.comparison}
-    vaes = list(dict.fromkeys(row.vae for row in results.comparison))
-    head = ["", *(f"VAE-{vae} (95 %)" for vae in vaes), "to compare with"]
-    lines = [head, ["---"] * len(head)]
-    for name, label in IN_ONE_MINUTE.items():
-        both = [rows[name, vae] for vae in vaes if (name, vae) in rows]
-        noise = max((high for row in both for _, high in row.controls.values()), default=None)
-        cells = [f"**{number(row.ours.value)}** ({interval(row.ours)})" for row in both]
-        if both:  # `ns` need not hold this N
-            lines.append([label, *cells, f"nothing learnt, five seeds: up to {number(noise)}"])
-    for name, label, beside in (
-        ("rate", "nats a code costs", "the least at that exact match"),
-        ("elbo", "nats of ELBO", "ignoring the latent"),
-    ):
-        ours = [rows[name, vae].ours for vae in vaes]
-        least = [with_interval(rows["least_rate", vae].ours, "nats") for vae in vaes]
-        limit = " / ".join(least) if name == "rate" else f"{-LIMIT_NATS:.4f}"
-        cells = [f"**{with_interval(value, 'nats')}**" for value in ours]
-        lines.append([label, *cells, f"{beside}: {limit}"])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return Markdown(f"### In one minute\n\n{table}\n\n{without(vaes)}")
+# --- A benchmark, from its rows (`benchmark.Document.frame`) --------------------------------------
 
 
-def why_not_categorical(results: Results) -> str:
-    """Why the repair of the original, sampling categorically, repairs nothing: in its numbers."""
-    vae = list(results.of(MODEL))[-1]
-    found = {
-        (network, row.decode): row
-        for network in (MODEL, UNTRAINED)
-        for row in sorted(results.of(network)[vae].drawings.coverage, key=lambda row: row.n)
-    }  # the largest N of each wins
-    share = {key: number(row.share.value) for key, row in found.items()}
+def draws(p: Benchmark) -> str:
+    """The caption of every table of a benchmark: the draws it is of."""
+    return f"Draws: {p.k:,} latents by seed {p.seed}; controls: {MIN_LATENTS:,} latents."
+
+
+def result(rows: pd.DataFrame) -> Markdown:
+    """The benchmark's result in a sentence."""
+    beats = compare(rows).beats_controls.unstack("vae").all(axis=1)
+    missed = [name for name in DECISIVE if not beats[name]]
+    verdict = (
+        f"**This checkpoint beats every control on all {len(DECISIVE)} decisive metrics**"
+        if not missed
+        else f"**{len(missed)} of {len(DECISIVE)} decisive metrics do not beat every control** "
+        f"({', '.join(METRICS[name].title for name in missed)})"
+    )
+    return Markdown(f"{verdict}, and on {beats.sum()} of all {len(beats)} metrics, for every VAE.")
+
+
+def summary(rows: pd.DataFrame, caption: str) -> Styler:
+    """The headline metrics of each VAE, each with the number to compare it with."""
+    model, ranges = rows[rows.network == MODEL], control_ranges(rows)
+    lines = []
+    for name in HEADLINE_METRICS:
+        about, mine = METRICS[name], model[model.metric == name]
+        line = {"metric": about.title} | _by_vae(mine, about.unit)
+        if name == "rate":
+            least = _by_vae(model[model.metric == "least_rate"], "nats").values()
+            other = f"least with one latent per entry: {' / '.join(least)}"
+        elif name == "elbo":
+            other = f"ignoring the latent: {format_value(-LIMIT_NATS, 'nats')}"
+        else:
+            most = ranges.loc[name]["high"][list(CONTROLS)].max().max()
+            other = f"best control: up to {format_value(most, about.unit)}"
+        lines.append(line | {"to compare with": other})
+    return plain_table(lines, caption, model.vae)
+
+
+def comparison(rows: pd.DataFrame, caption: str) -> HTML:
+    """Every metric beside the controls, the linear probe and the oracle, grouped by question: first
+    those that beat every control, then, folded, those that a control reaches."""
+    compared, ranges = compare(rows), control_ranges(rows)
+    first = {key: rows[(rows.network == key) & (rows.vae == "A")] for key in (PROBE, ORACLE)}
+    lines = []
+    for name, both in compared.groupby(level="metric", sort=False):
+        about = METRICS[str(name)]
+        line: dict[str, Any] = {"": about.question, "metric": about.title}
+        line |= _by_vae(both.reset_index(), about.unit)
+        for title, kinds in COLUMNS.items():
+            ends = ranges.loc[name].reindex(columns=kinds, level="network")
+            line[title] = format_interval(
+                ends["low"].min().min(), ends["high"].max().max(), about.unit
+            )
+        for title, found in (("linear probe, 10 examples", PROBE), ("oracle", ORACLE)):
+            values = first[found].set_index("metric").value
+            line[title] = format_value(values.get(name), about.unit)
+        lines.append(line | {"beats": both.beats_controls.all()})
+    frame = pd.DataFrame(lines)
+    tables = []
+    for beats in (True, False):
+        part = frame[frame.beats == beats].drop(columns="beats")
+        part[""] = part[""].where(~part[""].duplicated(), "")
+        tables.append(plain_table(part, caption, rows[rows.network == MODEL].vae).to_html())
+    folded = f"{(~frame.beats).sum()} metrics that are not informative: a control reaches them"
+    return HTML(f"{tables[0]}<details><summary>{folded}</summary>{tables[1]}</details>")
+
+
+def why_not_categorical(rows: pd.DataFrame) -> str:
+    """Why sampling categorically is no evidence of learning, in this checkpoint's numbers."""
+    vae, n = rows[rows.network == MODEL].vae.max(), 195_000
+    found = rows[rows.vae == vae].drop_duplicates(["network", "metric"])
+    share = found.set_index(["network", "metric"]).value.map(format_value)
+    text = [
+        share[network, f"sampled_{mode}_coverage_{n}"]
+        for mode in ("categorical", "argmax")
+        for network in (UNTRAINED, MODEL)
+    ]
     return (
-        f"Sampling categorically is no evidence of learning: at N = {found[MODEL, 'argmax'].n:,} "
-        f"an untrained VAE-{vae} reaches {share[UNTRAINED, 'categorical']} of the operations "
-        f"that way and this checkpoint {share[MODEL, 'categorical']}; by argmax it is "
-        f"{share[UNTRAINED, 'argmax']} against {share[MODEL, 'argmax']}."
+        f"Sampling categorically is no evidence of learning: at N = {n:,} an untrained VAE-{vae} "
+        f"reaches {text[0]} of the ceiling that way and this checkpoint {text[1]}; by argmax it is "
+        f"{text[2]} against {text[3]}."
     )
 
 
-def comparison(rows: list[Compared]) -> Styler:
-    """Metric by metric, each VAE beside the controls, a read-out that knows ten operations, and the
-    optimum written by hand; greyed where noise can win."""
-    lines, grey = [], []
-    for name in dict.fromkeys(row.metric for row in rows):
-        both, about = [row for row in rows if row.metric == name], metric(name)
-        good = all(row.discriminates for row in both)
-        line = {"metric": about.title if good else f"{about.title} (alone decides nothing)"}
-        for row in both:
-            line[f"VAE-{row.vae} (95 %)"] = with_interval(row.ours, about.unit)
-        for title, kinds in COLUMNS.items():
-            hulls = [row.controls[kind] for row in both for kind in kinds if kind in row.controls]
-            lows, highs = zip(*hulls, strict=True) if hulls else ((), ())
-            line[title] = ends(min(lows), max(highs), about.unit) if hulls else "–"
-        line["ten operations"] = number(both[0].readout.value, about.unit)
-        line["by hand"] = number(both[0].best.value, about.unit)
-        lines.append(line)
-        grey.append(not good)
-    styled = left(lines, [row.vae for row in rows])
-    return styled.apply(lambda column: [GREY if g else "" for g in grey])
+def coverage(rows: pd.DataFrame, caption: str) -> Styler:
+    """Sampled coverage, as a share of the ceiling, of the model and of one untrained network."""
+    found = rows[rows.network.isin([MODEL, UNTRAINED])]
+    parts = found.metric.str.extract(r"^sampled_(?P<decoding>\w+)_coverage_(?P<n>\d+)$")
+    found = found.assign(decoding=parts.decoding, n=parts.n.astype(float)).dropna(subset="decoding")
+    lines: dict[tuple, dict[str, str]] = {}
+    for row in found.itertuples():
+        key = {"network": row.network, "VAE": row.vae, "decoding": row.decoding}
+        line = lines.setdefault(tuple(key.values()), key)
+        line[f"N = {row.n:,.0f}"] = format_measured(row)
+    return plain_table(lines.values(), caption, found[found.network == MODEL].vae)
 
 
-def coverage(results: Results) -> Styler:
-    """Sampled coverage by network and mode: mean count, its interval, share of the ceiling."""
-    lines: dict[tuple[str, str], dict[str, str]] = {}
-    for network in (MODEL, UNTRAINED):
-        for vae, row in results.of(network).items():
-            name = vae if network == MODEL else f"{network} {vae}"
-            for drawn in row.drawings.coverage:
-                u, key = drawn.unique, (name, drawn.decode)
-                line = lines.setdefault(key, {"network": name, "decode": drawn.decode})
-                count = f"{u.value:,.0f} ({u.low:,.0f} … {u.high:,.0f})"
-                line[f"N = {drawn.n:,}"] = f"{count} · {number(drawn.of_ceiling.value)}"
-    return left(lines.values(), results.of(MODEL))
-
-
-def hardest(results: Results, count: int = 5) -> Styler:
-    """The operations that argmax decoding seems to reach least, P·M being 1 for a perfect
-    generator: chosen by half of the latents, measured by the other half."""
+def subgroups(rows: pd.DataFrame, caption: str) -> Styler:
+    """Exact match on groups of operations outside the training split."""
+    model = rows[(rows.network == MODEL) & rows.metric.str.startswith("exact_match_on_")]
     lines = [
         {
-            "VAE": vae,
-            "operation": name,
-            "P·M, argmax": f"{row.value:.3f}",
-            "95 % interval": f"{row.low:.3f} … {row.high:.3f}",
+            "exact match on": name.removeprefix("exact_match_on_"),
+            "operations": f"{found.n.iloc[0]:,}",
+            **_by_vae(found),
         }
-        for vae, found in results.of(MODEL).items()
-        for name, row in list(found.details.hardest.items())[:count]
+        for name, found in model.groupby("metric", sort=False)
     ]
-    return left(lines, results.of(MODEL))
+    return plain_table(lines, caption, model.vae)
+
+
+# --- Training, gates, and the rest ----------------------------------------------------------------
 
 
 def epochs(rows: list[dict], every: int) -> Styler:
-    """The honest measures of every so many epochs, of the selected one and of the last."""
+    """The validation metrics of every so many epochs, of the selected one and of the last."""
     shown = [key for key in rows[0] if key not in ("epoch", "score", "selected", "lr")]
     shares = ("val_exact", "coverage", "argmax_entropy")
-    return left(
+    return plain_table(
         {
             "epoch": row["epoch"],
             "score": f"{row['score']:.4f}",
             **{
-                key.replace("_", " "): number(row[key]) if key.startswith(shares)
-                else f"{row[key]:.3f}"
+                key.replace("_", " "): format_value(
+                    row[key], "share" if key.startswith(shares) else "number"
+                )
                 for key in shown
             },
             "selected": "selected" if row["selected"] else "",
         }
         for row in rows
         if row["epoch"] % every == 0 or row["selected"] or row is rows[-1]
-    )  # fmt: skip
-
-
-def gates(rows: list[Judged]) -> Styler:
-    """One gate a row: bound, value, interval, verdict."""
-    lines = [
-        {
-            "gate": row.title,
-            "VAE": row.vae,
-            "bound": f"{'≤' if row.gate.startswith('max_') else '≥'} {number(row.bound, row.unit)}",
-            "value": number(row.measured.value, row.unit),
-            "95 % interval": interval(row.measured, row.unit),
-            "verdict": row.verdict,
-        }
-        for row in rows
-    ]
-    return _coloured(lines, [row.vae for row in rows])
-
-
-def refusals(rows: list[Refusal]) -> Styler:
-    """Each control at the gates: its verdict, and the gates that it does not pass."""
-    failed = [dict.fromkeys(g.gate for g in row.gates if g.verdict != "PASS") for row in rows]
-    return _coloured(
-        {
-            "control": row.control,
-            "latents": f"{row.k:,}",
-            "verdict": row.verdict,
-            "not passed": ", ".join(gates),
-        }
-        for row, gates in zip(rows, failed, strict=True)
     )
 
 
-def by_epoch(kept: "list[KeptEpoch]") -> Styler:
-    """The worse VAE's value at each gate, epoch by epoch, and the verdict. A VAE that has failed is
-    measured no further: no worse one can be named then."""
+def gates(results: list[GateResult], caption: str = "") -> Styler:
+    """A line a gate: bound, value, interval, verdict."""
     lines = []
-    asked = {row.gate: row for epoch in kept for row in epoch.gates}
-    for epoch in kept:
-        line = {"epoch": epoch.epoch, "latents": f"{epoch.k:,}"}
-        vaes = {row.vae for row in epoch.gates}
-        for gate, about in asked.items():
-            found = {row.vae: row.measured.value for row in epoch.gates if row.gate == gate}
-            pick = max if gate.startswith("max_") else min
-            worse = None if None in found.values() else pick(found.values(), default=None)
-            line[about.title] = number(worse, about.unit) if found.keys() == vaes else "–"
-        lines.append({**line, "verdict": judging.verdict(epoch.gates)})
-    return _coloured(lines)
+    for one in results:
+        about = METRICS[metric_of(one.gate)]
+        sign = "≤" if one.gate.startswith("max_") else "≥"
+        exact = one.method.startswith(EXHAUSTIVE)
+        lines.append(
+            {
+                "gate": about.title,
+                "VAE": one.vae,
+                "bound": f"{sign} {format_value(one.bound, about.unit)}",
+                "value": format_value(one.value, about.unit),
+                "95 % interval": "exact"
+                if exact
+                else format_interval(one.low, one.high, about.unit),
+                "verdict": one.verdict,
+            }
+        )
+    return _coloured(plain_table(lines, caption, [one.vae for one in results]))
 
 
-def kinds(found: dict[str, dict[str, Measured]]) -> Styler:
-    """`generalisation.kinds` by VAE: a row a kind, with how many cases and operations it counts."""
-    lines = [
-        {
-            "exact match of": name.replace("_", " "),
-            **{f"VAE-{vae}": with_interval(rows[name]) for vae, rows in found.items()},
-            "cases": f"{row.n:,}",
-            "operations": row.method.rpartition("; ")[2].removesuffix(" operations"),
-        }
-        for name, row in next(iter(found.values())).items()
-    ]
-    return left(lines, found)
+def control_results(results: list[ControlResult], caption: str = "") -> Styler:
+    """A line a negative control: its verdict, and the gate that fails it."""
+    return _coloured(
+        plain_table(
+            (
+                {
+                    "control": one.control,
+                    "latents": f"{one.k:,}",
+                    "verdict": one.verdict,
+                    "fails at": ", ".join(
+                        METRICS[metric_of(g.gate)].title for g in one.gates if g.verdict == "FAIL"
+                    ),
+                }
+                for one in results
+            ),
+            caption,
+        )
+    )
 
 
 def distributions(p: Tensor, table: list[int]) -> Styler:
-    """One operation's nine distributions, p (T, C): how likely each output is for each input."""
+    """One operation's nine distributions, p (T, C): the probability of each output by input."""
     frame = pd.DataFrame(p.tolist(), columns=["−1", "0", "+1"])
     frame.insert(0, "inputs (a, b)", [f"({t // 3 - 1}, {t % 3 - 1})" for t in range(len(table))])
     frame.insert(1, "output", table)
-    return left(frame).format(precision=4)
+    return plain_table(frame).format(precision=4)
 
 
 def shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """`frame` with its `columns` as percentages and underscores as spaces."""
-    shown = frame.assign(**{column: frame[column].map(number) for column in columns})
+    shown = frame.assign(**{column: frame[column].map(format_value) for column in columns})
     return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
 def label(certificate: "Certificate") -> HTML:
-    """One line: the verdict and whose signature; red where there is none."""
+    """One line: the verdict and the signature; red if there is none."""
     signed = '<b style="color: #c1121f">unsigned: anyone can have written this</b>'
-    if certificate.signature:
-        signed = f"signed by the key {certificate.signature.fingerprint}"
+    if certificate.signing_key:
+        signed = f"signed by the key {certificate.signing_key}"
     return HTML(f"<p>Certificate: <b>{certificate.verdict}</b>, {signed}.</p>")
 
 
-def number(value: float | None, unit: str = "share", decimals: int = 2) -> str:
-    """A share as a percentage, with as many decimals as keep what is below 100 % below it, and
-    four where it is small."""
-    if value is None:
-        return "not told"
+# --- Numbers --------------------------------------------------------------------------------------
+
+
+def format_value(value: float | None, unit: str = "share") -> str:
+    """A number with four significant digits; a share as a percentage. Never rounds a number below 1
+    (a share below 100 %) up to it; the distance to it then gets two digits."""
+    if value is None or pd.isna(value):
+        return "undefined"
     if unit == "count":
-        return f"{value:.0f}"
-    if unit == "number" and 0.999 < value < 1 - 1e-12:  # above that it is of rounding
-        return f"{value:.{next(d for d in range(4, 17) if round(value, d) < 1)}f}"
+        return f"{value:,.0f}"
+    missing = 1 - value
+    if unit == "number" and 0 < missing < 1e-3:
+        return f"{math.floor(value * 1e4) / 1e4:.4f}"
     if unit != "share":
-        return f"{value:.4f}" if unit == "nats" or 0 < abs(value) < 0.1 else f"{value:.3f}"
-    if 0.999 < value < 1:
-        decimals = next(d for d in range(4, 15) if round(100 * value, d) < 100)
-    elif 0 < value < 0.001:
-        decimals = 4
-    return f"{value:.{decimals}%}"
+        return f"{value:.4g}"
+    if 0 < missing < 1e-6:
+        return ">99.9999%"
+    if 0 < missing < 1e-3:
+        return f"{value:.{-math.floor(math.log10(missing)) - 1}%}"
+    return f"{100 * value:.2g}%" if 0 < value < 1e-3 else f"{value:.2%}"
 
 
-def interval(row: Measured, unit: str = "share") -> str:
-    """Both ends, or "exact" where nothing was drawn."""
-    if row.value is None:
-        return row.method
-    return "exact" if row.method.startswith(CENSUS) else ends(row.low, row.high, unit)
+def format_interval(low: float | None, high: float | None, unit: str = "share") -> str:
+    """Both ends, once if they look alike; "–" without an interval."""
+    if low is None or pd.isna(low):
+        return "–"
+    ends = format_value(low, unit), format_value(high, unit)
+    return ends[0] if ends[0] == ends[1] else " … ".join(ends)
 
 
-def ends(low: float, high: float, unit: str = "share") -> str:
-    """Two ends with the same decimals, more where they would look alike."""
-    first, last = number(low, unit), number(high, unit)
-    if first == last and low < high and unit == "share":
-        first, last = number(low, unit, 4), number(high, unit, 4)
-    return first if first == last else f"{first} … {last}"
+def format_measured(row: Any, unit: str = "share") -> str:
+    """Value ± half-width of the interval (the longer half), or "−" and "+" where the value is one
+    of its ends; without it if nothing was drawn. `row` has `value`, `low`, `high`."""
+    value = format_value(row.value, unit)
+    if pd.isna(row.low) or row.low == row.high:
+        return value
+    sign = {row.high: "−", row.low: "+"}.get(row.value, "±")
+    half = max(row.high - row.value, row.value - row.low) * (100 if unit == "share" else 1)
+    digits = np.format_float_positional(half, 1, fractional=False, trim="-")
+    return f"{value} {sign} {digits}"
 
 
-def with_interval(row: Measured, unit: str = "share") -> str:
-    exact = row.value is None or row.method.startswith(CENSUS)
-    return number(row.value, unit) + ("" if exact else f" ({interval(row, unit)})")
+def _by_vae(rows: pd.DataFrame, unit: str = "share") -> dict[str, str]:
+    """A column a VAE."""
+    return {f"VAE-{row.vae}": format_measured(row, unit) for row in rows.itertuples()}
 
 
-def without(vaes: Iterable[str]) -> str:
-    """What stands where rows of B would, in a layout that has none."""
-    return "" if "B" in vaes else "VAE-B: encoder B has no decoder in this layout."
+def missing_decoder_note(vaes: Iterable[str]) -> str:
+    """Said instead of VAE-B's numbers, in a layout that has none."""
+    return "" if "B" in {*vaes} else "VAE-B: encoder B has no decoder in this layout."
 
 
-def left(rows: pd.DataFrame | Iterable[dict], vaes: Iterable[str] = VAES) -> Styler:
-    """Rows as a table, aligned to the left; `vaes`: those it has rows of."""
+def plain_table(
+    rows: pd.DataFrame | Iterable[dict], caption: str = "", vaes: Iterable[str] = VAES
+) -> Styler:
+    """Rows as a table, aligned to the left; `vaes`: those that it has numbers of."""
     styled = pd.DataFrame(rows).style.hide(axis="index").set_properties(**{"text-align": "left"})
-    return styled.set_caption(without(vaes)) if without(vaes) else styled
+    text = " ".join(part for part in (caption, missing_decoder_note(vaes)) if part)
+    return styled.set_caption(text) if text else styled
 
 
-def _coloured(rows: Iterable[dict], vaes: Iterable[str] = VAES) -> Styler:
-    return left(rows, vaes).map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])
+def _coloured(table: Styler) -> Styler:
+    return table.map(lambda v: VERDICT.get(v, ABSTAIN), subset=["verdict"])

@@ -1,16 +1,15 @@
 """What learning adds: exact match on operations never seen, by how many were trained on.
 
-Beside the trained network stands the ten-operation control: a random linear encoder with a
-least-squares read-out of as many operations (`adversaries.linear_readout`). An operation is nine
-trits, so whoever composes trits needs to see each value of each trit and no more.
+The trained network is compared with a random linear encoder whose least-squares linear probe is
+fitted on as many operations (`controls.linear_probe`). An operation is nine trits, so a code that
+composes trits needs each value of each trit once and no more.
 """
 
 import torch
 
 from .. import files, parallel, params
-from ..metrics.adversaries import linear_readout
-from ..metrics.marginal import FEWEST
-from ..metrics.observation import observe
+from ..metrics.controls import linear_probe
+from ..metrics.reconstruction import correct_trits, posterior
 from ..model.network import VAES
 from ..model.operations import all_operations, split
 from .turned import TrainTurned, train
@@ -43,8 +42,13 @@ def point(n: int, vae: str, seed: int) -> dict:
     for model, _loss in train(vae, p, data):
         last = model
     trained, read_out = (
-        float(observe(network, vae, FEWEST, seed).hits[parts.test].double().mean())
-        for network in (last, linear_readout(seed, n))
+        float(
+            correct_trits(network, vae, posterior(network, vae).mu)[parts.test]
+            .all(1)
+            .double()
+            .mean()
+        )
+        for network in (last, linear_probe(seed, n))
     )
     return {"operations": n, "vae": vae, "trained": trained, "read_out": read_out,
             "parameters": params.fingerprint(p.model_dump())}  # fmt: skip

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from ..checkpoints.folder import save
 from ..errors import InputError
-from ..metrics.observation import SAMPLE, metric, observe
+from ..metrics.measurement import METRICS, SAMPLE, Evaluation, expected_coverage
 from ..metrics.reconstruction import samples
 from ..model.network import VAES, DualVAE
-from ..model.operations import SPLIT_SIZES, split, split_record
+from ..model.operations import SPLIT_SIZES, split_record
 from ..params import Count, Params, Seed, Share, Whole
 
 RULE = (
@@ -30,6 +30,7 @@ class Train(Params):
     """Common to all recipes. Epochs count from 0."""
 
     recipe: str
+    seed: Seed
     split_seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     epochs: Annotated[Count, Field(le=10_000, description="more would take days")]
@@ -63,15 +64,15 @@ def honest_measures(model: DualVAE, vae: str, p: Train, epoch: int) -> dict[str,
     training's. It carries noise, so the maximum over epochs is biased upwards: it selects, and the
     benchmark measures the selected epoch again with other draws, and more of them.
     """
-    o, parts = observe(model, vae, LATENTS, p.seed, f"epoch {epoch} {vae}"), split(p.split_seed)
-    sampled = samples(model, vae, o.q, o.rng(SAMPLE), parts.val).hits
+    e = Evaluation(model, vae, LATENTS, p.seed, f"epoch {epoch} {vae}", p.split_seed)
+    sampled = samples(model, vae, e.q, e.rng(SAMPLE), e.split.val).exact_matches
     found = {
-        "val_exact": float(o.hits[parts.val].double().mean()),
+        "val_exact": float(e.exact_matches[e.split.val].double().mean()),
         "val_exact_sampled": float(sampled.double().mean()),
-        "coverage": metric(f"argmax_coverage_{p.coverage_n}").compute(o, parts).value,
+        "coverage": expected_coverage("argmax", p.coverage_n).compute(e).value,
     }
     for name in ("argmax_entropy", "rate", "latent_entropy"):
-        found[name] = metric(name).compute(o, parts).value
+        found[name] = METRICS[name].compute(e).value
     return {f"{name}_{vae}": value for name, value in found.items()}
 
 
