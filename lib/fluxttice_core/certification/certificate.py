@@ -71,7 +71,7 @@ class Certificate(Record):
     git: dict[str, str | bool | None]
     guarantees: tuple[str, ...] = GUARANTEES
     does_not_guarantee: tuple[str, ...] = LIMITS
-    subject: dict[str, str] = {}  # file name → sha256
+    subject: dict[str, str] = Field({})  # file name → sha256
     signing_key: str | None = None
 
     @model_validator(mode="after")
