@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fluxttice_core.metrics.adversaries import optimum
 
 from fluxttice_core import cli, files, params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.metrics import reconstruction
+from fluxttice_core.metrics.controls import oracle
 from fluxttice_core.metrics.gates import Certify
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.training import loop
@@ -79,7 +79,7 @@ def strict() -> Certify:
 @pytest.fixture
 def perfect_model() -> DualVAE:
     """A model that cannot be better, with weights written by hand."""
-    return optimum()
+    return oracle()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from scipy import stats
 
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import marginal
-from fluxttice_core.metrics.marginal import FEWEST, GROUPS, Marginal
+from fluxttice_core.metrics.marginal import MIN_LATENTS, GROUPS, Marginal
 from fluxttice_core.model.network import D, Functions, Posterior
 from fluxttice_core.model.operations import C, M, T
 
@@ -167,7 +167,7 @@ def noisy():
 
 def bijection():
     """Every operation owns one cell of the latent space, all of one size: nothing is better."""
-    return Planted(thirds(9), certain(np.arange(M)), UNIFORM, UNIFORM, 9 * LN3, FEWEST)
+    return Planted(thirds(9), certain(np.arange(M)), UNIFORM, UNIFORM, 9 * LN3, MIN_LATENTS)
 
 
 def uneven():

@@ -19,7 +19,7 @@ from unittest.mock import Mock
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.controls import oracle
 from planted import in_process, sentence
 
 from fluxttice_core import cli, files
@@ -29,7 +29,7 @@ from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.checkpoints.folder import MANIFEST, WEIGHTS
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import gates, reconstruction
-from fluxttice_core.metrics.marginal import FEWEST
+from fluxttice_core.metrics.marginal import MIN_LATENTS
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import split_record
 
@@ -45,16 +45,16 @@ class World:
         self.key, self.other_key = str(place / "key.pem"), str(place / "other.pem")
         self.trusted, _ = signing.keygen(self.key), signing.keygen(self.other_key)
         # At so few latents this interval is too wide for that bound.
-        few = {"k": FEWEST, "seed": 1, "min_argmax_coverage_195000": 0.9999}
+        few = {"k": MIN_LATENTS, "seed": 1, "min_argmax_coverage_195000": 0.9999}
         self.p = strict.model_copy(update=few)
         facts = {"split": split_record(42), "config": {"recipe": "r"}, "selection": {"rule": "s"}}
-        self.saved = checkpoints.save(place / "saved", optimum(), 7, facts)
+        self.saved = checkpoints.save(place / "saved", oracle(), 7, facts)
         self.loaded = checkpoints.load(self.saved)
         model = self.loaded.model
-        self.rows = [row for vae in "AB" for row in gates.of_vae(model, vae, FEWEST, self.p)]
+        self.rows = [row for vae in "AB" for row in gates.of_vae(model, vae, MIN_LATENTS, self.p)]
         one = measured(self.rows[0], "FAIL", value=0.5, low=0.5, high=0.5)
         self.refused = [
-            gates.Refusal(control=name, seed=1, k=FEWEST, verdict="FAIL", gates=[one])
+            gates.Refusal(control=name, seed=1, k=MIN_LATENTS, verdict="FAIL", gates=[one])
             for name in gates.adversaries(model, self.p)
         ]
         self.stated = certificate.state(self.loaded, self.p, self.rows, self.refused)
@@ -149,7 +149,10 @@ def test_the_epochs_beside_a_checkpoint_are_measured(world, tmp_path, monkeypatc
     for epoch, seed in ((10, 3), (0, 2), (12, 1)):
         checkpoints.save(tmp_path / f"epochs/epoch-{epoch:03d}", DualVAE.fresh(seed), epoch, {})
     kept = certificate.by_epoch(str(path), loaded, world.p)
-    assert [(one.epoch, one.k, len(one.gates)) for one in kept] == [(0, FEWEST, 2), (10, FEWEST, 2)]
+    assert [(one.epoch, one.k, len(one.gates)) for one in kept] == [
+        (0, MIN_LATENTS, 2),
+        (10, MIN_LATENTS, 2),
+    ]
 
 
 # --- Measuring again ---
@@ -186,7 +189,9 @@ def test_what_is_measured_are_the_bytes_that_were_verified(world, signed, monkey
     weights = signed / WEIGHTS
     found = verify.verify(signed, world.trusted, report=lambda _step: weights.write_bytes(b""))
     assert (found.problem, {row.agreement for row in found.rows}) == ("", {"equal"})
-    assert asked == [(found.checkpoint.model, world.p.seed, FEWEST, part) for part in gates.PARTS]
+    assert asked == [
+        (found.checkpoint.model, world.p.seed, MIN_LATENTS, part) for part in gates.PARTS
+    ]
     assert found.checkpoint.sha256 == world.loaded.sha256
 
 

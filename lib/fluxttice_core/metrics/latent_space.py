@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from ..model.network import Posterior
 from ..model.operations import C, M, T, all_operations
-from .results import Measured, exact
+from .results import Measured, exact_value
 
 ACTIVE = 0.01  # variance of the posterior mean above which a unit counts as active
 BINS, RANGE = 50, 3.0
@@ -96,7 +96,7 @@ def mig(information: Tensor) -> Measured:
     latent that decides it and no other latent knows of it, though one latent may decide several.
     """
     first, second = information.topk(2, dim=0).values  # (T,) each
-    return exact(float((first - second).mean() / math.log(C)), M)
+    return exact_value(float((first - second).mean() / math.log(C)), M)
 
 
 def mi_disentanglement(information: Tensor) -> Measured:
@@ -110,4 +110,4 @@ def mi_disentanglement(information: Tensor) -> Measured:
     weight = information.sum(1)  # (D,)
     rows = information / weight.clamp(min=NEGLIGIBLE)[:, None]
     known = weight * (1 - torch.special.entr(rows).sum(1) / math.log(T))
-    return exact(float(known.sum() / weight.sum().clamp(min=NEGLIGIBLE)), M)
+    return exact_value(float(known.sum() / weight.sum().clamp(min=NEGLIGIBLE)), M)
