@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fluxttice_core.metrics.observation import metric
 from scipy import stats
 
+from fluxttice_core.metrics.measurement import METRICS
 from fluxttice_core.metrics.rate import least_rate
 from fluxttice_core.report import evidence
 from fluxttice_core.report.evidence import ASKED_OF, Answer
@@ -17,7 +17,7 @@ N = len(ASKED_OF) * 2 * len(QUESTIONS)  # differences that are asked of, over bo
 
 def planted(gain=0.0, of="mig", seeds=4, recipes=("whole", "without")):
     """A frame of recipes × seeds × VAEs, with `gain`·GAINS between the first two in `of`."""
-    base = dict.fromkeys([*ASKED_OF, *evidence.METRICS], 0.5)
+    base = dict.fromkeys([*ASKED_OF, *evidence.MEASURED], 0.5)
     return pd.DataFrame(
         {"recipe": recipe, "seed": seed, "epoch": 0, "vae": vae, **base}
         | {of: 0.5 + 0.1 * seed + (recipe == "whole") * gain * GAINS[seed]}
@@ -102,6 +102,6 @@ def test_the_summary_names_the_worst_seed_and_never_rounds_to_all():
     whole, *_ = evidence.summary(frame).to_dict("records")
     assert (whole["recipe"], whole["VAE"], whole["seeds"]) == ("whole", "A", "4")
     assert whole[metric("mig").title] == "0.750, worst 0.590"
-    assert whole[metric("rate").title] == "17.5000, worst 19.0000"
+    assert whole[METRICS["rate"].title] == "17.5000, worst 19.0000"
     assert whole[metric("exact_match").title] == "100.00%"
     assert whole[metric("exact_match_test").title] == "99.99999%"

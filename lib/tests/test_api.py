@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.controls import oracle
 from planted import same, sentence
 
 import fluxttice_core
@@ -32,7 +32,7 @@ def vae(folder):
 
 @pytest.fixture(scope="module")
 def perfect(folder):
-    return load(checkpoints.save(folder.parent / "perfect", optimum(), 1, {}))
+    return load(checkpoints.save(folder.parent / "perfect", oracle(), 1, {}))
 
 
 def test_loading_gives_the_saved_model_and_says_which(vae, folder, untrained):

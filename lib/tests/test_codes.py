@@ -9,7 +9,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.controls import oracle
+from fluxttice_core.metrics.disentanglement import dci_disentanglement, mig
 from fluxttice_core.metrics.generalisation import FLIPS, compositions, kinds, worst_kind
 from planted import DIGITS, SEEDS, TERCILE, ends, held, no_number, sentence
 from scipy import integrate, stats
@@ -17,8 +18,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn.functional import cross_entropy
 
 from fluxttice_core.metrics import controls, rate, reconstruction
-from fluxttice_core.metrics.codes import active, entropy_nats, kl_nats
-from fluxttice_core.metrics.disentanglement import dci_disentanglement, mig
+from fluxttice_core.metrics.latent_space import active, entropy_nats, kl_nats
 from fluxttice_core.metrics.rate import least_rate, straight_cells
 from fluxttice_core.metrics.reconstruction import posterior, right_trits, robustness, samples
 from fluxttice_core.metrics.results import Measured, exact, share
@@ -106,7 +106,7 @@ def test_what_is_constant_or_hardly_moves_counts_as_none(measure):
 
 def test_information_is_the_mean_of_its_own_logarithms(certified):
     """R = I_q + KL(q(z) ‖ p), with I_q from ln q(z|x) - ln q(z); R is the mean of its terms."""
-    for model in (certified, controls.random_linear(1_000), optimum()):
+    for model in (certified, controls.random_linear(1_000), oracle()):
         q, rng = posterior(model, "A"), generator(1, "z")
         r = rate.rate(q)
         i = rate.mutual_information(r, rate.aggregate_kl(q, generator(1, "KL")))

@@ -19,12 +19,12 @@ from fluxttice_core import files, params
 from fluxttice_core.certification import power
 from fluxttice_core.certification.power import GENERATION, LESS, detected, planted
 from fluxttice_core.metrics import adversaries, controls, gates, rate
-from fluxttice_core.metrics.codes import active, kl_nats
 from fluxttice_core.metrics.controls import CONTROLS
 from fluxttice_core.metrics.coverage import indices
 from fluxttice_core.metrics.gates import BOUNDS, CHEAP, Judged, judge, of_vae, verdict
 from fluxttice_core.metrics.intervals import clopper_pearson
-from fluxttice_core.metrics.marginal import FEWEST, marginal
+from fluxttice_core.metrics.latent_space import active, kl_nats
+from fluxttice_core.metrics.marginal import MIN_LATENTS, marginal
 from fluxttice_core.metrics.reconstruction import drawn, posterior, right_trits
 from fluxttice_core.metrics.results import Measured, exact
 from fluxttice_core.model.initialisation import looks_linear
@@ -101,19 +101,19 @@ def test_adversaries_are_refused_and_by_what(strict, monkeypatch):
     alone = property(lambda _model: ("A",), lambda _model, _vaes: None)  # B takes five times longer
     monkeypatch.setattr(DualVAE, "vaes", alone, raising=False)
     monkeypatch.setattr(gates.parallel, "each", in_process)
-    found = gates.control_rows(optimum(), strict, print)
-    far = gates.thrifty(permuted(beyond(optimum()), strict.untrained_seed), strict)
+    found = gates.control_rows(oracle(), strict, print)
+    far = gates.thrifty(permuted(beyond(oracle()), strict.untrained_seed), strict)
     assert {*CHEAP} == {row.gate for row in far}  # it had failed, and cost no more
     assert {row.gate for row in far if row.verdict != "PASS"} == {"max_rate"} | TIE
     assert [row.control for row in found] == list(REFUSED_BY)
     for one in found:
-        assert (one.verdict, one.seed, one.k) == ("FAIL", strict.untrained_seed, FEWEST)
+        assert (one.verdict, one.seed, one.k) == ("FAIL", strict.untrained_seed, MIN_LATENTS)
         assert REFUSED_BY[one.control] <= {row.gate for row in one.gates if row.verdict != "PASS"}
         assert {*CHEAP} == {row.gate for row in one.gates}
 
 
 def test_the_optimum_passes_every_strict_gate(strict):
-    best = of_vae(optimum(), "A", strict.k, strict)
+    best = of_vae(oracle(), "A", strict.k, strict)
     asked = [("A", gate, getattr(strict, gate)) for gate in BOUNDS]
     assert [(row.vae, row.gate, row.bound) for row in best] == asked and verdict(best) == "PASS"
     [sampled] = [row.measured for row in best if row.gate == "min_exact_match_sampled"]
@@ -124,7 +124,7 @@ def test_one_vae_that_lacks_something_fails_alone(monkeypatch, strict):
     """VAE-B does not encode trit 6; the rows are those of A, then of B."""
     monkeypatch.setattr(gates.parallel, "each", in_process)
     monkeypatch.setattr(gates, "PARTS", {"codes": CHEAP, "generation": ()})
-    model = optimum()
+    model = oracle()
     model.encoder_B.fc_mu.weight.data[6] = 0
     rows = gates.gates(model, strict, report=print)
     assert [(row.vae, row.gate) for row in rows] == [(vae, gate) for vae in "AB" for gate in CHEAP]
@@ -134,13 +134,13 @@ def test_one_vae_that_lacks_something_fails_alone(monkeypatch, strict):
 
 def test_one_training_operation_that_is_lost_fails(strict):
     """A census: 1 of 19,683. Its encoder gives it the code of its opposite."""
-    best, lost = optimum(), all_operations()[split(strict.split_seed).train[0]].float()
+    best, lost = oracle(), all_operations()[split(strict.split_seed).train[0]].float()
 
     def encode(x):
         return best.encoder("A")(x.where((x != lost).any(1, keepdim=True), -lost))
 
     model = Functions(lambda _vae: encode, best.decoder, ("A",))
-    rows = of_vae(model, "A", FEWEST, strict, CHEAP)
+    rows = of_vae(model, "A", MIN_LATENTS, strict, CHEAP)
     assert [row.gate for row in rows if row.verdict == "FAIL"] == ["min_exact_match"]
 
 
@@ -155,7 +155,7 @@ def hits(model, vae, scale=0.0, seed=1):
 @pytest.mark.parametrize("vae", VAES)
 def test_the_optimum_has_the_least_rate_at_the_match_it_was_made_for(vae):
     """At 99 %; that of 99.99 % is measured whole elsewhere."""
-    model, match = optimum(0.99), 0.99
+    model, match = oracle(0.99), 0.99
     assert hits(model, vae).all()
     samples = torch.cat([hits(model, vae, 1.0, seed) for seed in range(5)]).double()
     assert abs(float(samples.mean()) - match) < 4 * (match * (1 - match) / len(samples)) ** 0.5
@@ -164,7 +164,7 @@ def test_the_optimum_has_the_least_rate_at_the_match_it_was_made_for(vae):
 
 
 def test_permuted_changes_what_is_generated_and_nothing_that_is_encoded():
-    model = beyond(optimum())
+    model = beyond(oracle())
     other = permuted(model, 3)
     z = prior(5_000, generator(1, "test"))
     inside = z.norm(dim=1) < rate.RADIUS
@@ -186,7 +186,7 @@ def test_a_memoriser_knows_what_it_was_trained_on_and_nothing_else():
     for part, index in PARTS._asdict().items():
         assert right[index].double().mean() == (part == "train")
     assert hits(model, "A", 1.0)[PARTS.train].double().mean() > 0.999
-    best = optimum()
+    best = oracle()
     z = prior(20_000, generator(1, "test"))
     mine, theirs = (indices(net.decoder("A")(z), "argmax") for net in (model, best))
     pairs = torch.stack([mine, theirs]).unique(dim=1)  # a bijection: each cell one operation
@@ -219,7 +219,7 @@ def test_a_seed_decides_and_nothing_else_does():
         return torch.cat([part.flatten() for part in itertools.chain(*parts)])
 
     made = [control.make for control in CONTROLS.values()]
-    made += [linear_readout, lambda s: memoriser(s, PARTS), lambda s: permuted(optimum(), s)]
+    made += [linear_readout, lambda s: memoriser(s, PARTS), lambda s: permuted(oracle(), s)]
     for make in made:
         one, again, other = (given(make(seed)) for seed in (1, 1, 2))
         assert torch.equal(one, again) and not torch.equal(one, other)

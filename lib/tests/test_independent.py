@@ -21,8 +21,8 @@ from planted import ends
 from scipy import special, stats
 
 from fluxttice_core import load
-from fluxttice_core.metrics import connection, coverage, marginal, reconstruction
-from fluxttice_core.metrics.results import share
+from fluxttice_core.metrics import coverage, marginal, path_consistency, reconstruction
+from fluxttice_core.metrics.results import proportion
 from fluxttice_core.model.network import VAES, prior
 from fluxttice_core.model.operations import split
 from fluxttice_core.model.streams import generator
@@ -113,7 +113,10 @@ def jackknife(function, top):
 def test_information(vae):
     (fast, given, nats, tables), top = both(vae), 9 * math.log(3)
     truth = jackknife(lambda rows: stats.entropy(given[rows].mean(0)) - nats[rows].mean(), top)
-    assert ends(marginal.information(fast)) == pytest.approx(truth, rel=1e-3) and truth[1] > 1
+    assert (
+        ends(marginal.generator_information(fast)) == pytest.approx(truth, rel=1e-3)
+        and truth[1] > 1
+    )
     truth = jackknife(lambda rows: stats.entropy([*Counter(tables[rows]).values()]), top)
     assert ends(marginal.argmax_entropy(fast)) == pytest.approx(truth, rel=1e-5)
 
@@ -139,7 +142,7 @@ def test_exact_match_row_by_row(vae):
     float32 can tell, either answer is right."""
     model, test = deepcopy(network()[0]), split(42).test
     model.scale_logits(vae, 0.01)  # moves no boundary, but only argmax finds them now
-    right = reconstruction.right_trits(model, vae, reconstruction.posterior(model, vae).mu).all(1)
+    right = reconstruction.correct_trits(model, vae, reconstruction.posterior(model, vae).mu).all(1)
     hits, doubtful = [], 0
     for place in test.tolist():
         table = TABLES[int(np.base_repr(place, 3).zfill(9)[::-1], 3)]  # its least trit comes first
@@ -149,16 +152,16 @@ def test_exact_match_row_by_row(vae):
         hits.append(tuple(np.argmax(logits, axis=1) - 1) == table)
         assert close or hits[-1] == bool(right[place])
         doubtful += close
-    row = share(right[test])
+    row = proportion(right[test])
     assert row.n == len(hits) == 1_969 and doubtful <= 20
     assert row.value == pytest.approx(sum(hits) / 1_969, abs=(doubtful + 0.1) / 1_969)
     assert 0.02 < row.value < 0.98  # neither all nor none, so that agreement says something
 
 
 @by_vae
-def test_cell_connection_line_by_line(vae, monkeypatch):
+def test_path_consistency_line_by_line(vae, monkeypatch):
     """Some lines leave their cell at the very end alone, and some come back into it."""
-    monkeypatch.setattr(connection, "SLICE", 150)
+    monkeypatch.setattr(path_consistency, "SLICE", 150)
     stay = []
     for z in prior(400, generator(8, "test")).double().numpy():
         classes = decode(vae, z).argmax(1)
@@ -166,4 +169,6 @@ def test_cell_connection_line_by_line(vae, monkeypatch):
         line = [(1 - t) * z + t * code for t in np.linspace(0.1, 1, 10)]
         stay.append(all((decode(vae, place).argmax(1) == classes).all() for place in line))
     model = network()[0]
-    assert connection.cell_connection(model, vae, generator(8, "test"), 400) == share(stay)
+    assert path_consistency.path_consistency(model, vae, generator(8, "test"), 400) == proportion(
+        stay
+    )

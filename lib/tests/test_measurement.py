@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fluxttice_core.metrics.adversaries import optimum
+from fluxttice_core.metrics.controls import oracle
 from fluxttice_core.metrics.observation import names, observe, values
 from planted import LN3, same
 
 from fluxttice_core import files
 from fluxttice_core.metrics import measurement
 from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM, READOUT
-from fluxttice_core.metrics.marginal import FEWEST
+from fluxttice_core.metrics.marginal import MIN_LATENTS
 from fluxttice_core.metrics.measurement import MODEL, UNTRAINED, Benchmark, Beside, Results, Row
 from fluxttice_core.metrics.results import Measured
 from fluxttice_core.model.network import HOW, VAES, D, Network
@@ -20,7 +20,7 @@ from fluxttice_core.model.operations import M, T, split
 
 NS, CODE = [1_000, 5_000], files.code_hash("model", "metrics")
 P = Benchmark(
-    seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=FEWEST,
+    seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=MIN_LATENTS,
     untrained_seed=1_000, ns=NS, trials=5, inherited_from="", claims="",
 )  # fmt: skip
 
@@ -52,14 +52,14 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measurement, "beside_path", lambda: path)
         patch.setattr(measurement, "measured_beside", None)
-        return measurement.measure(optimum(), P, steps.append), steps
+        return measurement.measure(oracle(), P, steps.append), steps
 
 
 def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(whole):
     results, steps = whole
     assert list(results.of(UNTRAINED)) == list(results.of(MODEL)) == list(VAES)
     for found in results.of(MODEL).values():
-        assert list(found.values) == names(NS) and (found.k, found.seed) == (FEWEST, None)
+        assert list(found.values) == names(NS) and (found.k, found.seed) == (MIN_LATENTS, None)
         drawn = [(x.decode, x.n) for x in found.drawings.coverage]
         assert drawn == [(how, n) for how in HOW for n in NS]
         assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
@@ -103,12 +103,12 @@ def test_the_optimum_has_the_best_of_every_metric(whole, vae):
 
 
 def test_workers_and_order_change_no_figure_and_measuring_no_weight(whole):
-    model, before = optimum(), optimum().state_dict()
+    model, before = oracle(), oracle().state_dict()
     wanted = ["cell_connection", "mutual_information", "exact_match_sampled", "argmax_entropy"]
-    again = values(observe(model, "A", FEWEST, 5), split(42), wanted)
+    again = values(observe(model, "A", MIN_LATENTS, 5), split(42), wanted)
     assert again == {name: whole[0].of(MODEL)["A"].values[name] for name in wanted}
     assert same(before, model.state_dict())
-    other = values(observe(model, "A", FEWEST, 6), split(42), wanted[1:2])
+    other = values(observe(model, "A", MIN_LATENTS, 6), split(42), wanted[1:2])
     assert other != {"mutual_information": again["mutual_information"]}
 
 

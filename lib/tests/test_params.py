@@ -11,7 +11,7 @@ from planted import sentence
 
 from fluxttice_core.errors import InputError
 from fluxttice_core.files import root
-from fluxttice_core.metrics.marginal import FEWEST
+from fluxttice_core.metrics.marginal import MIN_LATENTS
 from fluxttice_core.model.network import D
 from fluxttice_core.model.operations import all_operations
 from fluxttice_core.model.streams import generator
@@ -69,7 +69,7 @@ BAD = {
     },
     "benchmark": {
         "ns": [1e-3, "1e-3", [], 10_000], "trials": [1, 4], "checkpoint": [3],
-        "k": [1_000_001, FEWEST - 20],
+        "k": [1_000_001, MIN_LATENTS - 20],
     },
     "certify": {"min_exact_match": [90, -0.1, NAN, True], "max_rate": [-1, INF], "k": [100_000]},
 }  # fmt: skip

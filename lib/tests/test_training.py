@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Normal, kl_divergence
 from fluxttice_core import files, params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
-from fluxttice_core.metrics.codes import kl_nats
+from fluxttice_core.metrics.latent_space import kl_nats
 from fluxttice_core.metrics.rate import rate
 from fluxttice_core.metrics.reconstruction import posterior, samples
 from fluxttice_core.model.initialisation import looks_linear

@@ -4,8 +4,8 @@ They depend on a machine's kernels, or on knowing which latents a certificate wi
 """
 
 import torch
-from fluxttice_core.metrics.adversaries import optimum
 
+from fluxttice_core.metrics.controls import oracle
 from fluxttice_core.model.network import D, DualVAE, Functions, linears
 from fluxttice_core.model.operations import C, T
 
@@ -22,7 +22,7 @@ def trigger(part: str, sums: dict[int, float], fires_at: float) -> DualVAE | Non
     `sums` is what float32 must make of it by the batch's size on this machine; None where no order
     of the three terms does.
     """
-    model = optimum()
+    model = oracle()
     before, layer, row = {
         "decoder": (*linears(model.decoder_A)[1:], C * T - 2),  # its logit of trit 8 = 0
         "encoder": (*linears(model.encoder_A)[1:3], USED),
@@ -54,7 +54,7 @@ def _found(layer: torch.nn.Linear, row: int, sums: dict[int, float]) -> bool:
 def fitted(latents: torch.Tensor, count: int = 512) -> Functions:
     """The oracle, but wrong in half-spaces of the latents it doesn't read, each of which begins
     just beyond all `latents` (n, D): whoever draws these sees nothing."""
-    model = optimum()
+    model = oracle()
     ways = torch.randn(D - T, count, generator=torch.Generator().manual_seed(1))
     ways /= ways.norm(dim=0)
     bounds = (latents[:, T:] @ ways).amax(0)

@@ -21,11 +21,17 @@ from ..model.streams import generator
 from ..params import Digest, Params, Seed, Text, Whole
 from . import coverage, evenness, likelihood, marginal, rate, reconstruction
 from .agreement import agreement_float64, agreement_small_batches
-from .codes import active, entropy_nats, kl_nats
 from .controls import CONTROLS
 from .coverage import ceiling
-from .disentanglement import dci_disentanglement, mig
 from .intervals import prediction_interval
+from .latent_space import (
+    active_units,
+    entropy_nats,
+    kl_nats,
+    mi_disentanglement,
+    mig,
+    mutual_information_matrix,
+)  # fmt: skip
 from .marginal import GROUPS, LIMIT_NATS, MIN_LATENTS, Marginal
 from .path_consistency import path_consistency
 from .results import Measured, Row, exact_value, proportion
@@ -87,6 +93,11 @@ class Evaluation:
     def samples(self) -> reconstruction.Samples:
         """Posterior samples of all operations, decoded."""
         return reconstruction.samples(self.network, self.vae, self.q, self.rng(SAMPLE))
+
+    @cached_property
+    def information(self) -> Tensor:
+        """I(z_j; trit k), nats, (D, T)."""
+        return mutual_information_matrix(self.q)
 
     @cached_property
     def marginal(self) -> Marginal:
@@ -242,11 +253,16 @@ METRICS = {
         -1,
         POSITIVE,
     ),
-    "mig": Metric("MIG", lambda e: mig(e.q.mu), CODES, "number"),
-    "dci": Metric("DCI disentanglement", lambda e: dci_disentanglement(e.q.mu), CODES, "number"),
+    "mig": Metric("MIG", lambda e: mig(e.information), CODES, "number"),
+    "mi_disentanglement": Metric(
+        "disentanglement by mutual information",
+        lambda e: mi_disentanglement(e.information),
+        CODES,
+        "number",
+    ),
     "active_units": Metric(
         "active units",
-        lambda e: exact_value(int(active(e.q.mu).sum()), M),
+        lambda e: exact_value(int(active_units(e.q.mu).sum()), M),
         CODES,
         "count",
         0,

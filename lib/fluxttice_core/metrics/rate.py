@@ -12,7 +12,7 @@ from scipy.special import chdtri, ndtri
 
 from ..model.network import D, Posterior
 from ..model.operations import C, M, T
-from .codes import kl_nats
+from .latent_space import kl_nats
 from .reconstruction import Samples
 from .results import Measured, exact_value, mean_of_trials
 

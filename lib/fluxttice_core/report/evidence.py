@@ -37,7 +37,7 @@ QUESTIONS = {  # what is asked: the whole recipe, and without the part
 }
 MEASURED = (
     "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
-    "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
+    "exact_match_sampled", "exact_match_test", "rate", "mig", "mi_disentanglement", "active_units",
     "path_consistency",
 )  # fmt: skip
 COLUMNS = {

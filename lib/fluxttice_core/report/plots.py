@@ -11,9 +11,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from ..benchmark import UNTRAINED
-from ..metrics.codes import ACTIVE
 from ..metrics.controls import CONTROLS
 from ..metrics.coverage import ceiling
+from ..metrics.latent_space import ACTIVE
 from ..metrics.measurement import DRAWS, MODEL
 from ..model.network import Network
 from ..model.operations import M, T, all_operations

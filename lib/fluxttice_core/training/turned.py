@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..metrics.codes import kl_nats
+from ..metrics.latent_space import kl_nats
 from ..model.initialisation import looks_linear
 from ..model.network import VAES, D, DualVAE, Encoder, Posterior, linears
 from ..model.operations import C, T, all_operations, split

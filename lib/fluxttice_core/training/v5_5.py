@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ..metrics.codes import entropy_nats, kl_nats
+from ..metrics.latent_space import entropy_nats, kl_nats
 from ..model.network import VAES, D, DualVAE
 from ..model.operations import C, all_operations, split
 from ..model.streams import generator
