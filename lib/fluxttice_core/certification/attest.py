@@ -22,7 +22,7 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 VERIFICATION_RESULT = "https://in-toto.io/attestation/svr/v0.2"
 PROPERTIES = ("SIGNATURE_VALID", "GATES_REPRODUCED", "FRESH_DRAWS_PASSED")
-TESTED, CHECKED = ".test_result.sigstore.json", ".verification.sigstore.json"
+TEST_RESULT_FILE = "test_result.sigstore.json"
 
 
 def test_result(
@@ -85,6 +85,20 @@ def verification_result(found: Verified, certified: dict[str, bytes]) -> dict[st
     )
 
 
+def write_test_result(
+    path: Path, certificate: Certificate, certified: dict[str, bytes], key: str
+) -> None:
+    """Sign and write the Test Result of a run: `path` lies in its folder.
+
+    The bounds are in the profile's file or, if they are the certifier's own, in the run's.
+    """
+    bounds = files.root() / "params" / f"{certificate.profile}.yaml"
+    if not bounds.is_file():
+        bounds = path.parent / "certify.params.yaml"
+    document = certified.get(CERTIFICATE) or (path.parent / "verdict.json").read_bytes()
+    write(path, test_result(certificate, bounds, document, certified), key)
+
+
 def write(path: Path, statement: dict[str, Any], key: str | Path) -> None:
     """Sign `statement` with the private key at `key`, and write the bundle as `path`.
 
@@ -93,7 +107,7 @@ def write(path: Path, statement: dict[str, Any], key: str | Path) -> None:
     """
     # These libraries take a second to import.
     from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
     from sigstore_models.bundle.v1 import Bundle
 
     signer = CryptoSigner(signing.private_key(key))
@@ -120,7 +134,7 @@ def read(path: Path, public_pem: bytes) -> dict[str, Any]:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import VerificationError
-    from securesystemslib.signer import SSlibKey
+    from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
     try:
         bundle = files.parse_json(path.read_bytes())

@@ -231,12 +231,61 @@ def shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
-def label(certificate: "Certificate") -> HTML:
+def verdict_sentence(found: "Certificate") -> str:
+    """The verdict in a sentence: how many gates pass, and each gate that does not."""
+    passed = [row for row in found.gates if row.verdict == "PASS"]
+    vaes = " and ".join(f"VAE-{vae}" for vae in dict.fromkeys(row.vae for row in found.gates))
+    if found.verdict == "PASS":
+        return f"PASS ({found.profile}): all {len(passed)} gates for {vaes}."
+    words = [f"{len(passed)} of {len(found.gates)} gates pass for {vaes}."]
+    unmet = [_unmet(row) for row in found.gates if row.verdict != "PASS"]
+    if unmet:
+        words.append(f"Not met: {'; '.join(unmet)}.")
+    escaped = [one.control for one in found.controls if one.verdict != "FAIL"]
+    if escaped:
+        words.append(f"Negative controls that do not fail: {', '.join(escaped)}.")
+    return f"{found.verdict} ({found.profile}): {' '.join(words)}"
+
+
+def _unmet(row: GateResult) -> str:
+    """One gate that does not pass, and the distance from its bound."""
+    about = METRICS[metric_of(row.gate)]
+    sign = "≤" if row.gate.startswith("max_") else "≥"
+    value, bound = (format_value(x, about.unit) for x in (row.value, row.bound))
+    why = ", its interval holds the bound" if row.verdict == "ABSTAIN" else ""
+    return f"{about.title} of VAE-{row.vae} is {value}, the bound is {sign} {bound}{why}"
+
+
+def verdict(found: "Certificate") -> Markdown:
+    """The verdict at the top of its page and, where it is not PASS, what to do now."""
+    text = f"**{verdict_sentence(found)}**"
+    if found.verdict != "PASS":
+        text += (
+            "\n\n- If this is a v5.5 checkpoint, certify it by its own bounds: "
+            "`make report CHECKPOINT=… CERTIFY=params/certify_v5_5.yaml`.\n"
+            "- 2_benchmark shows every metric beside the controls, so it says how far the "
+            "checkpoint is from untrained networks.\n"
+            "- A gate that ABSTAINs is near its bound: a larger `k` narrows the intervals of "
+            "entropy, coverage and frequencies."
+        )
+    return Markdown(text)
+
+
+def guarantees(found: "Certificate") -> Markdown:
+    """What the certificate guarantees and what it does not; of a verdict that is not PASS, only
+    the limits of what was measured."""
+    parts = [("It does not guarantee:", found.does_not_guarantee)]
+    if found.verdict == "PASS":
+        parts.insert(0, ("It guarantees:", found.guarantees))
+    return Markdown("\n\n".join(f"{head}\n\n- " + "\n- ".join(text) for head, text in parts))
+
+
+def label(found: "Certificate") -> HTML:
     """One line: the verdict and the signature; red if there is none."""
     signed = '<b style="color: #c1121f">unsigned: anyone can have written this</b>'
-    if certificate.signing_key:
-        signed = f"signed by the key {certificate.signing_key}"
-    return HTML(f"<p>Certificate: <b>{certificate.verdict}</b>, {signed}.</p>")
+    if found.signing_key:
+        signed = f"signed by the key {found.signing_key}"
+    return HTML(f"<p>Verdict: <b>{found.verdict}</b>, {signed}.</p>")
 
 
 # --- Numbers --------------------------------------------------------------------------------------
