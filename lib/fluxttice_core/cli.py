@@ -61,11 +61,16 @@ def _open() -> None:
     webbrowser.open(index.path().resolve().as_uri())
 
 
-def _verify(path: str, quick: bool, public_key: str | None) -> None:
+def _verify(path: str, quick: bool, public_key: str | None, attest: str | None) -> None:
     """check a certified checkpoint and measure it again"""
+    from .certification import attest as attestation
     from .certification import signing, verify
 
     trusted = signing.trusted_fingerprint(public_key) if public_key else signing.FINGERPRINT
+    if attest:
+        signing.private_key(
+            attest
+        )  # a key that cannot sign is reported before anything is measured
     found = verify.verify(path, trusted, quick)
     print(verify.table(found))
     if found.problem:
@@ -76,6 +81,9 @@ def _verify(path: str, quick: bool, public_key: str | None) -> None:
     measured = "nothing measured again" if quick else "every gate measured again, twice"
     vaes = " and ".join(f"VAE-{vae}" for vae in found.checkpoint.model.vaes)
     print(f"PASS ({found.profile}): {path}, {vaes}, signed by the trusted key, {measured}")
+    if attest:
+        place = attestation.write_verification_result(found, files.existing(path), attest)
+        print(f"attested in {place}")
 
 
 def _import(old: str, folder: str) -> None:
@@ -152,6 +160,8 @@ RESUME = _argument("--resume", GO_ON, default="", metavar="FOLDER")
 WHERE = "a Dask scheduler, tcp://host:port (default: the cores of this machine)"
 SCHEDULER = _argument("--scheduler", WHERE, default="", metavar="ADDRESS")
 LESS = "check what was signed and measure nothing (default: measure every gate again)"
+SIGN = "sign a Summary Verification Result of it with this private key (default: none)"
+ATTEST = _argument("--attest", SIGN, metavar="KEY")
 QUICK = _argument("--quick", LESS, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
 
@@ -159,7 +169,7 @@ KEY = _argument("--public-key", "the key to trust (default: the project's)", met
 COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _report: ("report", TRAIN | BENCHMARK | CERTIFY | CHECKPOINT | NAME | RESUME),
     _open: ("report", {}),
-    _verify: ("sign", _argument("path", "its folder") | QUICK | KEY),
+    _verify: ("sign", _argument("path", "its folder") | QUICK | KEY | ATTEST),
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
     _batch: ("cluster", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
     _evidence: ("cluster", SCHEDULER),

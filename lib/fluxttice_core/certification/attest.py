@@ -62,6 +62,14 @@ def test_result(
     )
 
 
+def write_verification_result(found: Verified, folder: Path, key: str) -> Path:
+    """Sign and write the Summary Verification Result beside `folder`; return its path."""
+    certified = {file.name: file.read_bytes() for file in folder.iterdir()}
+    path = folder.resolve().with_name(f"{folder.resolve().name}.verification.sigstore.json")
+    write(path, verification_result(found, certified), key)
+    return path
+
+
 def verification_result(found: Verified, certified: dict[str, bytes]) -> dict[str, Any]:
     """The Summary Verification Result of a full verification.
 
@@ -70,16 +78,17 @@ def verification_result(found: Verified, certified: dict[str, bytes]) -> dict[st
     """
     if not found.repeated or found.problem:
         raise InputError("Only a full verification that ends in PASS can be attested.")
-    code = files.code_hash()
+    code = files.code_hash("model", "metrics")
+    # The certifier's own bounds are in the certificate alone.
     bounds = files.root() / "params" / f"{found.profile}.yaml"
-    policy = _resource(found.profile, files.sha256(bounds.read_bytes()) if bounds.is_file() else "")
+    policy = bounds.read_bytes() if bounds.is_file() else certified[CERTIFICATE]
     return _statement(
         _subjects(found.certificate.weights_sha256, certified),
         VERIFICATION_RESULT,
         {
             "verifier": {"id": f"fluxttice verify, code sha256:{code}"},
             "timeVerified": files.utc_now().isoformat().replace("+00:00", "Z"),
-            "policy": policy,
+            "policy": _resource(found.profile, files.sha256(policy)),
             "properties": list(PROPERTIES),
         },
     )

@@ -132,7 +132,9 @@ class ControlResult(Record):
         return self
 
 
-def overall_verdict(results: list[GateResult], controls: Iterable[ControlResult] = ()) -> Verdict:
+def overall_verdict(
+    results: Iterable[GateResult], controls: Iterable[ControlResult] = ()
+) -> Verdict:
     """PASS only if every gate passes and every one of the `controls` fails; FAIL if any gate
     fails; otherwise ABSTAIN."""
     found = {result.verdict for result in results}
