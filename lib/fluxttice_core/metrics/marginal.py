@@ -133,27 +133,29 @@ def shannon_nats(p: np.ndarray) -> float:
     return float(-(positive * np.log(positive)).sum())
 
 
-def jackknife(
-    m: Marginal,
-    function: Callable[[np.ndarray, np.ndarray, float], float],
-    limit: float,
-    span: bool = False,
-) -> Measured:
-    """A function of P (M,), counts (M,) and mean entropy, nats; bias-corrected, with Student's t
-    over the groups.
+Functional = Callable[[np.ndarray, np.ndarray, float], float]
+
+
+def leave_one_out(m: Marginal, function: Functional) -> tuple[float, np.ndarray]:
+    """A function of P (M,), counts (M,) and mean entropy, nats: of all groups, and with each one
+    left out (GROUPS,)."""
+    p, counts, entropy = m.probability.sum(0), m.argmax.sum(0), m.entropy.sum()
+    whole, rest = function(p / m.k, counts, entropy / m.k), m.k - m.k // GROUPS
+    left_out = [
+        function((p - one) / rest, counts - drawn, (entropy - nats) / rest)
+        for one, drawn, nats in zip(m.probability, m.argmax, m.entropy, strict=True)
+    ]
+    return whole, np.array(left_out)
+
+
+def jackknife(m: Marginal, function: Functional, limit: float, span: bool = False) -> Measured:
+    """A function as in `leave_one_out`, bias-corrected, with Student's t over the groups.
 
     With `span` the interval also reaches as far from the uncorrected value: where the correction
     overshoots, the truth lies between the two. Value and interval are cut to 0 … `limit`, where
     the truth is known to lie.
     """
-    p, counts, entropy = m.probability.sum(0), m.argmax.sum(0), m.entropy.sum()
-    whole, rest = function(p / m.k, counts, entropy / m.k), m.k - m.k // GROUPS
-    left_out = np.array(
-        [
-            function((p - one) / rest, counts - drawn, (entropy - nats) / rest)
-            for one, drawn, nats in zip(m.probability, m.argmax, m.entropy, strict=True)
-        ]
-    )
+    whole, left_out = leave_one_out(m, function)
     value = GROUPS * whole - (GROUPS - 1) * left_out.mean()
     half = jackknife_half(left_out)
     low = (min(value, whole) if span else value) - half

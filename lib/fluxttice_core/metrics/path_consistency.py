@@ -1,6 +1,7 @@
 """Whether generator and encoder agree on the meaning of a latent."""
 
 import torch
+from torch import Tensor
 
 from ..model.network import Measurable, prior, read_out
 from .marginal import SLICE
@@ -10,7 +11,6 @@ STEPS = [step / 10 for step in range(1, 11)]  # t = 0.1 … 1
 N = 20_000  # prior latents
 
 
-@torch.no_grad()
 def path_consistency(model: Measurable, vae: str, rng: torch.Generator, n: int = N) -> Measured:
     """Share of prior latents joined to their own code without leaving the decision region: 0 … 1.
 
@@ -19,10 +19,16 @@ def path_consistency(model: Measurable, vae: str, rng: torch.Generator, n: int =
     about 0. A decoder that ignores z scores 1 too, because this metric only says that encoder and
     decoder agree. n independent draws, Clopper-Pearson.
     """
-    encoder, decoder, matches = model.encoder(vae), model.decoder(vae), []
+    return proportion(consistent_paths(model, vae, rng, n).cpu().numpy())
+
+
+@torch.no_grad()
+def consistent_paths(model: Measurable, vae: str, rng: torch.Generator, n: int = N) -> Tensor:
+    """(n,) bool: which prior latents are joined so (see `path_consistency`)."""
+    encoder, decoder, consistent = model.encoder(vae), model.decoder(vae), []
     for z in prior(n, rng).split(SLICE):
         classes = read_out(decoder(z), "argmax")  # (B, T)
         code = encoder((classes - 1).float()).mu
         stays = [read_out(decoder(z.lerp(code, t)), "argmax") == classes for t in STEPS]
-        matches.append(torch.stack(stays).all(0).all(1))
-    return proportion(torch.cat(matches).cpu().numpy())
+        consistent.append(torch.stack(stays).all(0).all(1))
+    return torch.cat(consistent)
