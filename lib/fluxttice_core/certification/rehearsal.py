@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from ..checkpoints import folder as checkpoints
+from ..metrics.gates import seed_of
 from ..metrics.marginal import MIN_LATENTS
 from ..metrics.results import exact_value
 from . import certificate, signing
@@ -48,6 +49,11 @@ def _untrained(lab: Path, loaded: checkpoints.Checkpoint, stated: Certificate) -
         result.model_copy(update={"verdict": "PASS", **exact_value(result.bound, 1).model_dump()})
         for result in stated.gates
     ]
-    changes = {"verdict": "PASS", "gates": gates, "params": {**stated.params, "k": MIN_LATENTS}}
+    changes = {
+        "verdict": "PASS",
+        "gates": gates,
+        "seed": seed_of(fresh.sha256),
+        "params": {**stated.params, "k": MIN_LATENTS},
+    }
     lie = stated.model_copy(update=changes)
     certificate.issue(lab / "untrained", fresh, lie, str(lab / "key.pem"))
