@@ -128,7 +128,7 @@ def stored_controls(p: Benchmark, report: Callable[[str], None] = print) -> pd.D
     """The rows of reports/controls.csv if they are of these parameters and this code; otherwise
     the controls are measured now. `make controls` stores them."""
     if controls_path().is_file():
-        stored = pd.read_csv(controls_path(), float_precision="round_trip")
+        stored = pd.read_csv(controls_path())
         if set(stored.get("key", ())) == {_key(p)}:
             return stored
         report("reports/controls.csv is of other code or parameters: measuring the controls now")

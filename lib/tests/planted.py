@@ -17,7 +17,7 @@ from scipy import stats
 
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import marginal
-from fluxttice_core.metrics.marginal import MIN_LATENTS, GROUPS, Marginal
+from fluxttice_core.metrics.marginal import GROUPS, MIN_LATENTS, Marginal
 from fluxttice_core.model.network import D, Functions, Posterior
 from fluxttice_core.model.operations import C, M, T
 

@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fluxttice_core.metrics.controls import oracle
 from planted import same, sentence
 
 import fluxttice_core
 from fluxttice_core import InputError, TernaryVAE, all_operations, load
 from fluxttice_core.checkpoints import folder as checkpoints
-from fluxttice_core.metrics.controls import random_linear
+from fluxttice_core.metrics.controls import oracle, random_linear
 from fluxttice_core.metrics.coverage import ceiling, coverage
 from fluxttice_core.model import network
 from fluxttice_core.model.network import HOW, VAES, D, DualVAE, prior

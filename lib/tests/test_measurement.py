@@ -1,155 +1,171 @@
-"""The whole measurement of the optimum, whose answers are known, beside planted controls."""
+"""The whole measurement of the oracle, whose answers are known, beside planted controls."""
 
 import math
-from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
-from fluxttice_core.metrics.controls import oracle
-from fluxttice_core.metrics.observation import names, observe, values
 from planted import LN3, same
 
-from fluxttice_core import files
-from fluxttice_core.metrics import measurement
-from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM, READOUT
+from fluxttice_core import benchmark, files
+from fluxttice_core.benchmark import NETWORKS, ORACLE, UNTRAINED, Benchmark
+from fluxttice_core.metrics.controls import CONTROLS, oracle
+from fluxttice_core.metrics.intervals import prediction_interval
 from fluxttice_core.metrics.marginal import MIN_LATENTS
-from fluxttice_core.metrics.measurement import MODEL, UNTRAINED, Benchmark, Beside, Results, Row
-from fluxttice_core.metrics.results import Measured
+from fluxttice_core.metrics.measurement import (
+    DRAWS,
+    METRICS,
+    MODEL,
+    Evaluation,
+    compare,
+    control_ranges,
+    measure,
+)  # fmt: skip
+from fluxttice_core.metrics.results import Row
 from fluxttice_core.model.network import HOW, VAES, D, Network
-from fluxttice_core.model.operations import M, T, split
+from fluxttice_core.model.operations import M, T
 
-NS, CODE = [1_000, 5_000], files.code_hash("model", "metrics")
 P = Benchmark(
     seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=MIN_LATENTS,
-    untrained_seed=1_000, ns=NS, trials=5, inherited_from="", claims="",
+    untrained_seed=1_000, trials=5,
 )  # fmt: skip
+RECORD = {"path": "x", "epoch": 1, "sha256": "0"}
 
 
-def row(network, vae, interval, seed=0, of=("information",)):
-    """One VAE whose metrics `of` have this (low, high), or None where they were refused."""
+def row(network, vae, interval, seed=0, metric="generator_information"):
+    """A metric that has this (low, high), or None where it is undefined."""
     low, high = interval or (None, None)
     value = None if low is None else (low + high) / 2
-    found = Measured(value=value, low=low, high=high, n=1, method="planted")
-    return Row(network=network, seed=seed, vae=vae, k=1, values=dict.fromkeys(of, found))
+    return Row(
+        network=network, seed=seed, vae=vae, metric=metric,
+        value=value, low=low, high=high, n=1, method="planted",
+    )  # fmt: skip
 
 
-def planted_beside(code=CODE, **key):
-    """Every control and the optimum, all of whose values are 0."""
-    networks = (OPTIMUM, READOUT, *CONTROLS)
-    rows = [row(name, vae, (0, 0), 1_000, names(NS)) for name in networks for vae in VAES]
-    key = {"seed": 5, "split_seed": 42, "untrained_seed": 1_000, "ns": NS, "trials": 5, **key}
-    return Beside(code=code, key=key, created_utc="then", environment={}, rows=rows)
+def planted_controls(**changes):
+    """The stored table: every control, whose value is 0 for every metric."""
+    rows = [row(name, vae, (0, 0), 1_000, m) for name in NETWORKS for vae in VAES for m in METRICS]
+    frame = pd.DataFrame(one.model_dump() for one in rows)
+    return frame.assign(measured_utc="then", key=benchmark._key(P.model_copy(update=changes)))
 
 
-# --- The whole, of the optimum ---
+# --- The whole, of the oracle ---
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """By two workers, with stored controls of this code; and the steps it reported."""
-    path, steps = tmp_path_factory.mktemp("beside") / "controls.json", []
-    path.write_bytes(planted_beside().to_json())
+    path, steps = tmp_path_factory.mktemp("controls") / "controls.csv", []
+    planted_controls().to_csv(path, index=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "beside_path", lambda: path)
-        patch.setattr(measurement, "measured_beside", None)
-        return measurement.measure(oracle(), P, steps.append), steps
+        patch.setattr(benchmark, "controls_path", lambda: path)
+        patch.setattr(benchmark, "measured_controls", None)
+        found = benchmark.run(oracle(), RECORD, P, steps.append)
+    stored = benchmark.store(found, path.parent / benchmark.DOCUMENT)
+    assert stored == found
+    return stored, steps
 
 
-def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(whole):
-    results, steps = whole
-    assert list(results.of(UNTRAINED)) == list(results.of(MODEL)) == list(VAES)
-    for found in results.of(MODEL).values():
-        assert list(found.values) == names(NS) and (found.k, found.seed) == (MIN_LATENTS, None)
-        drawn = [(x.decode, x.n) for x in found.drawings.coverage]
-        assert drawn == [(how, n) for how in HOW for n in NS]
-        assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
-    assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 6
-    assert len(results.comparison) == 2 * len(names(NS)) and len(steps) == 5
-    stored = results.to_json()
-    assert Results.model_validate_json(stored) == results and stored.endswith(b"}\n")
+def test_every_metric_of_every_vae_is_a_row(whole):
+    document, steps = whole
+    frame = document.frame
+    assert document.controls_measured == "then" and any("VAE-B" in step for step in steps)
+    assert not frame.duplicated(["network", "seed", "vae", "metric"]).any()
+    assert {*frame.network} == {MODEL, *NETWORKS}
+    sampled = {f"sampled_{how}_coverage_{n}" for how in HOW for n in DRAWS}
+    groups = {f"exact_match_on_{name}" for name in ("unseen", "test", "sparse", "dense")}
+    for vae in VAES:
+        mine = frame[(frame.network == MODEL) & (frame.vae == vae)]
+        assert list(mine.metric[mine.metric.isin(METRICS)]) == list(METRICS)
+        assert mine.seed.isna().all()
+        assert {*mine.metric} >= sampled | groups | {"exact_match_at_sigma_1.0", "kl_dimension_15"}
+        assert mine.metric.str.startswith("categorical_distinct_").sum() == 55
 
 
-BEST = {  # of a share, what it may lack of 1; else the value, and within what
-    "exact_match": 0, "exact_match_worst_kind": 0, "exact_match_test": 0, "cell_connection": 0,
-    "exact_match_sampled": 3e-4, "exact_match_test_sampled": 3e-4, "dci": 1e-9, "mig": 1e-9,
-    "argmax_entropy": 1e-4, "argmax_coverage_1000": 1e-5, "argmax_coverage_5000": 1e-3,
-    "categorical_coverage_1000": 1e-4, "categorical_coverage_5000": 1e-3,
-    "effective_support": 2e-3, "inverse_simpson": 2e-3, "information": 2e-3,
-    "information_common_scale": (0.991, 2e-3), "prior_norm_share": 1e-3,  # there it is softer
-    "rate": (17.1403, 1e-4), "least_rate": (17.14, 0.5), "kl_uniform": (0, 1e-3),
-    "nll": (math.log(M), 2e-3), "kl_uniform_p": (0, 2e-3), "bits_per_trit": (math.log2(3), 1e-3),
-    "mutual_information": (math.log(M), 0.25), "aggregate_kl": (17.14 - math.log(M), 0.6),
+BEST = {  # name: how near to 1 it is; or (the truth, how near to it)
+    "exact_match": 0, "exact_match_test": 0, "exact_match_sampled": 1e-4, "mig": 2e-3,
+    "mi_disentanglement": 2e-3, "argmax_entropy": 1e-4, "argmax_coverage_10000": 1e-3,
+    "argmax_coverage_50000": 1e-3, "argmax_coverage_195000": 1e-4, "path_consistency": 0,
+    "agreement_float64": 0, "agreement_small_batches": 0, "least_frequency": 0.9,
+    "largest_frequency": 1.5, "categorical_coverage_10000": 1e-3,
+    "categorical_coverage_50000": 1e-3, "categorical_coverage_195000": 1e-3,
+    "inverse_simpson": 2e-3, "generator_information": 2e-3, "rate": (17.1403, 1e-4),
+    "least_rate": (17.14, 0.5), "kl_to_uniform": (0, 1e-3), "nll": (math.log(M), 2e-3),
+    "encoder_information": (math.log(M), 0.25), "aggregate_kl": (17.14 - math.log(M), 0.6),
     "active_units": (T, 0), "latent_entropy": (T * LN3 / 16, 1e-6),
 }  # fmt: skip
 TRUTHS = {name: x if isinstance(x, tuple) else (1, x) for name, x in BEST.items()}
 
 
 @pytest.mark.parametrize("vae", VAES)
-def test_the_optimum_has_the_best_of_every_metric(whole, vae):
-    """By hand, but for the ELBO, whose distortion weighs rare errors by their logits."""
-    row = whole[0].of(MODEL)[vae]
-    found, kl = row.values, row.details.kl_nats_by_dimension
-    assert found.keys() == TRUTHS.keys() | {"elbo", "posterior_gap"}
-    assert kl == pytest.approx([17.14 / T] * T + [0] * (D - T), abs=1e-3)
-    wrong = {k: found[k] for k, (x, within) in TRUTHS.items() if abs(found[k].value - x) > within}
+def test_the_oracle_has_the_values_that_its_weights_give(whole, vae):
+    """By hand, but for distortion and ELBO, which weigh rare errors by their logits."""
+    frame = whole[0].frame
+    mine = frame[(frame.network == MODEL) & (frame.vae == vae)].set_index("metric")
+    found = mine.value
+    assert METRICS.keys() == TRUTHS.keys() | {"elbo", "distortion"}
+    wrong = {k: found[k] for k, (x, within) in TRUTHS.items() if abs(found[k] - x) > within}
     assert wrong == {}
-    assert (found["exact_match_test"].n, found["exact_match_test_sampled"].n) == (1_969, 20 * 1_969)
-    for drawn in row.drawings.coverage:
-        if drawn.decode != "expectation":
-            expected = found[f"{drawn.decode}_coverage_{drawn.n}"].value
-            assert drawn.of_ceiling.value == pytest.approx(expected, abs=0.01)
-    elbo, gap = found["elbo"].value, found["posterior_gap"].value
-    assert elbo < -found["rate"].value and gap == pytest.approx(-found["nll"].value - elbo)
+    kl = [found[f"kl_dimension_{j}"] for j in range(D)]
+    assert kl == pytest.approx([17.14 / T] * T + [0] * (D - T), abs=1e-3)
+    assert found["elbo"] == pytest.approx(-found["rate"] - found["distortion"])
+    assert mine.n["exact_match_test"] == 1_969
+    for how in ("argmax", "categorical"):
+        for n in DRAWS:
+            sampled = found[f"sampled_{how}_coverage_{n}"]
+            assert sampled == pytest.approx(found[f"{how}_coverage_{n}"], abs=0.01)
 
 
 def test_workers_and_order_change_no_figure_and_measuring_no_weight(whole):
     model, before = oracle(), oracle().state_dict()
-    wanted = ["cell_connection", "mutual_information", "exact_match_sampled", "argmax_entropy"]
-    again = values(observe(model, "A", MIN_LATENTS, 5), split(42), wanted)
-    assert again == {name: whole[0].of(MODEL)["A"].values[name] for name in wanted}
+    wanted = ["path_consistency", "encoder_information", "exact_match_sampled", "argmax_entropy"]
+
+    def found(seed, names):
+        return measure(Evaluation(model, "A", MIN_LATENTS, seed, "A", 42), MODEL, names=names)
+
+    assert all(one in whole[0].rows for one in found(5, wanted))
+    assert found(6, wanted[1:2])[0] not in whole[0].rows
     assert same(before, model.state_dict())
-    other = values(observe(model, "A", MIN_LATENTS, 6), split(42), wanted[1:2])
-    assert other != {"mutual_information": again["mutual_information"]}
 
 
 # --- The stored controls ---
 
 
-@pytest.mark.parametrize("change", [{"code": "old"}, {"seed": 6}, {"ns": [1_000]}, {"trials": 6}])
+@pytest.mark.parametrize("change", ["code", "seed", "trials"])
 def test_controls_of_other_code_or_parameters_are_measured_anew(monkeypatch, tmp_path, change):
-    """Every control from every seed, and the optimum, of each VAE."""
-    path, said, jobs = tmp_path / "controls.json", [], []
-    monkeypatch.setattr(measurement, "beside_path", lambda: path)
-    monkeypatch.setattr(measurement.parallel, "each", lambda all_of, _: jobs.extend(all_of) or [])
-    path.write_bytes(planted_beside(**change).to_json())
-    found = measurement.beside(P, said.append)
-    assert "measuring the controls now" in said[0] and found.rows == []
-    networks = [(OPTIMUM, 1_000), (READOUT, 1_000)]
-    networks += [(name, 1_000 + i) for name, kind in CONTROLS.items() for i in range(kind.seeds)]
+    """Every control from every seed of each VAE."""
+    path, said, jobs = tmp_path / "controls.csv", [], []
+    planted_controls(**({} if change == "code" else {change: 6})).to_csv(path, index=False)
+    if change == "code":
+        monkeypatch.setattr(files, "code_hash", lambda *_: "another")
+    monkeypatch.setattr(benchmark, "controls_path", lambda: path)
+    one = [[row(UNTRAINED, "A", (0, 1))]]
+    monkeypatch.setattr(benchmark.parallel, "each", lambda all_of, _: jobs.extend(all_of) or one)
+    found = benchmark.stored_controls(P, said.append)
+    assert "measuring the controls now" in said[0] and len(found) == 1
+    networks = [(name, 1_000 + i) for name, kind in NETWORKS.items() for i in range(kind.seeds)]
     asked = sorted(job.arguments[:3] for job in jobs)
     assert asked == sorted((*one, vae) for one in networks for vae in VAES)
-    assert found.key == planted_beside().key
+    assert set(found.key) == {benchmark._key(P)}
 
 
-def test_what_is_untrained_has_the_models_own_layers(monkeypatch, tmp_path):
+def test_an_untrained_network_has_the_models_own_layers(monkeypatch, tmp_path):
     """The stored networks have neither LayerNorm nor SiLU."""
     with torch.random.fork_rng():
         model, asked = Network(("A",), normed=True), []
-    (path := tmp_path / "controls.json").write_bytes(planted_beside().to_json())
-    monkeypatch.setattr(measurement, "beside_path", lambda: path)
+    planted_controls().to_csv(path := tmp_path / "controls.csv", index=False)
+    monkeypatch.setattr(benchmark, "controls_path", lambda: path)
 
     def each(jobs, _):
         asked.append([job.arguments[:3] for job in jobs])
-        return [row(UNTRAINED, "A", (1, 2), 1_000 + i, names(NS)) for i, _ in enumerate(jobs)]
+        return [[row(UNTRAINED, "A", (1, 2), 1_000 + i)] for i, _ in enumerate(jobs)]
 
-    monkeypatch.setattr(measurement.parallel, "each", each)
-    _, *others = measurement.measure(model, P, str).rows
+    monkeypatch.setattr(benchmark.parallel, "each", each)
+    rows = benchmark.run(model, RECORD, P, str).rows[2:]
     assert asked[1] == [(UNTRAINED, 1_000 + i, "A") for i in range(5)]
-    highs = [one.values["information"].high for one in others if one.network == UNTRAINED]
-    assert highs == [2] * 5 and len(others) == 2 * 5 + 5
-    monkeypatch.setattr(measurement, "values", lambda o, *_: {"q": o.network.encoder_A.clamped})
-    monkeypatch.setattr(measurement, "Row", SimpleNamespace)
-    assert measurement.control_row(UNTRAINED, 7, "A", P, model).values == {"q": True}
+    assert [one.high for one in rows if one.network == UNTRAINED] == [2] * 5
+    monkeypatch.setattr(benchmark, "measure", lambda e, *_: [e.network.encoder_A.clamped])
+    assert benchmark.control_rows(UNTRAINED, 7, "A", P, model) == [True]
 
 
 # --- The comparison, on planted rows ---
@@ -158,25 +174,41 @@ def test_what_is_untrained_has_the_models_own_layers(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "name, ours, theirs, better",
     [
-        ("information", (4, 6), [(2, 3.99)], True),
-        ("information", (4, 6), [(2, 4)], False),  # they touch
-        ("information", (4, 6), [(1, 3), (3, 5)], False),  # one seed of two overlaps
-        ("information", (4, 6), [(3, 5), (1, 3)], False),
-        ("information", (4, 6), [(1, 3), (1, 3), (3, 5)], False),  # and one kind of two
-        ("information", (4, 6), [(1, 3), None], True),  # one has no value
-        ("information", (4, 6), [None], False),  # beside nothing, nothing is shown
-        ("information", None, [(1, 3)], False),
-        ("nll", (1, 3), [(4, 6)], True), ("nll", (2, 4), [(4, 6)], False),  # less is better
-        ("rate", (1, 3), [(4, 6)], False), ("rate", (7, 9), [(4, 6)], False),  # neither is
+        ("kl_to_uniform", (1, 3), [(4, 6)], True), ("kl_to_uniform", (2, 4), [(4, 6)], False),
+        ("elbo", (4, 6), [(2, 3.99)], True),
+        ("elbo", (4, 6), [(2, 4)], False),  # they touch
+        ("elbo", (4, 6), [(1, 3), (3, 5)], False),  # one control of two overlaps
+        ("elbo", (4, 6), [(3, 5), (1, 3)], False),
+        ("elbo", (4, 6), [(1, 3), None], True),  # one has no value
+        ("elbo", (4, 6), [None], False),  # beside nothing, nothing is shown
+        ("elbo", None, [(1, 3)], False),
+        ("rate", (1, 3), [(4, 6)], False), ("rate", (7, 9), [(4, 6)], False),  # neither is better
     ],
 )  # fmt: skip
-def test_a_metric_discriminates_where_the_whole_interval_is_better(name, ours, theirs, better):
-    kinds = ("untrained", "untrained", "collapsed")
-    others = [row(kinds[i], "A", x, seed=i, of=[name]) for i, x in enumerate(theirs)]
-    others += [row(OPTIMUM, "A", (8, 8), of=[name]), row("uniform", "B", (9, 9), of=[name])]
-    others += [row(READOUT, "A", (7, 7), of=[name])]  # it knows something: no control
-    [found] = measurement.compare([row(MODEL, "A", ours, of=[name])], others)
-    assert found.discriminates is better and (found.best.value, found.readout.value) == (8, 7)
-    there = [x for x in theirs[:2] if x]
-    hull = (min(low for low, _ in there), max(high for _, high in there)) if there else None
-    assert found.controls.get("untrained") == hull
+def test_a_metric_beats_the_controls_where_the_whole_interval_is_better(name, ours, theirs, better):
+    kinds = ("collapsed", "uniform")
+    rows = [row(MODEL, "A", ours, metric=name), row(ORACLE, "A", (8, 8), metric=name)]
+    rows += [row(kinds[i], "A", x, metric=name) for i, x in enumerate(theirs)]
+    rows += [row("uniform", "B", (9, 9), metric=name)]  # another VAE's
+    frame = pd.DataFrame(one.model_dump() for one in rows)
+    [found] = compare(frame).beats_controls
+    assert found == better
+    ranges = control_ranges(frame).loc[name, "A"]
+    assert (ranges["low"][ORACLE], ranges["high"][ORACLE]) == (8, 8)
+
+
+def test_the_range_of_several_seeds_is_where_the_next_one_lies_and_covers_their_intervals():
+    """Widened to Student's prediction interval, cut where the metric's truth lies."""
+    assert CONTROLS["untrained"].seeds > 2
+    values, half = [0.2, 0.3, 0.5], 0.01
+
+    def ranges(half):
+        rows = [row("untrained", "A", (x - half, x + half), i) for i, x in enumerate(values)]
+        found = control_ranges(pd.DataFrame(one.model_dump() for one in rows)).iloc[0]
+        return found["low"]["untrained"], found["high"]["untrained"]
+
+    low, high = prediction_interval(values, 0.99, 0, 1)
+    assert ranges(half) == pytest.approx((low, high)) == (0, 1)
+    values = [0.2, 0.201, 0.202]
+    assert ranges(half) == pytest.approx(prediction_interval(values))
+    assert ranges(0.1) == pytest.approx((0.1, 0.302))

@@ -1,4 +1,4 @@
-"""Tables and figures say what the rows say: nothing is computed, nothing is left out."""
+"""Tables and figures show the rows as they are: nothing is computed, nothing is left out."""
 
 import pandas as pd
 import pytest
@@ -6,60 +6,66 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxttice_core.certification.certificate import Certificate, KeptEpoch, Signature
-from fluxttice_core.metrics import coverage, reconstruction
-from fluxttice_core.metrics.gates import Judged, Refusal
-from fluxttice_core.metrics.measurement import Compared, Details, Drawings, Results, Row
-from fluxttice_core.metrics.results import CENSUS, Measured, exact
+from fluxttice_core.certification.certificate import Certificate, Signature
+from fluxttice_core.metrics import coverage
+from fluxttice_core.metrics.controls import CONTROLS
+from fluxttice_core.metrics.gates import ControlResult, GateResult
+from fluxttice_core.metrics.measurement import DRAWS, METRICS, MODEL
+from fluxttice_core.metrics.results import EXHAUSTIVE, Row
 from fluxttice_core.model.operations import M
 from fluxttice_core.report import plots, tables
 
-KINDS = ("untrained", "random linear", "collapsed", "uniform")
-REFUSED = Measured(value=None, low=None, high=None, n=12, method="refused: constant")
+SEEDS = {name: control.seeds for name, control in CONTROLS.items()}
 VALUES = {  # of A and of B
-    "argmax_entropy": (0.798, 0.854), "categorical_coverage_10": (0.98, 0.96),
-    "argmax_coverage_50000": (0.9876, 0.99), "exact_match_sampled": (0.2565, 0.3707),
-    "rate": (17.25, 18.5), "least_rate": (15.9, 16.1), "elbo": (-7.5, -8.25),
+    "argmax_entropy": (0.798, 0.854), "argmax_coverage_50000": (0.9876, 0.99),
+    "exact_match_sampled": (0.2565, 0.3707), "rate": (17.25, 18.5), "least_rate": (15.9, 16.1),
+    "elbo": (-7.5, -8.25), "categorical_coverage_10000": (0.02, 0.96),
 }  # fmt: skip
 
 
-def around(value, half):
-    return Measured(value=value, low=value - half, high=value + half, n=20, method="jackknife")
-
-
-COMPARISON = [
-    Compared(
-        metric=metric, vae=vae, ours=around(value, 0.001), best=exact(1, 9), readout=exact(0.5, 9),
-        controls={kind: (0.0, 0.01 * i) for i, kind in enumerate(KINDS)},
-        discriminates=(metric, vae) != ("categorical_coverage_10", "A"),  # won by one VAE of two
-    )
-    for metric, values in VALUES.items() for vae, value in zip("AB", values, strict=True)
-]  # fmt: skip
-
-
-def row(network, vae, scale):
-    """A VAE with every number a multiple of `scale`."""
-    curve = [
-        coverage.Point(n=10**i, ceiling=M, argmax=M * scale if i < 7 else None, categorical=2)
-        for i in range(8)
-    ]
-    hardest = {"AND (min)": around(0.125, 0.125)} | {f"#{i}": exact(1, 9) for i in range(9)}
-    kl = [scale * i for i in range(16)]
-    drawn = [
-        coverage.Drawn(decode=how, n=n, unique=around(70 * n * scale, 10 * n * scale))
-        for how in ("argmax", "categorical") for n in (10, 100)
-    ]  # fmt: skip
-    robust = [reconstruction.Robustness(scale=i, exact_match=scale / (1 + i)) for i in range(7)]
+def one(network, vae, metric, value, half=0.0, seed=None, n=20):
+    low, high = (None, None) if value is None else (value - half, value + half)
     return Row(
-        network=network, seed=1, vae=vae, k=100, values={"argmax_coverage_10": exact(0.6, 9)},
-        details=Details(curve=curve, hardest=hardest, kl_nats_by_dimension=kl),
-        drawings=Drawings(coverage=drawn, robustness=robust),
+        network=network, seed=seed, vae=vae, metric=metric, value=value, low=low, high=high, n=n,
+        method="jackknife" if half else EXHAUSTIVE,
     )  # fmt: skip
 
 
-NAMES = [(name, vae) for name in ("model", "untrained", "random linear") for vae in "AB"]
-ROWS = [row(network, vae, 1 - i / 8) for i, (network, vae) in enumerate(NAMES)]
-RESULTS = Results(rows=ROWS, controls_measured="now", comparison=COMPARISON)
+def planted():
+    """Metrics of the model, whose controls all have 0.02, 0.04 … by their place; a curve, sampled
+    coverage, subgroups, robustness and KL, with the model's scale 1 for A and 7/8 for B."""
+    rows = []
+    for i, vae in enumerate("AB"):
+        for metric, values in VALUES.items():
+            rows.append(one(MODEL, vae, metric, values[i], 0.001))
+            for place, (name, seeds) in enumerate(SEEDS.items()):
+                worst = 1e3 if METRICS[metric].unit == "nats" else 0.0
+                value = 0.02 * place - worst
+                rows += [one(name, vae, metric, value, 0.0, seed) for seed in range(seeds)]
+            rows += [one(name, vae, metric, 0.5, 0.0, 1) for name in ("oracle", "linear probe")]
+        for network, scale in ((MODEL, 1 - i / 8), ("untrained", 0.5)):
+            seed = None if network == MODEL else 0
+            for power in range(8):
+                n = 10**power
+                if power < 7:
+                    rows.append(one(network, vae, f"argmax_distinct_{n}", M * scale, 0, seed))
+                rows.append(one(network, vae, f"categorical_distinct_{n}", 2.0, 0, seed))
+            for mode in ("argmax", "categorical"):
+                rows += [
+                    one(network, vae, f"sampled_{mode}_coverage_{n}", scale, 0.01, seed)
+                    for n in DRAWS
+                ]
+            for j in range(16):
+                rows.append(one(network, vae, f"kl_dimension_{j}", scale * j, 0, seed))
+            for sigma in range(4):
+                match = scale / (1 + sigma)
+                rows.append(one(network, vae, f"exact_match_at_sigma_{sigma}.0", match, 0, seed))
+            rows.append(one(network, vae, "exact_match_on_unseen", scale, 0, seed, 3_937))
+        rows.append(one("random linear", vae, "argmax_coverage_10000", 0.6, 0, 0))
+    return pd.DataFrame(row.model_dump() for row in rows)
+
+
+ROWS = planted()
 
 
 def cells(table):
@@ -73,99 +79,115 @@ def cells(table):
 NEARLY = st.floats(0, 1, exclude_max=True) | st.floats(0, 1e-3).map(lambda x: (1 - x**3) % 1)
 
 
-@given(NEARLY, st.integers(2, 4))
-def test_less_than_all_is_never_printed_as_all(value, decimals):
-    text = tables.number(value, decimals=decimals)
-    assert float(text.rstrip("%")) < 100 and text.endswith("%")
-    assert float(text.rstrip("%")) / 100 == pytest.approx(value, abs=10 ** -(decimals + 2))
+@given(NEARLY)
+def test_less_than_all_is_never_printed_as_all(value):
+    text = tables.format_value(value)
+    shown = float(text.strip(">%"))
+    assert shown < 100 and text.endswith("%") and len(text) <= 9
+    assert shown / 100 == pytest.approx(value, abs=5.1e-5)
+    assert float(tables.format_value(value, "number")) < 1
 
 
 @pytest.mark.parametrize(
     "value, unit, text",
     [
         (1.0, "share", "100.00%"), (0.99996, "share", "99.9960%"), (16.0, "count", "16"),
-        (9.8875, "nats", "9.8875"), (2.5, "number", "2.500"), (0.0123, "number", "0.0123"),
-        (None, "share", "not told"), (1 - 2**-53, "share", "99.99999999999999%"),
-        (1 - 2**-53, "number", "1.000"), (5e-5, "share", "0.0050%"),
+        (9.8875106, "nats", "9.888"), (2.5, "number", "2.5"), (0.0123456, "number", "0.01235"),
+        (None, "share", "undefined"), (float("nan"), "nats", "undefined"),
+        (1 - 2**-53, "share", ">99.9999%"), (0.99996, "number", "0.9999"),
+        (5e-5, "share", "0.005%"), (0.79803, "share", "79.80%"), (1.0, "number", "1"),
     ],
 )  # fmt: skip
 def test_a_number_is_shown_by_its_unit(value, unit, text):
-    assert tables.number(value, unit) == text
+    assert tables.format_value(value, unit) == text
 
 
-def test_an_interval_shows_both_ends_and_what_was_refused_and_what_is_exact_say_so():
-    assert tables.interval(around(0.50003, 0.00001)) == "50.0020% … 50.0040%"
-    assert tables.interval(exact(0.5, 9)) == "exact"
-    assert tables.with_interval(exact(0.5, 9)) == "50.00%"
-    assert tables.with_interval(around(0.5, 0.1)) == "50.00% (40.00% … 60.00%)"
-    first, second = cells(tables.kinds({"A": {"all_of_it": exact(0.75, M), "shift": REFUSED}}))
-    assert first == f"all of it | 75.00% | 19,683 | {CENSUS}"
-    assert second == f"shift | not told | 12 | {REFUSED.method}"
+@pytest.mark.parametrize(
+    "value, low, high, text",
+    [
+        (0.5, 0.4, 0.55, "50.00% ± 10"), (0.99996, 0.99995, 0.99997, "99.9960% ± 0.001"),
+        (1.0, 0.998, 1.0, "100.00% − 0.2"), (0.0, 0.0, 0.001, "0.00% + 0.1"),
+        (0.5, 0.5, 0.5, "50.00%"), (0.5, None, None, "50.00%"), (None, None, None, "undefined"),
+    ],
+)  # fmt: skip
+def test_a_value_is_shown_with_its_longer_half_width(value, low, high, text):
+    row = one("m", "A", "m", None).model_copy(update={"value": value, "low": low, "high": high})
+    assert tables.format_measured(row) == text
+
+
+def test_an_interval_shows_both_ends():
+    assert tables.format_interval(0.50002, 0.60004) == "50.00% … 60.00%"
+    assert tables.format_interval(0.500001, 0.500002) == "50.00%"
+    assert tables.format_interval(None, None) == "–"
 
 
 # --- Tables ---
 
 
-def test_what_noise_can_win_is_grey_and_says_so():
-    styler = tables.comparison(COMPARISON)
-    names = list(styler.data["metric"])
-    assert len(names) == len(VALUES)
-    assert [name for name in names if name.endswith("(alone decides nothing)")] == [names[1]]
-    assert tables.GREY.split(";")[0].split(": ")[1] in styler.to_html()
-    line = cells(styler)[0]
-    assert "79.80% (79.70% … 79.90%) | 85.40%" in line and line.endswith("100.00%")
-    assert "0.00% … 3.00%" in line  # collapsed and uniform, together
-    bare = COMPARISON[0].model_copy(update={"controls": {}})
-    assert " | – | – | – | " in cells(tables.comparison([bare]))[0]
+def test_metrics_that_beat_every_control_come_first_and_the_others_are_folded():
+    html = tables.comparison(ROWS, "of these draws").data
+    shown, folded = html.split("<details>")
+    titles = {name: METRICS[name].title for name in VALUES}
+    behind = ["rate", "least_rate", "categorical_coverage_10000"]  # the last is won by one VAE
+    for name, title in titles.items():
+        assert (title in folded, title in shown) == (name in behind, name not in behind)
+    assert "3 metrics that are not informative" in folded
+    assert "79.80% ± 0.1" in shown and "85.40% ± 0.1" in shown and html.count("of these draws") == 2
+    assert "4.00% … 6.00%" in shown  # collapsed and uniform, together
 
 
-def judged(verdict, gate="min_exact_match", value=0.95, vae="A"):
-    measured = around(value, 0.01)
-    return Judged(gate=gate, vae=vae, bound=0.9, measured=measured, verdict=verdict)
+def gate(verdict, name="min_exact_match", vae="A"):
+    value, low, high = {"PASS": (2, 1, 3), "ABSTAIN": (1, 0, 2), "FAIL": (0.5, 0, 0.75)}[verdict]
+    if name.startswith("max_"):
+        value, low, high = -value, -high, -low
+    bound = -1 if name.startswith("max_") else 1
+    return GateResult(
+        gate=name, vae=vae, bound=bound, value=value, low=low, high=high, n=1,
+        method="planted", verdict=verdict,
+    )  # fmt: skip
 
 
 def test_gates_show_each_verdict_its_bound_and_colour():
-    rows = [judged("PASS"), judged("FAIL", "max_rate"), judged("ABSTAIN")]
-    styler = tables.gates(rows)
+    rows = [gate("PASS"), gate("FAIL", "max_rate"), gate("ABSTAIN")]
+    styler = tables.gates(rows, "of these draws")
     assert list(styler.data["verdict"]) == ["PASS", "FAIL", "ABSTAIN"]
-    assert list(styler.data["bound"]) == ["≥ 90.00%", "≤ 0.9000", "≥ 90.00%"]
+    assert list(styler.data["bound"]) == ["≥ 100.00%", "≤ -1", "≥ 100.00%"]
+    html = styler.to_html()
     colours = [tables.VERDICT["PASS"], tables.VERDICT["FAIL"], tables.ABSTAIN]
-    assert all(colour.split(";")[0] in styler.to_html() for colour in colours)
-    refusal = Refusal(control="untrained", seed=1, k=400_000, verdict="FAIL", gates=rows)
-    [line] = cells(tables.refusals([refusal]))
-    assert line == "untrained | 400,000 | FAIL | max_rate, min_exact_match"
-    worse = [judged("PASS", value=0.5, vae="B"), judged("FAIL", "max_rate", 0.99, "B")]
-    asked = rows[:2], rows[:2] + worse, rows[:2] + worse[:1]  # the last VAE-B measured no further
-    kept = [KeptEpoch(epoch=i, k=100, gates=gates) for i, gates in enumerate(asked)]
-    values = "95.00% | 0.9500", "50.00% | 0.9900", "50.00% | –"
-    found = [f"{i} | 100 | {shown} | FAIL" for i, shown in enumerate(values)]
-    assert cells(tables.by_epoch(kept)) == found
+    assert all(colour.split(";")[0] in html for colour in colours) and "of these draws" in html
+    exact = rows[0].model_copy(update={"method": EXHAUSTIVE})
+    assert list(tables.gates([exact]).data["95 % interval"]) == ["exact"]
+    control = ControlResult(control="untrained", k=400_000, verdict="FAIL", gates=rows)
+    [line] = cells(tables.control_results([control]))
+    assert line == f"untrained | 400,000 | FAIL | {METRICS['rate'].title}"
 
 
 def test_other_tables_hold_their_rows():
-    table = tables.coverage(RESULTS)
-    assert len(cells(table)) == 8 and {"N = 10", "N = 100"} <= set(table.data.columns)
-    assert "A | argmax | 700 (600 … 800) · " in cells(table)[0]
-    assert len(cells(tables.hardest(RESULTS, count=3))) == 6
-    assert cells(tables.hardest(RESULTS))[0] == "A | AND (min) | 0.125 | 0.000 … 0.250"
+    table = tables.coverage(ROWS, "of these draws")
+    assert len(cells(table)) == 8 and "N = 50,000" in table.data.columns
+    assert cells(table)[0] == "model | A | argmax" + " | 100.00% ± 1" * 3
+    [line] = cells(tables.subgroups(ROWS, ""))
+    assert line == "unseen | 3,937 | 100.00% | 87.50%"
     p = tables.distributions(torch.eye(9)[:, :3], list(range(9)))
     assert cells(p)[0].startswith("(-1, -1) | 0 | 1.0 | 0.0")
-    row = {"epoch": 0, "score": 0.5, "selected": False, "lr": 0.1, "coverage_A": 0.99999, "x_A": 2}
+    row = {"epoch": 0, "score": 0.5, "selected": False, "lr": 0.1, "coverage_A": 0.99998, "x_A": 2}
     epochs = tables.epochs([row | {"epoch": i, "selected": i == 3} for i in range(6)], every=4)
     assert list(epochs.data["epoch"]) == [0, 3, 4, 5]  # every fourth, the selected, the last
-    assert cells(epochs)[1] == "3 | 0.5000 | 99.9990% | 2.000 | selected"
+    assert cells(epochs)[1] == "3 | 0.5000 | 99.9980% | 2 | selected"
+    assert "encoder B has no decoder" in tables.subgroups(ROWS[ROWS.vae == "A"], "").to_html()
 
 
-def test_the_sentences_quote_the_rows():
-    text = tables.summary(RESULTS).data
-    for quoted in ("85.40%", "98.76%", "37.07%", "17.2500", "-8.2500", "15.9000", "-9.8875"):
+def test_the_summary_and_the_sentences_quote_the_rows(monkeypatch):
+    text = tables.summary(ROWS, "of these draws").to_html()
+    for quoted in ("85.40%", "98.76%", "37.07%", "17.25", "-8.25", "15.9 ± 0.001", "-9.888"):
         assert quoted in text
-    assert "nothing learnt, five seeds: up to 3.00%" in text
-    others = [row for row in RESULTS.comparison if row.metric != "argmax_coverage_50000"]
-    fewer = tables.summary(RESULTS.model_copy(update={"comparison": others})).data
-    assert "50,000" in text and "50,000" not in fewer
-    said = tables.why_not_categorical(RESULTS)
-    assert "N = 100 an untrained VAE-B reaches 22.23% of" in said and "checkpoint 31.12%" in said
+    assert "best control: up to 6.00%" in text and "of these draws" in text
+    said = tables.why_not_categorical(ROWS)
+    assert "untrained VAE-B reaches 50.00%" in said and "this checkpoint 87.50%" in said
+    monkeypatch.setattr(tables, "DECISIVE", ("argmax_entropy", "exact_match_sampled"))
+    assert "beats every control on all 2 decisive" in tables.result(ROWS).data
+    monkeypatch.setattr(tables, "DECISIVE", ("argmax_entropy", "categorical_coverage_10000"))
+    assert "1 of 2 decisive metrics do not beat every control" in tables.result(ROWS).data
 
 
 def test_a_label_says_whose_signature_and_is_red_without_one():
@@ -185,17 +207,18 @@ def lines(axes):
 
 
 def test_figures_show_the_model_beside_every_control(tmp_path):
-    figure = plots.headline(RESULTS)
+    figure = plots.headline(ROWS)
     curve, bars = figure.axes
     assert lines(curve)["VAE-A, argmax"] == [0.0] * 7  # none beyond k
     assert lines(curve)["untrained B, categorical"] == [1 - 2 / M] * 8
-    assert lines(curve)["ceiling (uniform generator)"] == [0.0] * 8
+    assert lines(curve)["ceiling (uniform generator)"][0] == pytest.approx(1 - 1 / M)
     assert list(curve.lines[1].get_xdata()) == [10**i for i in range(7)]
-    [maps] = curve.collections
-    assert maps.get_offsets().tolist() == [[10, 1 - 0.6 * coverage.ceiling(10) / M]] * 2
+    maps = curve.collections[0]
+    truth = [[10_000, 1 - 0.6 * coverage.ceiling(10_000) / M]] * 2
+    assert maps.get_offsets().tolist() == truth
     widths = [bar.get_width() for bar in bars.patches]
-    assert widths[:2] == pytest.approx([1 - 0.798, 1.0]) and len(widths) == 2 * (1 + len(KINDS))
-    curve, bars = plots.reconstruction(RESULTS).axes
+    assert widths[0] == pytest.approx(1 - 0.798) and len(widths) == 2 * (1 + len(CONTROLS))
+    curve, bars = plots.reconstruction(ROWS).axes
     assert lines(curve)["VAE-A"][1] == 0.5
     assert lines(bars)["VAE-A"] == list(range(15, -1, -1))
     shown = plots.save(figure, tmp_path / "one.png").data
@@ -224,13 +247,13 @@ def test_the_evidence_shows_every_seed_of_every_recipe():
     curve = pd.DataFrame({"vae": ["A", "A", "B", "B"], "operations": [10, 100] * 2,
                           "trained": [0.1, 0.2, 0.3, 0.4], "read_out": [1.0] * 4})  # fmt: skip
     [axes] = plots.learning_curve(curve).axes
-    shown = {"VAE-A": [0.1, 0.2], "VAE-B": [0.3, 0.4], "linear read-out": [1.0, 1.0]}
+    shown = {"VAE-A": [0.1, 0.2], "VAE-B": [0.3, 0.4], "linear probe": [1.0, 1.0]}
     assert lines(axes) == shown
     shown = tables.shares(curve, ["trained", "read_out"])
     assert list(shown["trained"])[:2] == ["10.00%", "20.00%"] and "read out" in shown
 
 
-def test_a_traversal_of_the_optimum_changes_one_entry_a_latent(perfect_model):
+def test_a_traversal_of_the_oracle_changes_one_entry_a_latent(perfect_model):
     axes = plots.traversal(perfect_model, "A").axes
     moved = [one.collections[0].get_array().flatten().tolist() for one in axes]
     own = torch.eye(9)  # nine latents own a trit each, and are in the order of the trits

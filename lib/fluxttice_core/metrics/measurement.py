@@ -135,7 +135,6 @@ class Metric(NamedTuple):
 
 GENERATES, RECONSTRUCTS, CODES, AGREES = "generates", "reconstructs", "codes", "agrees"
 POSITIVE = (0.0, np.inf)
-FREQUENCY = (0.0, float(M))
 
 
 def expected_coverage(how: str, n: int) -> Metric:
@@ -159,18 +158,17 @@ METRICS = {
     "argmax_coverage_195000": expected_coverage("argmax", 195_000),
     "least_frequency": Metric(
         "least frequency, P(x)·M by argmax",
-        lambda e: evenness.least_frequency(e.marginal),
+        lambda e: evenness.least_frequency(e.marginal).map(lambda x: min(x, 1.0)),
         GENERATES,
         "number",
-        limits=FREQUENCY,
     ),
     "largest_frequency": Metric(
         "largest frequency, P(x)·M by argmax",
-        lambda e: evenness.largest_frequency(e.marginal),
+        lambda e: evenness.largest_frequency(e.marginal).map(lambda x: max(x, 1.0)),
         GENERATES,
         "number",
         -1,
-        FREQUENCY,
+        (1.0, M),
     ),
     "kl_to_uniform": Metric(
         "KL(P ‖ uniform), nats",

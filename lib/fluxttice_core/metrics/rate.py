@@ -8,16 +8,15 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.special import chdtri, ndtri
+from scipy.special import ndtri
 
-from ..model.network import D, Posterior
+from ..model.network import Posterior
 from ..model.operations import C, M, T
 from .latent_space import kl_nats
 from .reconstruction import Samples
 from .results import Measured, exact_value, mean_of_trials
 
 TERCILE = float(ndtri(2 / 3))  # 0.4307: a third of N(0, 1) lies above it
-RADIUS = float(chdtri(D, 0.001)) ** 0.5  # 6.265: the norm of a prior latent is below it in 99.9 %
 
 
 def rate(q: Posterior) -> Measured:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.streams import generator
 
 T, C = 9, 3
 M = C**T  # 19,683
@@ -117,24 +116,3 @@ def names() -> dict[int, str]:
     inputs = list(product((-1, 0, 1), repeat=2))
     tables = torch.tensor([[function(a, b) for a, b in inputs] for function in named.values()])
     return dict(zip(index_of(tables).tolist(), named, strict=True))
-
-
-def describe(index: int) -> str:
-    """The operation's name where it has one, else its index and its table as nine of `-0+`."""
-    signs = "".join("-0+"[int(v) + 1] for v in all_operations()[index])
-    return names().get(index, f"#{index} [{signs[:3]} {signs[3:6]} {signs[6:]}]")
-
-
-def noisy(ops: Tensor, flips: int, seed: int) -> Tensor:
-    """`ops` (n, T) with exactly `flips` entries a row changed to one of their two other values.
-
-    Raises:
-        InputError: flips is not 0 … T.
-    """
-    if not 0 <= flips <= T:
-        raise InputError(f"flips is {flips}, but a table has {T} entries: 0 to {T} can change.")
-    rng = generator(seed, "noisy", flips)
-    where = torch.rand(ops.shape, generator=rng).argsort(1)[:, :flips]
-    shift = torch.randint(1, C, where.shape, generator=rng)
-    classes = ops.long() + 1
-    return classes.scatter(1, where, (classes.gather(1, where) + shift) % C) - 1
