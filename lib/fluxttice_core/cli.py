@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import io
 import os
 import signal
 import sys
@@ -15,9 +16,17 @@ from .errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
+    if sys.stdout is None:  # closed, as by `>&-`
+        print("fluxttice: standard output is closed.", file=sys.stderr)
+        return 1
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character shows a question mark instead.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     options = vars(_parser().parse_args(argv))
     run, extra = options.pop("run"), options.pop("extra")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # is Ctrl-C: everything is tidied up
+    # SIGTERM is Ctrl-C, so that everything is tidied up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(**options)
         sys.stdout.flush()
@@ -27,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         said = str(interrupt) or "interrupted."
     except BrokenPipeError:
-        said = "its output was closed before the end."
+        said = ""  # the reader has seen enough, as in `make report | head`
+    except OSError as error:
+        where = error.filename or "its output"
+        said = f"{where} cannot be read or written ({error.strerror or error})."
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if not extra or missing == "fluxttice_core":
@@ -35,19 +47,20 @@ def main(argv: list[str] | None = None) -> int:
         said = f"{missing} is not installed: pip install 'fluxttice[{extra}]'."
     finally:
         gc.freeze()  # or Python looks through all of torch once more when it exits: half a second
-    print(f"fluxttice: {said}", file=sys.stderr)
+    if said:
+        print(f"fluxttice: {said}", file=sys.stderr)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # else Python complains of it once more when it exits
+    except OSError:  # Python would report it once more when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 
 def _report(**options: str) -> None:
     """train, benchmark and certify into a dated folder"""
-    from .report import index, job  # papermill takes a second to import
+    from .report import index, run  # papermill takes a second to import
 
-    folder = job.run(**options)
+    folder = run.run(**options)
     print("\nDone: every run, and the .html files of this one, are in")
     print(files.shown(index.path()), files.shown(folder), sep="\n")
 

@@ -126,7 +126,7 @@ def utc_now() -> datetime:
 
 def reports_folder() -> Path:
     """reports/ of the repository, or the folder that FLUXTTICE_REPORTS names."""
-    return Path(os.environ.get("FLUXTTICE_REPORTS") or root() / "reports")
+    return Path(os.environ.get("FLUXTTICE_REPORTS") or root() / "reports").expanduser()
 
 
 def run_folder(run_dir: str, name: str) -> Path:
@@ -151,6 +151,18 @@ def run_folder(run_dir: str, name: str) -> Path:
             f"Cannot write a report in {run_dir or day} ({reason}): give a writable run_dir, "
             "or set FLUXTTICE_REPORTS to a writable folder."
         ) from None
+
+
+def short_tempdir() -> tempfile.TemporaryDirectory:
+    """A temporary folder for sockets, as a context manager that gives its path.
+
+    A socket's path has at most 104 bytes (macOS; 108 on Linux). Python adds 33 bytes of its own to
+    TMPDIR, so a TMPDIR of 48 bytes is too long for a folder in a folder in it.
+    """
+    long = len(os.fsencode(tempfile.gettempdir())) > 40
+    return tempfile.TemporaryDirectory(
+        prefix="fluxttice-", dir="/tmp" if long else None, ignore_cleanup_errors=True
+    )
 
 
 def fresh(wanted: Path) -> Path:

@@ -11,7 +11,7 @@ import browser
 from fluxttice_core import files, params
 from fluxttice_core.metrics.measurement import MODEL, Results, Row
 from fluxttice_core.metrics.results import Measured, exact
-from fluxttice_core.report import document, index, status, tables
+from fluxttice_core.report import document, index, tables
 
 REFUSED = Measured(value=None, low=None, high=None, n=1, method="refused: constant")
 BANDS = "document.querySelectorAll('#runs td:nth-last-child(%d) .band').length"
@@ -36,10 +36,8 @@ def reports(published, tmp_path, monkeypatch):
     later.mkdir(parents=True)
     params.record(later, "benchmark", {"k": 100, "seed": 1})
     document.store(planted(), later / document.DOCUMENT)
-    status.hold(later)
-    status.write(later, "complete", {"benchmark": "complete"})
-    yield tmp_path
-    status.release(later)
+    (later / "2_benchmark.html").touch()
+    return tmp_path
 
 
 def rows() -> list[dict]:
@@ -61,17 +59,13 @@ def test_a_row_says_what_the_files_of_its_run_say(reports):
     assert re.search(f'"{shipped["band"]}":{{"A":', index.path().read_text("utf-8"))
 
 
-def test_what_runs_and_what_has_ended_without_a_word_are_told_apart(reports):
-    [path] = reports.glob("2099*/*")
-    status.write(path, "running", {"certify": "running"})
-    assert rows()[0]["state"] == "running"
-    status.release(path)  # as the system does at the end of a process
-    assert rows()[0]["state"] == "interrupted"
-    assert rows()[0]["steps"] == {"benchmark": "complete", "certify": "interrupted"}
-    status.hold(path)
+def test_a_run_without_all_its_pages_is_unfinished(reports):
+    [page] = reports.glob("2099*/*/2_benchmark.html")
+    page.rename(page.with_suffix(".unfinished.html"))
+    assert rows()[0]["state"] == "unfinished" and len(rows()[0]["pages"]) == 1
 
 
-@pytest.mark.parametrize("name", [status.STATUS, document.DOCUMENT, "benchmark.params.yaml"])
+@pytest.mark.parametrize("name", [document.DOCUMENT, "benchmark.params.yaml"])
 @pytest.mark.parametrize("text", ["", "{", "[]", "[}</script>", "\0"])
 def test_what_is_damaged_is_named_and_the_rest_stays(reports, capsys, name, text):
     [path] = reports.glob(f"2099*/*/{name}")
@@ -80,7 +74,6 @@ def test_what_is_damaged_is_named_and_the_rest_stays(reports, capsys, name, text
     assert later["damaged"] == f"{name} is damaged or of another release: left out"
     assert not shipped["damaged"]
     assert f"030405-mine: {name} is damaged" in capsys.readouterr().out
-    assert (later["state"] == "complete") == (name != status.STATUS)
     assert bool(later["figures"]) == (name != document.DOCUMENT)
 
 

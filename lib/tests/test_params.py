@@ -16,7 +16,7 @@ from fluxttice_core.model.network import D
 from fluxttice_core.model.operations import all_operations
 from fluxttice_core.model.streams import generator
 from fluxttice_core.params import read_yaml, record
-from fluxttice_core.report import preamble
+from fluxttice_core.report.notebook import check as check_step
 from fluxttice_core.training import turned
 
 FILES = ("train", "train_v5_5", "benchmark", "certify")
@@ -29,7 +29,7 @@ def shipped(name):
 
 
 def check(name, values):
-    return preamble.check(name.split("_")[0], values, "my.yaml")
+    return check_step(name.split("_")[0], values, "my.yaml")
 
 
 def complaint(name, values):
@@ -181,7 +181,7 @@ def test_plain_values_mean_what_yaml_1_2_says(tmp_path, text, value):
     assert read_yaml(tmp_path / "x.params.yaml") == {"x": text}
 
 
-# --- In a notebook; without a history it takes whatever literals are there, as nbval shows ---
+# --- In a notebook; without a history nothing was injected, as nbval shows ---
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def notebook(reports):
         for title, values in (("# parameters", own), ("# Parameters", injected)):
             lines = [f"{key} = {value!r}  # why" for key, value in values.items()]
             shell.run_cell("\n".join([title, *lines]), store_history=True)
-        call = "other = 5\nfrom fluxttice_core.report import preamble\npreamble.begin('train')"
+        call = "other = 5\nfrom fluxttice_core.report import notebook\nnotebook.begin('train')"
         return shell.run_cell(call, store_history=True)
 
     try:

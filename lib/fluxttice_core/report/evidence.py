@@ -6,8 +6,9 @@ VAE; what is there already, by the same parameters, is not run again. Delete the
 it, to start afresh.
 """
 
-import contextlib
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from ..metrics.rate import least_rate
 from ..model.operations import split
 from ..training import learning_curve
 from . import batch
-from .job import execute
+from .run import execute
 from .tables import number
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
@@ -69,19 +70,17 @@ def run(scheduler: str = "") -> Path:
     missing = [job for key, job in wanted.items() if key not in done]
     print(f"{len(missing)} of {len(wanted)} trainings to do", flush=True)
 
-    def keep(_job: batch.Job, rows: list[dict]) -> None:
-        """The whole table again in one atomic write."""
-        frame = planned(pd.concat([read(), pd.DataFrame(rows)]), wanted, others=True)
-        files.write_bytes(path(), frame.to_csv(index=False, float_format="%.8f").encode())
-
-    batch.each(missing, train, keep, scheduler)
+    with batch.executor(scheduler) as workers:
+        for future in as_completed([workers.submit(train, job) for job in missing]):
+            rows = pd.DataFrame(future.result())
+            frame = planned(pd.concat([read(), rows]), wanted, others=True)
+            files.write_bytes(path(), frame.to_csv(index=False, float_format="%.8f").encode())
     if not curve_is_current():
         print("the learning curve", flush=True)
         curve = pd.DataFrame(learning_curve.measure(SEED))
         files.write_bytes(path("learning_curve"), curve.to_csv(index=False).encode())
     folder = files.run_folder("", "evidence")
-    with contextlib.chdir(files.root()):
-        execute("4_evidence", {"run_dir": files.local(folder)}, files.local(folder))
+    execute("evidence", {}, folder)
     return folder
 
 
@@ -98,7 +97,7 @@ def plan() -> dict[tuple[str, str], batch.Job]:
     """
     wanted = batch.jobs("params/evidence.yaml")
     keys = {(job.entry, job.parameters["seed"]) for job in wanted}
-    if len(keys) < len(wanted) or {job.notebook for job in wanted} != {"1_train"}:
+    if len(keys) < len(wanted) or {job.step for job in wanted} != {"train"}:
         raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
     return {(job.entry, params.fingerprint(_any_score(job))): job for job in wanted}
 
@@ -127,10 +126,9 @@ def curve_is_current() -> bool:
 def train(job: batch.Job) -> list[dict]:
     """A run of 1_train, and what it selected, measured: a row a VAE."""
     p = _any_score(job)
-    found = batch.perform(job._replace(parameters=p))
-    weights = found[f"checkpoint/{checkpoints.WEIGHTS}"]
-    manifest = found[f"checkpoint/{checkpoints.MANIFEST}"]
-    loaded, rows = checkpoints.from_bytes(weights, manifest, job.name, job.name), []
+    with tempfile.TemporaryDirectory() as folder:
+        execute("train", p, Path(folder))
+        loaded, rows = checkpoints.load(Path(folder, "checkpoint")), []
     for vae in loaded.model.vaes:
         o = observe(loaded.model, vae, K, SEED)
         about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae,

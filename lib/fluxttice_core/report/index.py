@@ -17,12 +17,11 @@ from ..metrics.gates import Judged
 from ..metrics.measurement import MODEL
 from ..metrics.observation import metric
 from ..metrics.results import CENSUS, Measured
-from . import status
 from .document import DOCUMENT, Document
 
 TEMPLATE = Path(__file__).parent / "template" / "index"
 VERDICT = "verdict.json"
-READ = (status.STATUS, "*.params.yaml", VERDICT, DOCUMENT, "*.html")
+READ = ("*.params.yaml", VERDICT, DOCUMENT, "*.html")
 HEADLINES = {
     "argmax_entropy": "argmax entropy",
     "argmax_coverage_50000": "argmax coverage at 50,000",
@@ -45,7 +44,7 @@ def write() -> None:
     for run in sorted(runs, key=lambda run: (run.parent.name, run.name), reverse=True):
         name, stamp = run.relative_to(reports).as_posix(), _stamp(run)
         known = old["rows"].get(name, {})
-        if known.get("stamp") == stamp and known["state"] != "running":
+        if known.get("stamp") == stamp:
             found = known
         else:
             found = {"run": name, "stamp": stamp, **row(run, old["bands"])}
@@ -71,13 +70,16 @@ def row(run: Path, bands: dict[str, Any]) -> dict[str, Any]:
 
     A damaged file is named under "damaged", and the row holds what the others say.
     """
+    pages = sorted(page.name for page in run.glob("[1-5]_*.html"))
+    done = [page for page in pages if ".unfinished." not in page]
+    complete = len(done) == len([*run.glob("*.params.yaml")])
     found: dict[str, Any] = {
         "date": f"{run.parent.name} {run.name[:2]}:{run.name[2:4]}",
-        "name": run.name[7:], "state": "unknown", "reason": "", "steps": {}, "damaged": "",
-        "pages": sorted(page.name for page in run.glob("[1-4]_*.html")), "verdict": "",
+        "name": run.name[7:], "state": "complete" if complete else "unfinished",
+        "reason": "", "steps": {}, "damaged": "", "pages": pages, "verdict": "",
         "checkpoint": "", "recipe": "", "seed": None, "figures": {}, "band": "", "params": {},
     }  # fmt: skip
-    for place in [path for names in READ[:4] for path in sorted(run.glob(names))]:
+    for place in [path for names in READ[:3] for path in sorted(run.glob(names))]:
         try:
             found |= _said(place, found, bands)
         except (ValueError, KeyError, TypeError, AttributeError, OSError, yaml.YAMLError):
@@ -87,8 +89,6 @@ def row(run: Path, bands: dict[str, Any]) -> dict[str, Any]:
 
 def _said(place: Path, row: dict[str, Any], bands: dict[str, Any]) -> dict[str, Any]:
     """What one file of a run adds to its row, as far as it is known."""
-    if place.name == status.STATUS:
-        return status.read(place.parent).model_dump(include={"state", "reason", "steps"})
     data = place.read_bytes()
     figures: dict[str, Any] = {}
     band: dict[str, Any] = {}

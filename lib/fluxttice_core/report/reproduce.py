@@ -16,7 +16,7 @@ from ..certification import certificate
 from ..certification.verify import told
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
-from .job import NOTEBOOKS, execute
+from .run import NOTEBOOKS, execute
 
 DOCUMENTS = {
     "train": "epochs.json", "benchmark": "coverage_vs_entropy.json", "certify": "verdict.json",
@@ -47,11 +47,10 @@ def run(folder: str) -> Path:
     found: dict[str, tuple[Any, Any]] = {}
     with contextlib.chdir(files.root()):
         for step, values in given.items():
-            values["run_dir"] = files.local(new)
             if step != "train":
-                places = trained, old / "checkpoint", files.find(values["checkpoint"])
+                places = trained, old / "checkpoint", files.find(values["checkpoint"] or trained)
                 values["checkpoint"] = _weights(wanted, *places)
-            execute(NOTEBOOKS[step], values, files.local(new))
+            execute(step, values, new)
             if step == "train":
                 made = checkpoints.load(trained).sha256
                 if wanted and same:
