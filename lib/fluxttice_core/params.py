@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 import reprlib
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -154,6 +155,30 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         InputError: no such file, not YAML, not a mapping, nested, or with a tag.
     """
     return _flat(_read(path), str(path))
+
+
+def profile_of(values: dict[str, Any]) -> str:
+    """The name of the params/certify*.yaml that has exactly the bounds in `values`; "" if none.
+
+    Bounds are the parameters that begin with min_ or max_.
+    """
+    wanted = _bounds(values)
+    for place in sorted(files.root().glob("params/certify*.yaml")):
+        if wanted and _bounds_in(place, place.stat().st_mtime_ns) == wanted:
+            return place.stem
+    return ""
+
+
+@cache  # because the page of all runs compares every run with it
+def _bounds_in(place: Path, _changed: int) -> dict[str, Any]:
+    try:
+        return _bounds(read_yaml(place))
+    except InputError:  # a file that is being edited is no profile
+        return {}
+
+
+def _bounds(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k.startswith(("min_", "max_"))}
 
 
 def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
