@@ -10,7 +10,7 @@ from .checkpoints import folder as checkpoints
 from .errors import InputError
 from .metrics.controls import random_linear
 from .metrics.coverage import coverage, distinct
-from .model.network import HOW
+from .model.network import DECODING_MODES
 from .model.operations import all_operations
 from .model.streams import generator
 
@@ -42,25 +42,25 @@ class TernaryVAE:
         return self.model.encode(ops, self._vae(vae))
 
     def decode(
-        self, z: object, how: str = "argmax", vae: str | None = None, seed: int | None = None
+        self, z: object, mode: str = "argmax", vae: str | None = None, seed: int | None = None
     ) -> Tensor:
         """Operations (n, 9), int64 in {-1, 0, 1}, from latents (n, 16).
 
-        `how`: "argmax", "categorical" (draws: needs a `seed`) or "expectation" (legacy).
-        Raises InputError for another shape, values that are not finite, an unknown `how` or VAE.
+        `mode`: "argmax", "categorical" (draws: needs a `seed`) or "expectation" (legacy).
+        Raises InputError for another shape, values that are not finite, an unknown `mode` or VAE.
         """
         rng = None if seed is None else generator(seed, "decode")
-        return self.model.decode(z, self._vae(vae), how, rng)
+        return self.model.decode(z, self._vae(vae), mode, rng)
 
-    def sample(self, n: int, how: str = "argmax", vae: str | None = None, *, seed: int) -> Tensor:
+    def sample(self, n: int, mode: str = "argmax", vae: str | None = None, *, seed: int) -> Tensor:
         """`n` operations (n, 9), int64, from latents of N(0, I); the same seed, the same draw."""
         vae = self._vae(vae)
-        return self.model.sample(n, vae, how, rng=generator(seed, "sample", vae))
+        return self.model.sample(n, vae, mode, rng=generator(seed, "sample", vae))
 
     def coverage_report(
         self,
         ns: Iterable[int] = NS,
-        how: str | Sequence[str] = HOW,
+        mode: str | Sequence[str] = DECODING_MODES,
         *,
         trials: int = 5,
         seed: int = 0,
@@ -81,16 +81,18 @@ class TernaryVAE:
         if not isinstance(ns, Iterable):
             raise InputError(f"ns is {ns!r}, but must be numbers of draws, such as [50_000].")
         ns = list(ns)
-        modes: list = list(how) if isinstance(how, list | tuple) else [how]
-        unknown = [mode for mode in modes if mode not in HOW]
+        modes: list = list(mode) if isinstance(mode, list | tuple) else [mode]
+        unknown = [mode for mode in modes if mode not in DECODING_MODES]
         if unknown:
-            raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
+            raise InputError(
+                f"mode holds {unknown[0]!r}, but the modes are {', '.join(DECODING_MODES)}."
+            )
         rng, rows, seed = generator(seed, "noise"), [], int(seed)
         makers = self.model.untrained, random_linear
         noise = [make(number) for make in makers for number in range(seed, seed + 5)]
         for vae in self.model.vaes:
             ours = coverage(
-                self.model.decoder(vae), ns, how=modes, trials=trials, seed=seed, stream=vae
+                self.model.decoder(vae), ns, modes=modes, trials=trials, seed=seed, stream=vae
             )
             theirs = [distinct(network.decoder(vae), ns, modes, rng) for network in noise]
             for row in ours:

@@ -15,7 +15,7 @@ from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.controls import random_linear
 from fluxttice_core.metrics.coverage import ceiling, coverage
 from fluxttice_core.model import network
-from fluxttice_core.model.network import HOW, VAES, D, DualVAE, prior
+from fluxttice_core.model.network import DECODING_MODES, VAES, D, DualVAE, prior
 from fluxttice_core.model.operations import M, T
 from fluxttice_core.model.streams import generator
 
@@ -46,10 +46,10 @@ def test_the_verbs_give_what_they_promise_of_either_vae(vae, perfect, name):
     codes = vae.encode(all_operations()[:100].tolist(), name)
     assert codes.shape == (100, D) and codes.dtype == torch.float32
     assert codes.isfinite().all() and not codes.requires_grad
-    for how in HOW:
+    for mode in DECODING_MODES:
         for ops in (
-            vae.decode(torch.zeros(5, D), how, name, seed=1),
-            vae.sample(5, how, name, seed=1),
+            vae.decode(torch.zeros(5, D), mode, name, seed=1),
+            vae.sample(5, mode, name, seed=1),
         ):
             assert ops.shape == (5, T) and ops.dtype == torch.int64
             assert set(ops.unique().tolist()) <= {-1, 0, 1}
@@ -73,16 +73,16 @@ def test_a_seed_decides_what_decoding_draws(vae):
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_a_seeds_sample_is_the_same_whatever_torch_is_set_to(perfect, folder, monkeypatch, how):
+@pytest.mark.parametrize("mode", DECODING_MODES)
+def test_a_seeds_sample_is_the_same_whatever_torch_is_set_to(perfect, folder, monkeypatch, mode):
     """And in parts: its latents are the prior's, drawn before all else. Training mode, too, changes
     nothing."""
-    expected = perfect.sample(1_000, how, seed=3)
+    expected = perfect.sample(1_000, mode, seed=3)
     rng = generator(3, "sample", "B")
-    assert torch.equal(perfect.model.decode(prior(1_000, rng), "B", how, rng), expected)
-    assert not torch.equal(perfect.sample(1_000, how, seed=4), expected)
+    assert torch.equal(perfect.model.decode(prior(1_000, rng), "B", mode, rng), expected)
+    assert not torch.equal(perfect.sample(1_000, mode, seed=4), expected)
     monkeypatch.setattr(network, "CHUNK", 300)
-    assert torch.equal(perfect.sample(1_000, how, seed=3), expected)
+    assert torch.equal(perfect.sample(1_000, mode, seed=3), expected)
     threads = torch.get_num_threads()
     try:
         torch.set_default_dtype(torch.float64)
@@ -90,7 +90,7 @@ def test_a_seeds_sample_is_the_same_whatever_torch_is_set_to(perfect, folder, mo
         with torch.autocast("cpu", torch.bfloat16):
             loaded = load(folder.parent / "perfect")
             loaded.model.train()
-            assert torch.equal(loaded.sample(1_000, how, seed=3), expected)
+            assert torch.equal(loaded.sample(1_000, mode, seed=3), expected)
             codes = loaded.encode(expected)
             assert codes.dtype == torch.float32 and torch.equal(codes, perfect.encode(expected))
     finally:
@@ -135,14 +135,16 @@ def test_what_has_learnt_nothing_does_not_discriminate(vae, make, seed):
 def test_the_report_is_the_coverage_of_each_vae_beside_noise(vae):
     report = vae.coverage_report([100, 500], trials=3, seed=6)
     keys = report[["vae", "decode", "n"]].itertuples(index=False, name=None)
-    assert list(keys) == [(v, h, n) for v in VAES for h in HOW for n in (100, 500)]
+    assert list(keys) == [(v, h, n) for v in VAES for h in DECODING_MODES for n in (100, 500)]
     pd.testing.assert_series_equal(report["share"], report["unique"] / M, check_names=False)
     of_ceiling = report["unique"] / ceiling(report["n"])
     pd.testing.assert_series_equal(report["of_ceiling"], of_ceiling, check_names=False)
     for name in VAES:
         [row] = report.query("vae == @name and decode == 'argmax' and n == 500").to_dict("records")
         ours, *noise = (
-            coverage(m.decoder(name), [100, 500], how=HOW, trials=3, seed=6, stream=name)[1].unique
+            coverage(
+                m.decoder(name), [100, 500], modes=DECODING_MODES, trials=3, seed=6, stream=name
+            )[1].unique
             for m in (vae.model, *(make(s) for make in NOISE for s in range(6, 11)))
         )
         found = [row[key] for key in ("trials", "unique", "ci95_low", "ci95_high")]
@@ -155,7 +157,9 @@ def test_only_argmax_can_tell_a_perfect_model_from_noise(perfect, vae):
     """A uniform generator is at the categorical ceiling, so nothing is above every control."""
     report = perfect.coverage_report([10_000])
     assert report["of_ceiling"].between(0.98, 1.02).all()
-    assert report["discriminates"].tolist() == [how == "argmax" for _ in VAES for how in HOW]
+    assert report["discriminates"].tolist() == [
+        mode == "argmax" for _ in VAES for mode in DECODING_MODES
+    ]
     noise = vae.coverage_report([20_000], "categorical", trials=3)
     assert (noise["of_ceiling"] > 0.9).all() and not noise["discriminates"].any()
 
@@ -169,16 +173,16 @@ def test_only_argmax_can_tell_a_perfect_model_from_noise(perfect, vae):
         (lambda v: v.decode(torch.zeros(D)), "z has shape (16,)"),
         (lambda v: v.decode([[1e39] * D]), "not finite"),
         (lambda v: v.decode([[0.0] * D, [0.0]]), "z must "),
-        (lambda v: v.decode(torch.zeros(1, D), "best"), "how is 'best'"),
+        (lambda v: v.decode(torch.zeros(1, D), "best"), "mode is 'best'"),
         (lambda v: v.decode(torch.zeros(1, D), "categorical"), "seed"),
-        (lambda v: v.sample(5, torch.zeros(3), seed=1), "how is tensor"),
+        (lambda v: v.sample(5, torch.zeros(3), seed=1), "mode is tensor"),
         (lambda v: v.sample(5, seed="one"), "seed is 'one'"),
         (lambda v: v.sample(5, seed=True), "seed is True"),
         *[(lambda v, n=n: v.sample(n, seed=1), f"n is {n!r}") for n in (
             0, 2.5, True, "9", 10**8 + 1,
         )],
-        (lambda v: v.coverage_report([10], None), "how holds None"),
-        (lambda v: v.coverage_report([10], ["likely"]), "how holds 'likely'"),
+        (lambda v: v.coverage_report([10], None), "mode holds None"),
+        (lambda v: v.coverage_report([10], ["likely"]), "mode holds 'likely'"),
         (lambda v: v.coverage_report([10], trials=None), "trials is None"),
         (lambda v: v.coverage_report([10], trials=1), "trials is 1"),
         (lambda v: v.coverage_report([10], seed=None), "seed is None"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from .. import files, parallel
-from ..model.network import HOW, VAES, Measurable, Network
+from ..model.network import DECODING_MODES, VAES, Measurable, Network
 from ..model.operations import split
 from ..parallel import Job
 from ..params import Count, Text, Whole
@@ -69,8 +69,8 @@ def drawings(network: Measurable, vae: str, p: Benchmark) -> Drawings:
     q = reconstruction.posterior(network, vae)
     return Drawings(
         coverage=coverage.coverage(
-            network.decoder(vae), p.ns, how=HOW, trials=p.trials, seed=p.seed, stream=vae,
-            device=network.device,
+            network.decoder(vae), p.ns, modes=DECODING_MODES, trials=p.trials, seed=p.seed,
+            stream=vae, device=network.device,
         ),
         robustness=reconstruction.robustness(network, vae, q, p.seed),
     )  # fmt: skip
