@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from ..model.operations import C, T, check_operations, rows
 from ..model.streams import generator
 
 D = 16
-VAES = ("A", "B")
-DECODING_MODES = ("argmax", "categorical", "expectation")
+VaeName = Literal["A", "B"]
+VAES: tuple[VaeName, ...] = get_args(VaeName)
+DecodingMode = Literal["argmax", "categorical", "expectation"]
+DECODING_MODES: tuple[DecodingMode, ...] = get_args(DecodingMode)
 CHUNK = 2**16  # operations sampled at a time
 MOST = 10**8  # operations in one sample: 7 GB
 
@@ -239,8 +241,7 @@ class DualVAE(Network):
     def fresh(cls, seed: int) -> "DualVAE":
         """PyTorch's default initialisation from `seed`; the global random stream is left alone."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, "init").initial_seed())
-            return cls().eval()
+            return cls().float().untrained(seed)
 
 
 def prior(n: int, rng: torch.Generator) -> Tensor:
