@@ -105,11 +105,11 @@ def _evidence(scheduler: str) -> None:
     print(f"\nDone: open the .html file in\n{files.shown(evidence.run(scheduler))}")
 
 
-def _reproduce(folder: str) -> None:
-    """repeat a recorded run, and compare every number"""
+def _reproduce(folder: str, quick: bool) -> None:
+    """repeat a recorded run, and compare every number that is measured again"""
     from .report import reproduce
 
-    print(f"\nReproduced: {files.shown(reproduce.run(folder))}")
+    print(f"\nReproduced: {files.shown(reproduce.run(folder, quick))}")
 
 
 def _controls(benchmark: str) -> None:
@@ -165,6 +165,8 @@ WHERE = "a Dask scheduler, tcp://host:port (default: the cores of this machine)"
 SCHEDULER = _argument("--scheduler", WHERE, default="", metavar="ADDRESS")
 LESS = "check what was signed and measure nothing (default: measure every gate again)"
 QUICK = _argument("--quick", LESS, action="store_true")
+READ = "read the controls from their file (default: measure them again, too)"
+STORED = _argument("--quick", READ, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
 PLACE = _argument("path", "where to (default: in ~/.config/fluxttice)", nargs="?")
 
@@ -176,7 +178,7 @@ COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
     _batch: ("cluster", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
     _evidence: ("cluster", SCHEDULER),
-    _reproduce: ("report", _argument("folder", "the run's folder")),
+    _reproduce: ("report", _argument("folder", "the run's folder") | STORED),
     _controls: ("", BENCHMARK),
     _power: ("", CERTIFY),
     _keygen: ("sign", PLACE),

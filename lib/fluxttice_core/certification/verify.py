@@ -195,12 +195,12 @@ def _again(
 
 
 def agreement(row: Judged, again: Judged, same: bool) -> str:
-    """`told` of their figures; another verdict DIFFERS."""
-    said = told(row.measured.model_dump(), again.measured.model_dump(), same)
+    """`compare_values` of their figures; another verdict DIFFERS."""
+    said = compare_values(row.measured.model_dump(), again.measured.model_dump(), same)
     return said if row.verdict == again.verdict else "DIFFERS"
 
 
-def told(old: Any, new: Any, same: bool) -> str:
+def compare_values(old: Any, new: Any, same: bool) -> str:
     """How two values from JSON agree, of which a `Measured` row is one: "equal"; on a machine that
     is not the `same` also "in interval", or for a number without one "near"; else "DIFFERS".
 
