@@ -3,13 +3,15 @@
 import ast
 import contextlib
 import hashlib
+import io
 import json
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -20,6 +22,7 @@ from .errors import InputError
 
 MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
 DRAFT = ".draft"  # how the names of drafts end
+MEASURING = ("model", "metrics", "benchmark.py", "parallel.py")  # parallel sets the threads
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "safetensors")
 
 
@@ -106,18 +109,51 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@cache  # what runs is the code that was imported
-def code_hash(*packages: str) -> str:
-    """sha256 of the syntax of the library's `packages`, without docstrings and comments."""
-    paths = [path for name in packages for path in Path(__file__).parent.glob(f"{name}/*.py")]
-    trees = []
-    for path in sorted(paths):
-        tree = ast.parse(path.read_text("utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                node.body = node.body[ast.get_docstring(node) is not None :]
-        trees.append(f"{path.parent.name}/{path.stem}: {ast.dump(tree)}")
-    return sha256("\n".join(trees).encode())
+@cache  # because the code that runs is the code that was imported
+def code_hash(*parts: str) -> str:
+    """sha256 of the library's source, without comments, docstrings and layout.
+
+    The same on every Python, because it reads the text and not a parser's rendering of it. A
+    line's indentation counts, because it is syntax.
+
+    Args:
+        parts: folders and files of this package; MEASURING if none is given.
+    """
+    package = Path(__file__).parent
+    found = [path for part in parts or MEASURING for path in _sources(package / part)]
+    texts = [f"{p.relative_to(package).as_posix()}\n{_code(p)}" for p in sorted(found)]
+    return sha256("\n".join(texts).encode())
+
+
+def _sources(part: Path) -> Iterable[Path]:
+    return [part] if part.is_file() else part.glob("*.py")
+
+
+def _code(path: Path) -> str:
+    source = path.read_text("utf-8")
+    lines = source.split("\n")
+    spans = [
+        (*token.start, *token.end)
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    for node in ast.walk(ast.parse(source)):
+        kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            doc = node.body[0]
+            # ast counts columns in bytes of UTF-8, tokenize in characters.
+            start, end = (
+                len(lines[line - 1].encode()[:column].decode())
+                for line, column in (
+                    (doc.lineno, doc.col_offset), (doc.end_lineno, doc.end_col_offset),
+                )
+            )  # fmt: skip
+            spans.append((doc.lineno, start, doc.end_lineno, end))
+    for first, start, last, end in sorted(spans, reverse=True):  # so that earlier ones stay true
+        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]]
+    indents = [line[: len(line) - len(line.lstrip())] for line in lines]
+    kept = [indent + " ".join(line.split()) for indent, line in zip(indents, lines, strict=True)]
+    return "\n".join(line for line in kept if line.strip())
 
 
 def utc_now() -> datetime:
@@ -125,8 +161,8 @@ def utc_now() -> datetime:
 
 
 def reports_folder() -> Path:
-    """reports/ of the repository, or the folder that FLUXTTICE_REPORTS names."""
-    return Path(os.environ.get("FLUXTTICE_REPORTS") or root() / "reports")
+    """The folder that FLUXTTICE_REPORTS names, or reports/; a relative one is in the repository."""
+    return root() / os.path.expanduser(os.environ.get("FLUXTTICE_REPORTS") or "reports")
 
 
 def run_folder(run_dir: str, name: str) -> Path:
@@ -172,7 +208,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        with contextlib.suppress(OSError):  # CIFS and vfat refuse it, and the file is good
+            os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -209,7 +246,8 @@ def new_folder(folder: Path, contents: dict[str, bytes] | None = None) -> Iterat
     try:
         write_all(draft, contents or {})
         yield draft
-        draft.chmod(0o755)
+        with contextlib.suppress(OSError):
+            draft.chmod(0o755)
         draft.rename(folder)
     except BaseException:
         delete(draft)
@@ -223,14 +261,16 @@ def delete(path: Path) -> None:
 
 
 def git_commit() -> dict[str, Any]:
-    """`{commit, clean}` of the repository; both None where there is no git to ask.
+    """`{commit, clean}` of this project's own git repository; None where it has none or no git.
 
-    Clean is everything but reports/, which holds what runs leave and nothing that they read.
+    Clean means unchanged outside reports/, which holds only what runs write.
     """
+    place = root() / ".git"  # named, because git would also take a repository further up
     asked = ["status", "--porcelain=v2", "--branch", "--", ".", ":!reports"]
-    command = ["git", "-C", str(root()), *asked]
+    command = ["git", "-C", str(root()), f"--git-dir={place}", f"--work-tree={root()}", *asked]
+    environ = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
     try:
-        said = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
+        said = subprocess.check_output(command, env=environ, text=True, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}
     lines = said.splitlines()

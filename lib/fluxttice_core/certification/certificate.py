@@ -185,7 +185,7 @@ def environment() -> dict[str, str]:
 
     The number of threads is not among them: every job has one (see `parallel`).
     """
-    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash("model", "metrics")}
+    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash()}
 
 
 def _cpu() -> str:

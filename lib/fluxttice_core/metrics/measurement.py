@@ -250,4 +250,4 @@ def control_row(name: str, seed: int, vae: str, p: Benchmark, model: Network | N
 def _key(p: Benchmark) -> dict[str, Any]:
     wanted = ("seed", "split_seed", "untrained_seed", "ns", "trials")
     key = {name: getattr(p, name) for name in wanted}
-    return {"code": files.code_hash("model", "metrics"), "key": key}
+    return {"code": files.code_hash(), "key": key}
