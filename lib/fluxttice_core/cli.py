@@ -49,7 +49,7 @@ def _report(**options: str) -> None:
 
     folder = job.run(**options)
     print("\nDone: every run, and the .html files of this one, are in")
-    print(files.shown(index.path()), files.shown(folder), sep="\n")
+    print(files.display_path(index.path()), files.display_path(folder), sep="\n")
 
 
 def _open() -> None:
@@ -57,7 +57,7 @@ def _open() -> None:
     from .report import index
 
     index.write()
-    print(files.shown(index.path()))
+    print(files.display_path(index.path()))
     webbrowser.open(index.path().resolve().as_uri())
 
 
@@ -68,7 +68,7 @@ def _verify(path: str, quick: bool, public_key: str | None) -> None:
     trusted = signing.FINGERPRINT
     if public_key:
         try:
-            key = files.read_file(files.existing(public_key), links=True)
+            key = files.read_file(files.resolve(public_key), links=True)
         except InputError:
             raise InputError(f"No public key at {public_key}.") from None
         trusted = signing.fingerprint(key)
@@ -95,21 +95,21 @@ def _batch(**options: str) -> None:
     """run every job of a plan, side by side"""
     from .report import batch
 
-    print(f"\nDone: a folder a job in\n{files.shown(batch.run(**options))}")
+    print(f"\nDone: a folder a job in\n{files.display_path(batch.run(**options))}")
 
 
 def _evidence(scheduler: str) -> None:
     """train and measure params/evidence.yaml"""
     from .report import evidence
 
-    print(f"\nDone: open the .html file in\n{files.shown(evidence.run(scheduler))}")
+    print(f"\nDone: open the .html file in\n{files.display_path(evidence.run(scheduler))}")
 
 
 def _reproduce(folder: str, quick: bool) -> None:
     """repeat a recorded run, and compare every number that is measured again"""
     from .report import reproduce
 
-    print(f"\nReproduced: {files.shown(reproduce.run(folder, quick))}")
+    print(f"\nReproduced: {files.display_path(reproduce.run(folder, quick))}")
 
 
 def _controls(benchmark: str) -> None:
@@ -141,7 +141,7 @@ def _keygen(path: str | None) -> None:
 
 def _checked(kind: type[params.P], path: str) -> params.P:
     blank = {"run_dir": "", "checkpoint": ""}
-    return params.check(kind, {**blank, **params.read_yaml(files.find(path))}, path)
+    return params.check(kind, {**blank, **params.read_yaml(path)}, path)
 
 
 def _argument(name: str, text: str, **options: Any) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Paths, hashes and writes: where the project is, where a run goes, nothing half-written."""
+"""Paths, hashes, provenance, and writes that leave nothing half-written."""
 
 import ast
 import contextlib
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from .errors import InputError
 MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
 DRAFT = ".draft"  # how the names of drafts end
 MEASURING = ("model", "metrics", "benchmark.py", "parallel.py")  # parallel sets the threads
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "safetensors")
 
 
@@ -35,21 +36,19 @@ def root() -> Path:
     )
 
 
-def find(path: str | Path) -> Path:
-    """`path` as the caller means it: from the working directory, else from the repository."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() or path.exists() else root() / path
+def resolve(path: str | Path, what: str = "checkpoint") -> Path:
+    """The file or folder at `path`: in the working directory, else in the repository.
 
-
-def existing(path: str | Path, what: str = "checkpoint") -> Path:
-    """The existing file or folder that `path` means, or an InputError that says `what` it is."""
-    if not str(path).strip():
-        kinds = f"a {what} folder" + (" or a .pt file" if what == "checkpoint" else "")
-        raise InputError(f"{what} is empty: give the path of {kinds}.")
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, a null byte, no user
-        place = find(path)
-        if place.exists():
-            return place
+    Raises:
+        InputError: neither has it; the sentence calls it `what`.
+    """
+    text = str(path).strip() and os.path.expanduser(path)
+    if not text:
+        raise InputError(f"{what} is empty: give the path of a {what}.")
+    with contextlib.suppress(OSError, ValueError):  # too long, or with a null byte
+        for place in (Path(text), root() / text):
+            if place.exists():
+                return place
     raise InputError(f"No {what} at {path}: there is no such file or folder.")
 
 
@@ -78,7 +77,7 @@ def parse_json(data: bytes) -> Any:
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name stands twice in its JSON")
+            raise ValueError("its JSON gives a name twice")
         return dict(pairs)
 
     def no_constant(name: str) -> None:
@@ -90,17 +89,15 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("its JSON is nested too deeply") from None
 
 
-def shown(path: str | Path) -> str:
-    """`path` for a record: relative to the repository where it lies inside, with forward slashes.
-
-    Elsewhere only its last two parts are kept: a published record names no one's home folder.
-    """
-    path = Path(local(Path(path).resolve()))
-    return (Path(*path.parts[-2:]) if path.is_absolute() else path).as_posix()
+def display_path(path: str | Path) -> str:
+    """`path` for people and records: relative to the repository if inside it, else its last two
+    parts, because a published record must not name anyone's home folder. Never opened."""
+    place = Path(relative_to_root(Path(path).resolve()))
+    return (Path(*place.parts[-2:]) if place.is_absolute() else place).as_posix()
 
 
-def local(path: Path) -> str:
-    """`path` relative to the repository where it lies inside, absolute elsewhere."""
+def relative_to_root(path: Path) -> str:
+    """`path` relative to the repository if it is inside it, else unchanged."""
     home = root().resolve()
     return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
 
@@ -119,41 +116,32 @@ def code_hash(*parts: str) -> str:
     Args:
         parts: folders and files of this package; MEASURING if none is given.
     """
-    package = Path(__file__).parent
-    found = [path for part in parts or MEASURING for path in _sources(package / part)]
-    texts = [f"{p.relative_to(package).as_posix()}\n{_code(p)}" for p in sorted(found)]
-    return sha256("\n".join(texts).encode())
+    package, texts = Path(__file__).parent, []
+    for part in parts or MEASURING:
+        place = package / part
+        for path in [place] if place.is_file() else place.glob("*.py"):
+            texts.append(path.relative_to(package).as_posix().encode() + b"\n" + _code(path))
+    return sha256(b"\n".join(sorted(texts)))
 
 
-def _sources(part: Path) -> Iterable[Path]:
-    return [part] if part.is_file() else part.glob("*.py")
-
-
-def _code(path: Path) -> str:
+def _code(path: Path) -> bytes:
     source = path.read_text("utf-8")
     lines = source.split("\n")
-    spans = [
-        (*token.start, *token.end)
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:  # it goes to the end of its line
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    data = [line.encode() for line in lines]  # because ast counts columns in bytes
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED)]
+    found = [node.body[0] for node in nodes if ast.get_docstring(node) is not None]
+    for doc in sorted(found, key=lambda doc: doc.lineno, reverse=True):  # earlier ones stay true
+        rest = data[doc.end_lineno - 1][doc.end_col_offset :]
+        data[doc.lineno - 1 : doc.end_lineno] = [data[doc.lineno - 1][: doc.col_offset] + rest]
+    indents = [line[: len(line) - len(line.lstrip())] for line in data]
+    squeezed = [
+        indent + b" ".join(line.split()) for indent, line in zip(indents, data, strict=True)
     ]
-    for node in ast.walk(ast.parse(source)):
-        kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
-            doc = node.body[0]
-            # ast counts columns in bytes of UTF-8, tokenize in characters.
-            start, end = (
-                len(lines[line - 1].encode()[:column].decode())
-                for line, column in (
-                    (doc.lineno, doc.col_offset), (doc.end_lineno, doc.end_col_offset),
-                )
-            )  # fmt: skip
-            spans.append((doc.lineno, start, doc.end_lineno, end))
-    for first, start, last, end in sorted(spans, reverse=True):  # so that earlier ones stay true
-        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]]
-    indents = [line[: len(line) - len(line.lstrip())] for line in lines]
-    kept = [indent + " ".join(line.split()) for indent, line in zip(indents, lines, strict=True)]
-    return "\n".join(line for line in kept if line.strip())
+    return b"\n".join(line for line in squeezed if line.strip())
 
 
 def utc_now() -> datetime:
@@ -166,9 +154,9 @@ def reports_folder() -> Path:
 
 
 def run_folder(run_dir: str, name: str) -> Path:
-    """`run_dir` (made if need be), or where it is empty a new reports/<UTC date>/<HHMMSS>-<name>/.
+    """`run_dir`, made if need be; if it is empty, a new reports/<UTC date>/<HHMMSS>-<name>/.
 
-    A new folder never meets an earlier one: a second run of the same second gets a -2.
+    A second run in the same second gets a folder that ends in -2.
 
     Raises:
         InputError: the folder cannot be made or written to.
@@ -176,12 +164,12 @@ def run_folder(run_dir: str, name: str) -> Path:
     now = utc_now()
     day = reports_folder() / now.strftime("%Y-%m-%d")
     try:
-        place = Path(run_dir).expanduser() if run_dir else day
+        place = Path(os.path.expanduser(run_dir)) if run_dir else day
         place.mkdir(parents=True, exist_ok=True)
-        folder = place if run_dir else fresh(day / f"{now:%H%M%S}-{name}")
+        folder = place if run_dir else unique_dir(day / f"{now:%H%M%S}-{name}")
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # the latter two: a path that is none
+    except (OSError, ValueError) as error:  # ValueError: a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"Cannot write a report in {run_dir or day} ({reason}): give a writable run_dir, "
@@ -189,7 +177,7 @@ def run_folder(run_dir: str, name: str) -> Path:
         ) from None
 
 
-def fresh(wanted: Path) -> Path:
+def unique_dir(wanted: Path) -> Path:
     """A new folder of that name, or with -2, -3, … behind it."""
     folder, attempt = wanted, 1
     while True:
@@ -278,7 +266,7 @@ def git_commit() -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """What a rerun would need to be the same: versions and platform."""
+    """Versions and platform, which a rerun needs to give the same numbers."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},

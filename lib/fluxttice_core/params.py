@@ -106,20 +106,20 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _apart(values: dict[str, Any]) -> dict[str, Any]:
-    """What a run depends on: all but where it lies."""
+def without_run_dir(values: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a run's results depend on."""
     return {key: value for key, value in values.items() if key != "run_dir"}
 
 
-def fingerprint(values: dict[str, Any]) -> str:
+def config_hash(values: dict[str, Any]) -> str:
     """12 hexadecimal digits that change with any parameter but `run_dir`."""
-    return files.sha256(json.dumps(_apart(values), sort_keys=True).encode())[:12]
+    return files.sha256(json.dumps(without_run_dir(values), sort_keys=True).encode())[:12]
 
 
 def record(folder: Path, name: str, values: dict[str, Any]) -> None:
     """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun."""
     text = io.BytesIO()
-    _yaml().dump(_apart(values), text)
+    _yaml().dump(without_run_dir(values), text)
     files.write_bytes(folder / f"{name}.params.yaml", text.getvalue())
 
 
@@ -142,11 +142,9 @@ def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def _read(path: str | Path) -> Any:
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"No parameter file at {path}: give the path of a YAML file.")
+    place = files.resolve(path, "parameter file")
     try:
-        return _yaml().load(path.read_text(encoding="utf-8"))
+        return _yaml().load(place.read_text(encoding="utf-8"))
     except (YAMLError, ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path} is not readable as YAML: {_problem(error)}.") from None
 
@@ -157,7 +155,7 @@ def _problem(error: Exception) -> str:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return " ".join(str(error).split())
+    return " ".join((getattr(error, "strerror", "") or str(error)).split())
 
 
 def _flat(values: Any, where: str) -> dict[str, Any]:

@@ -15,9 +15,8 @@ class A:
     """A."""
 
     def f(self):  # é
-        "doc"; x = "# no comment"
-
-        """no docstring"""
+        "doc—"; x = "# no comment"
+        "".join(x)
         if x:
             return  f"{x!r} # é"
         return 2
@@ -28,22 +27,22 @@ class A:
         """More
         words."""; x = "# no comment"
         # Why.
-        """no docstring"""
+        "".join(x)
         if x:
             return f"{x!r} # é"   # é
         return 2'''
 
 
 # Nothing in it is a parser's rendering, so it is the same on every Python.
-HASHED = '''model/m.py
+HASHED = """model/m.py
 import os
 class A:
     def f(self):
         ; x = "# no comment"
-        """no docstring"""
+        "".join(x)
         if x:
             return f"{x!r} # é"
-        return 2'''
+        return 2"""
 
 
 def hash_of(tmp_path, monkeypatch, text):
@@ -58,7 +57,7 @@ def test_the_hash_of_the_code_sees_code_and_no_words(tmp_path, monkeypatch):
     assert hash_of(tmp_path, monkeypatch, SOURCE) == expected
     assert hash_of(tmp_path, monkeypatch, REWORDED) == expected
     for old, new in (
-        ("return 2", "return 3"), ("# no", "no"), ("no docstring", "no"), ("def f", "async def f"),
+        ("return 2", "return 3"), ("# no", "no"), ('"".', '"-".'), ("def f", "async def f"),
         ("        return 2", "            return 2"), ("!r} #", "!r}#"),
     ):  # fmt: skip
         assert hash_of(tmp_path, monkeypatch, REWORDED.replace(old, new)) != expected
@@ -140,12 +139,16 @@ def test_a_failed_or_interrupted_write_leaves_no_trace(tmp_path, monkeypatch, er
 def test_a_path_is_found_where_one_is_and_shown_without_the_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").write_text("")
-    assert files.find("here").resolve() == (tmp_path / "here").resolve()
-    assert files.find(tmp_path / "gone") == tmp_path / "gone"
-    assert files.find("gone") == files.root() / "gone"
+    assert files.resolve("here").resolve() == (tmp_path / "here").resolve()
+    assert files.resolve("params/train.yaml") == files.root() / "params/train.yaml"
+    for gone in ("gone", "a\0b", "x" * 999, "~nobody/x", tmp_path / "gone"):
+        assert "No run at " in sentence(files.resolve, gone, "run")
+    assert sentence(files.resolve, " ", "run") == "run is empty: give the path of a run."
     assert (files.root() / "notebooks" / "1_train.ipynb").is_file()
-    assert files.shown(files.root() / "reports" / "2025-01-01" / "x") == "reports/2025-01-01/x"
-    assert files.shown(tmp_path / "home" / "someone" / "a" / "b.pt") == "a/b.pt"
+    assert (
+        files.display_path(files.root() / "reports" / "2025-01-01" / "x") == "reports/2025-01-01/x"
+    )
+    assert files.display_path(tmp_path / "home" / "someone" / "a" / "b.pt") == "a/b.pt"
 
 
 def test_the_commit_is_that_of_this_project_and_of_no_other_repository(monkeypatch, tmp_path):

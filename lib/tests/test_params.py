@@ -162,8 +162,9 @@ def test_a_file_that_is_no_flat_yaml_is_refused(tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert str(path) in sentence(read_yaml, path)
-    for gone in (tmp_path / "missing.yaml", tmp_path, ""):
-        assert "No parameter file" in sentence(read_yaml, gone)
+    assert "No parameter file at" in sentence(read_yaml, tmp_path / "missing.yaml")
+    assert "parameter file is empty" in sentence(read_yaml, "")
+    assert "is not readable as YAML: Is a directory." in sentence(read_yaml, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,6 @@ def test_on_another_machine_a_number_must_lie_in_its_interval(recorded, refused,
 
 
 def test_what_records_no_run_is_named():
-    assert "run is empty: give the path of a run folder." in sentence(reproduce.run, "")
+    assert "run is empty: give the path of a run." in sentence(reproduce.run, "")
     assert "No run at nowhere" in sentence(reproduce.run, "nowhere")
     assert "records no run" in sentence(reproduce.run, "params")

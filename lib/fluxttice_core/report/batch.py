@@ -71,7 +71,7 @@ def jobs(path: str) -> list[Job]:
         InputError: no plan, an unknown key, a bad value, a file that is not there.
     """
     found: dict[str, Job] = {}
-    for entry, changes in params.read_plan(files.find(path)).items():
+    for entry, changes in params.read_plan(path).items():
         for job in _grid(entry, changes, f"{path}: {entry}"):
             if found.setdefault(job.folder, job) is not job:
                 raise InputError(f"{path} has two jobs for the folder {job.folder}: name them so.")
@@ -85,7 +85,7 @@ def _grid(entry: str, changes: dict[str, Any], where: str) -> Iterator[Job]:
             f"{where}: notebook is {params.brief(notebook)}, but must be one of {', '.join(STEPS)}."
         )
     step, file = STEPS[notebook], changes.pop("file", f"params/{STEPS[notebook]}.yaml")
-    values = params.read_yaml(files.find(str(file)))
+    values = params.read_yaml(file)
     if changes.get("run_dir"):
         raise InputError(f"{where}: run_dir is set, but here it is the job's own: leave it out.")
     lists = {
@@ -105,8 +105,8 @@ def _grid(entry: str, changes: dict[str, Any], where: str) -> Iterator[Job]:
         parameters, read = p.model_dump(exclude={"run_dir"}), dict(given)
         for key in READ:
             if parameters.get(key) or (key in parameters and key == "checkpoint"):
-                place = files.existing(parameters[key])
-                parameters[key] = files.shown(place)
+                place = files.resolve(parameters[key])
+                parameters[key] = files.display_path(place)
                 for path in place.iterdir() if place.is_dir() else [place]:
                     within = path.relative_to(place).as_posix()
                     read[f"{parameters[key]}/{within}".removesuffix("/.")] = files.read_file(path)
@@ -160,7 +160,10 @@ def run(plan: str, scheduler: str = "") -> Path:
 
     with status.held(folder):
         missing = [job for job in wanted if not (folder / job.folder).is_dir()]
-        print(f"{len(missing)} of {len(wanted)} jobs to do, into {files.shown(folder)}", flush=True)
+        print(
+            f"{len(missing)} of {len(wanted)} jobs to do, into {files.display_path(folder)}",
+            flush=True,
+        )
         each(missing, perform, keep, scheduler)
     return folder
 

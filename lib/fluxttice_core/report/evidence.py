@@ -81,7 +81,11 @@ def run(scheduler: str = "") -> Path:
         files.write_bytes(path("learning_curve"), curve.to_csv(index=False).encode())
     folder = files.run_folder("", "evidence")
     with contextlib.chdir(files.root()):
-        execute("4_evidence", {"run_dir": files.local(folder)}, files.local(folder))
+        execute(
+            "4_evidence",
+            {"run_dir": files.relative_to_root(folder)},
+            files.relative_to_root(folder),
+        )
     return folder
 
 
@@ -100,7 +104,7 @@ def plan() -> dict[tuple[str, str], batch.Job]:
     keys = {(job.entry, job.parameters["seed"]) for job in wanted}
     if len(keys) < len(wanted) or {job.notebook for job in wanted} != {"1_train"}:
         raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
-    return {(job.entry, params.fingerprint(_any_score(job))): job for job in wanted}
+    return {(job.entry, params.config_hash(_any_score(job))): job for job in wanted}
 
 
 def _keys(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -120,7 +124,7 @@ def planned(
 
 def curve_is_current() -> bool:
     """Is reports/learning_curve.csv of the default recipe as params/train.yaml has it now?"""
-    now = params.fingerprint(learning_curve.default(SEED).model_dump())
+    now = params.config_hash(learning_curve.default(SEED).model_dump())
     return {*read("learning_curve").parameters} == {now}
 
 
@@ -134,7 +138,7 @@ def train(job: batch.Job) -> list[dict]:
     for vae in loaded.model.vaes:
         o = observe(loaded.model, vae, K, SEED)
         about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae,
-                 "parameters": params.fingerprint(p)}  # fmt: skip
+                 "parameters": params.config_hash(p)}  # fmt: skip
         measured = values(o, split(p["split_seed"]), METRICS)
         rows.append(about | {metric_: row.value for metric_, row in measured.items()})
     return rows

@@ -49,7 +49,7 @@ def write() -> None:
         else:
             found = {"run": name, "stamp": stamp, **row(run, old["bands"])}
         if found["damaged"]:
-            print(f"{files.shown(run)}: {found['damaged']}")
+            print(f"{files.display_path(run)}: {found['damaged']}")
         if found["band"]:
             bands[found["band"]] = old["bands"][found["band"]]
         rows.append(found)
@@ -62,7 +62,7 @@ def write() -> None:
     try:
         files.write_bytes(path(), page.render(data=text.replace("<", "\\u003c")).encode())
     except OSError as error:
-        print(f"{files.shown(path())} cannot be written ({error.strerror})")
+        print(f"{files.display_path(path())} cannot be written ({error.strerror})")
 
 
 def row(run: Path, bands: dict[str, Any]) -> dict[str, Any]:

@@ -65,14 +65,14 @@ def run(
         paths = {"train": train, "benchmark": benchmark, "certify": certify}
         if checkpoint:
             del paths["train"]
-            checkpoint = files.local(files.existing(checkpoint).resolve())
+            checkpoint = files.relative_to_root(files.resolve(checkpoint).resolve())
             checkpoints.load(checkpoint)  # what is none is told before anything runs
         values = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
         folder, done = files.run_folder("", name), {}
     for step, each in values.items():
-        each["run_dir"] = files.local(folder)
+        each["run_dir"] = files.relative_to_root(folder)
         if step != "train" and "train" in values:
-            each["checkpoint"] = files.local(folder / "checkpoint")
+            each["checkpoint"] = files.relative_to_root(folder / "checkpoint")
     with status.held(folder), contextlib.chdir(files.root()):  # records hold the project's paths
         _steps(folder, values, done)
     return folder
@@ -134,7 +134,7 @@ def _steps(folder: Path, values: dict[str, dict], done: dict[str, State]) -> Non
     except KeyboardInterrupt as interrupt:
         steps[step] = state = "interrupted"
         problems = [str(interrupt) or f"{NOTEBOOKS[step]} was interrupted."]
-        go_on = f"make report RESUME={files.local(folder)} goes on with it."
+        go_on = f"make report RESUME={files.relative_to_root(folder)} goes on with it."
         raise KeyboardInterrupt(f"{problems[0]} {go_on}") from None
     finally:
         with contextlib.suppress(InputError):  # the folder is gone: that was said already
@@ -145,7 +145,7 @@ def _steps(folder: Path, values: dict[str, dict], done: dict[str, State]) -> Non
 def _recorded(path: str) -> tuple[Path, dict[str, dict], dict[str, State]]:
     """The folder of a run that is not complete, its parameters by notebook, and what each of them
     came to."""
-    folder = files.existing(path, "run").resolve()
+    folder = files.resolve(path, "run").resolve()
     found = status.read(folder)
     if found is None or found.state == "complete":
         why = "it has no status.json" if found is None else "it is complete"
@@ -155,7 +155,7 @@ def _recorded(path: str) -> tuple[Path, dict[str, dict], dict[str, State]]:
         where = folder / f"{step}.params.yaml"
         if where.is_file():
             recorded = {"run_dir": "", **params.read_yaml(where)}
-            values[step] = check(step, recorded, files.shown(where)).model_dump()
+            values[step] = check(step, recorded, files.display_path(where)).model_dump()
     return folder, values, found.steps
 
 
@@ -163,13 +163,13 @@ def _set_aside(folder: Path, step: str) -> None:
     """What an attempt at `step` left, and a second one would refuse to write over."""
     left = [folder / name for name in WRITTEN_ONCE[step] if (folder / name).exists()]
     if left:
-        aside = files.fresh(folder / "interrupted")
+        aside = files.unique_dir(folder / "interrupted")
         for path in left:
             path.rename(aside / path.name)
 
 
 def _checked(step: str, path: str, checkpoint: str) -> dict:
-    values = params.read_yaml(files.find(path))
+    values = params.read_yaml(path)
     for name in ("run_dir", "checkpoint"):
         if values.get(name):
             raise InputError(
@@ -193,7 +193,7 @@ def execute(notebook: str, parameters: dict, run_dir: str) -> None:
     target, draft = folder / f"{notebook}.ipynb", folder / f".{notebook}.running.ipynb"
     said = _Said(folder)
     try:
-        said.write(f"\n── {notebook} → {files.shown(folder)}\n")
+        said.write(f"\n── {notebook} → {files.display_path(folder)}\n")
         execute_quietly(notebook, parameters, draft, said)
         pages.write(draft, target)
         problem = pages.incomplete(target)

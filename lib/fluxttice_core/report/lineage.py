@@ -39,7 +39,7 @@ def of(
     theirs = checkpoints.load(inherited_from).model.tensors if inherited_from else {}
     given, written = {}, {}
     if claims:
-        given, text = params.read_yaml(path := files.find(claims)), path.read_text("utf-8")
+        given, text = params.read_yaml(claims), files.resolve(claims).read_text("utf-8")
         written = YAML(typ="base", pure=True).load(text)  # with their decimals
     for name, value in given.items():
         if type(value) not in (int, float) or abs(value) >= 1e300:

@@ -59,7 +59,7 @@ def begin(step: str) -> tuple[Any, Path]:
     _watch(step, run)
     parallel.start()
     libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
-    print(f"seed       {p.seed}\nrun folder {files.shown(run)}\nlibraries  {libraries}")
+    print(f"seed       {p.seed}\nrun folder {files.display_path(run)}\nlibraries  {libraries}")
     return p, run
 
 

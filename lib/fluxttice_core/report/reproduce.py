@@ -42,7 +42,7 @@ def run(folder: str, quick: bool = False) -> Path:
     Raises:
         InputError: no such run, a notebook that crashed, or numbers that are not reproduced.
     """
-    old = files.existing(folder, "run")
+    old = files.resolve(folder, "run")
     given = {s: old / f"{s}.params.yaml" for s in NOTEBOOKS if (old / f"{s}.params.yaml").is_file()}
     recorded = {step: _read(old / DOCUMENTS[step]) for step in given}
     if not any(recorded.values()):
@@ -51,10 +51,10 @@ def run(folder: str, quick: bool = False) -> Path:
     wanted = ((recorded.get("benchmark") or {}).get("checkpoint") or {}).get("sha256")
     new, tables, problems = files.run_folder("", "reproduce"), [], []
     for step, path in given.items():
-        values = params.read_yaml(path) | {"run_dir": files.local(new)}
+        values = params.read_yaml(path) | {"run_dir": files.relative_to_root(new)}
         if step != "train":
-            places = new / "checkpoint", old / "checkpoint", files.find(values["checkpoint"] or new)
-            values["checkpoint"] = files.local(_weights(wanted, *places))
+            places = new / "checkpoint", old / "checkpoint", files.root() / values["checkpoint"]
+            values["checkpoint"] = files.relative_to_root(_weights(wanted, *places))
         found, then = _execute(step, values, new), recorded[step]
         if step == "train" and same and wanted not in (None, _sha256(new / "checkpoint")):
             problems.append("training ends in other weights than the recorded ones")
@@ -141,7 +141,9 @@ def _report(result: pd.DataFrame, path: Path, problems: list[str]) -> None:
     counts = {word: words.count(word) for word in ("equal", "in interval", "near", "DIFFERS")}
     said = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
     print(f"{sum(counts.values()):,} numbers measured again: {said or 'none'}")
-    print(f"{words.count('not checked'):,} numbers not checked; all are in {files.shown(path)}")
+    print(
+        f"{words.count('not checked'):,} numbers not checked; all are in {files.display_path(path)}"
+    )
     if names:
         problems.append(f"{len(names):,} numbers are not reproduced, the first is {names[0]}")
     if problems:

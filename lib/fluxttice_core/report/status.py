@@ -61,7 +61,7 @@ def held(folder: Path) -> Iterator[None]:
         InputError: another process holds it.
     """
     if folder in _held or not hold(folder):
-        raise InputError(f"{files.shown(folder)} is being run now, by another process.")
+        raise InputError(f"{files.display_path(folder)} is being run now, by another process.")
     try:
         yield
     finally:
@@ -99,7 +99,9 @@ def stored(folder: Path) -> Status | None:
     try:
         return Status.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError:
-        raise InputError(f"{files.shown(path)} is damaged: it is no status of a run.") from None
+        raise InputError(
+            f"{files.display_path(path)} is damaged: it is no status of a run."
+        ) from None
 
 
 def read(folder: Path) -> Status | None:
