@@ -62,7 +62,7 @@ def _report(**options: str) -> None:
 
     folder = run.run(**options)
     print("\nDone: every run, and the .html files of this one, are in")
-    print(files.shown(index.path()), files.shown(folder), sep="\n")
+    print(files.display_path(index.path()), files.display_path(folder), sep="\n")
 
 
 def _open() -> None:
@@ -70,7 +70,7 @@ def _open() -> None:
     from .report import index
 
     index.write()
-    print(files.shown(index.path()))
+    print(files.display_path(index.path()))
     webbrowser.open(index.path().resolve().as_uri())
 
 
@@ -81,7 +81,7 @@ def _verify(path: str, quick: bool, public_key: str | None) -> None:
     trusted = signing.FINGERPRINT
     if public_key:
         try:
-            key = files.read_file(files.existing(public_key), links=True)
+            key = files.read_file(files.resolve(public_key), links=True)
         except InputError:
             raise InputError(f"No public key at {public_key}.") from None
         trusted = signing.fingerprint(key)
@@ -108,21 +108,21 @@ def _batch(**options: str) -> None:
     """run every job of a plan, side by side"""
     from .report import batch
 
-    print(f"\nDone: a folder a job in\n{files.shown(batch.run(**options))}")
+    print(f"\nDone: a folder a job in\n{files.display_path(batch.run(**options))}")
 
 
 def _evidence(scheduler: str) -> None:
     """train and measure params/evidence.yaml"""
     from .report import evidence
 
-    print(f"\nDone: open the .html file in\n{files.shown(evidence.run(scheduler))}")
+    print(f"\nDone: open the .html file in\n{files.display_path(evidence.run(scheduler))}")
 
 
-def _reproduce(folder: str) -> None:
-    """repeat a recorded run, and compare every number"""
+def _reproduce(folder: str, quick: bool) -> None:
+    """repeat a recorded run, and compare every number that is measured again"""
     from .report import reproduce
 
-    print(f"\nReproduced: {files.shown(reproduce.run(folder))}")
+    print(f"\nReproduced: {files.display_path(reproduce.run(folder, quick))}")
 
 
 def _controls(benchmark: str) -> None:
@@ -154,7 +154,7 @@ def _keygen(path: str | None) -> None:
 
 def _checked(kind: type[params.P], path: str) -> params.P:
     blank = {"run_dir": "", "checkpoint": ""}
-    return params.check(kind, {**blank, **params.read_yaml(files.find(path))}, path)
+    return params.check(kind, {**blank, **params.read_yaml(path)}, path)
 
 
 def _argument(name: str, text: str, **options: Any) -> dict[str, dict[str, Any]]:
@@ -178,6 +178,8 @@ WHERE = "a Dask scheduler, tcp://host:port (default: the cores of this machine)"
 SCHEDULER = _argument("--scheduler", WHERE, default="", metavar="ADDRESS")
 LESS = "check what was signed and measure nothing (default: measure every gate again)"
 QUICK = _argument("--quick", LESS, action="store_true")
+READ = "read the controls from their file (default: measure them again, too)"
+STORED = _argument("--quick", READ, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
 PLACE = _argument("path", "where to (default: in ~/.config/fluxttice)", nargs="?")
 
@@ -189,7 +191,7 @@ COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
     _batch: ("cluster", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
     _evidence: ("cluster", SCHEDULER),
-    _reproduce: ("report", _argument("folder", "the run's folder")),
+    _reproduce: ("report", _argument("folder", "the run's folder") | STORED),
     _controls: ("", BENCHMARK),
     _power: ("", CERTIFY),
     _keygen: ("sign", PLACE),

@@ -79,10 +79,10 @@ def test_one_version_everywhere():
 
 
 def test_git_keeps_of_reports_what_their_page_says():
-    listed = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "reports"], capture_output=True, text=True, check=True
-    )
-    names = [name.removeprefix("reports/") for name in listed.stdout.split()]
+    if not (ROOT / ".git").exists():
+        return  # a download, which has no list of what git keeps
+    listed = subprocess.check_output(["git", "-C", ROOT, "ls-files", "reports"], text=True)
+    names = [name.removeprefix("reports/") for name in listed.split()]
     assert [name for name in names if not re.fullmatch(PUBLISHED, name)] == []
     assert len({name.rpartition("/")[0] for name in names} - {""}) == 1, "one run is published"
     size = sum((ROOT / "reports" / name).stat().st_size for name in names)

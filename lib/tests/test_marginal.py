@@ -17,7 +17,7 @@ from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.marginal import GROUPS, Marginal, marginal, scaled, trit_distributions
 from fluxttice_core.metrics.rate import posterior_gap
 from fluxttice_core.metrics.results import CENSUS, Measured, exact, mean, share
-from fluxttice_core.model.network import HOW, D, prior, read_out
+from fluxttice_core.model.network import DECODING_MODES, D, decode_logits, prior
 from fluxttice_core.model.operations import C, M, T
 from fluxttice_core.model.streams import generator
 
@@ -76,7 +76,7 @@ def test_trit_distributions_are_torchs():
     np.testing.assert_allclose(p.permute(2, 0, 1), theirs, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(entropy, stats.entropy(theirs, axis=2).sum(1), rtol=1e-5, atol=1e-6)
     first = [[row.index(max(row)) for row in one] for one in logits.tolist()]
-    assert classes.T.tolist() == read_out(logits, "argmax").tolist() == first
+    assert classes.T.tolist() == decode_logits(logits, "argmax").tolist() == first
     assert torch.equal(logits, before)
 
 
@@ -126,25 +126,25 @@ def test_counts_are_those_of_a_set_filled_row_by_row(untrained):
     """The same stream, the modes in the same order, and a Python set of tuples; a larger n
     continues a smaller one."""
     decoder, rng = untrained.decoder_A, generator(9, "same")
-    seen, counts = {how: set() for how in HOW}, {}
+    seen, counts = {how: set() for how in DECODING_MODES}, {}
     for n in (CHUNK, CHUNK + 700):
         logits = decoder(prior(n - (n > CHUNK) * CHUNK, rng)).detach()
-        for how in HOW:
-            seen[how] |= set(map(tuple, read_out(logits, how, rng).tolist()))
+        for how in DECODING_MODES:
+            seen[how] |= set(map(tuple, decode_logits(logits, how, rng).tolist()))
             counts[how, n] = len(seen[how])
-    assert counts == distinct(decoder, [CHUNK + 700, CHUNK], HOW, generator(9, "same"))
+    assert counts == distinct(decoder, [CHUNK + 700, CHUNK], DECODING_MODES, generator(9, "same"))
 
 
 def test_rows_hold_the_trials(untrained):
     ns, how = [100, 900], ["categorical", "argmax"]
-    rows = coverage(untrained.decoder_B, iter(ns), how=iter(how), trials=3, seed=5)
+    rows = coverage(untrained.decoder_B, iter(ns), modes=iter(how), trials=3, seed=5)
     assert [(row.decode, row.n) for row in rows] == [(mode, n) for mode in how for n in ns]
     rngs = [generator(5, "coverage", "", trial) for trial in range(3)]
     runs = [distinct(untrained.decoder_B, ns, how, rng) for rng in rngs]
     for row in rows:
         assert row.unique == mean([run[row.decode, row.n] for run in runs])
         assert row.share.value == row.unique.value / M
-    assert coverage(untrained.decoder_B, ns, how=how, trials=3, seed=5, stream="A") != rows
+    assert coverage(untrained.decoder_B, ns, modes=how, trials=3, seed=5, stream="A") != rows
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from fluxttice_core.metrics.marginal import FEWEST
 from fluxttice_core.metrics.measurement import MODEL, UNTRAINED, Benchmark, Beside, Results, Row
 from fluxttice_core.metrics.observation import names, observe, values
 from fluxttice_core.metrics.results import Measured
-from fluxttice_core.model.network import HOW, VAES, D, Network
+from fluxttice_core.model.network import DECODING_MODES, VAES, D, Network
 from fluxttice_core.model.operations import M, T, split
 
-NS, CODE = [1_000, 5_000], files.code_hash("model", "metrics")
+NS, CODE = [1_000, 5_000], files.code_hash()
 P = Benchmark(
     seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=FEWEST,
     untrained_seed=1_000, ns=NS, trials=5, inherited_from="", claims="",
@@ -61,7 +61,7 @@ def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(who
     for found in results.of(MODEL).values():
         assert list(found.values) == names(NS) and (found.k, found.seed) == (FEWEST, None)
         drawn = [(x.decode, x.n) for x in found.drawings.coverage]
-        assert drawn == [(how, n) for how in HOW for n in NS]
+        assert drawn == [(how, n) for how in DECODING_MODES for n in NS]
         assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
     assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 6
     assert len(results.comparison) == 2 * len(names(NS)) and len(steps) == 5

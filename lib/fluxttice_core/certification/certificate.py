@@ -171,7 +171,7 @@ def by_epoch(path: str, loaded: Checkpoint, p: Certify) -> list[KeptEpoch]:
     At FEWEST latents, so the intervals are wider than the certificate's. Empty where there is
     no such folder.
     """
-    folders = sorted(files.existing(path).resolve().parent.glob("epochs/epoch-*"))
+    folders = sorted(files.resolve(path).resolve().parent.glob("epochs/epoch-*"))
     kept = [each for each in map(checkpoints.load, folders) if each.sha256 != loaded.sha256]
     jobs = [Job(f"epoch {each.epoch}", gates.thrifty, (each.model, p)) for each in kept]
     return [
@@ -185,7 +185,7 @@ def environment() -> dict[str, str]:
 
     The number of threads is not among them: every job has one (see `parallel`).
     """
-    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash("model", "metrics")}
+    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash()}
 
 
 def _cpu() -> str:

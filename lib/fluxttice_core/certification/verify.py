@@ -69,7 +69,7 @@ def verify(
         report(f"signature: by the key {trusted}")
         step = "hashes"
         weights, manifest = contents[WEIGHTS], contents[MANIFEST]
-        shown = files.shown(files.existing(path))
+        shown = files.display_path(files.resolve(path))
         loaded = checkpoints.from_bytes(weights, manifest, name, shown)
         report(f"hashes:    {len(contents) - 1} files as signed; weights {loaded.sha256}")
         step = "schema"
@@ -119,7 +119,7 @@ def table(rows: list[Checked]) -> str:
 
 def _read(path: str | Path) -> dict[str, bytes]:
     """Every file of the folder, read once; there must be these five and nothing else."""
-    place = files.existing(path)
+    place = files.resolve(path)
     if not place.is_dir():
         raise InputError(f"{path} is not a folder: give that of a certified checkpoint.")
     try:
@@ -195,12 +195,12 @@ def _again(
 
 
 def agreement(row: Judged, again: Judged, same: bool) -> str:
-    """`told` of their figures; another verdict DIFFERS."""
-    said = told(row.measured.model_dump(), again.measured.model_dump(), same)
+    """`compare_values` of their figures; another verdict DIFFERS."""
+    said = compare_values(row.measured.model_dump(), again.measured.model_dump(), same)
     return said if row.verdict == again.verdict else "DIFFERS"
 
 
-def told(old: Any, new: Any, same: bool) -> str:
+def compare_values(old: Any, new: Any, same: bool) -> str:
     """How two values from JSON agree, of which a `Measured` row is one: "equal"; on a machine that
     is not the `same` also "in interval", or for a number without one "near"; else "DIFFERS".
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..model.network import Measurable, prior, read_out
+from ..model.network import Measurable, decode_logits, prior
 from .marginal import SLICE
 from .results import Measured, share
 
@@ -21,8 +21,8 @@ def cell_connection(model: Measurable, vae: str, rng: torch.Generator, n: int = 
     """
     encoder, decoder, hits = model.encoder(vae), model.decoder(vae), []
     for z in prior(n, rng).split(SLICE):
-        classes = read_out(decoder(z), "argmax")  # (B, T)
+        classes = decode_logits(decoder(z), "argmax")  # (B, T)
         code = encoder((classes - 1).float()).mu
-        stays = [read_out(decoder(z.lerp(code, t)), "argmax") == classes for t in STEPS]
+        stays = [decode_logits(decoder(z.lerp(code, t)), "argmax") == classes for t in STEPS]
         hits.append(torch.stack(stays).all(0).all(1))
     return share(torch.cat(hits).cpu().numpy())

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from .. import files, parallel
-from ..model.network import HOW, VAES, Measurable, Network
+from ..model.network import DECODING_MODES, VAES, Measurable, Network
 from ..model.operations import split
 from ..parallel import Job
 from ..params import Count, Text, Whole
@@ -69,8 +69,8 @@ def drawings(network: Measurable, vae: str, p: Benchmark) -> Drawings:
     q = reconstruction.posterior(network, vae)
     return Drawings(
         coverage=coverage.coverage(
-            network.decoder(vae), p.ns, how=HOW, trials=p.trials, seed=p.seed, stream=vae,
-            device=network.device,
+            network.decoder(vae), p.ns, modes=DECODING_MODES, trials=p.trials, seed=p.seed,
+            stream=vae, device=network.device,
         ),
         robustness=reconstruction.robustness(network, vae, q, p.seed),
     )  # fmt: skip
@@ -250,4 +250,4 @@ def control_row(name: str, seed: int, vae: str, p: Benchmark, model: Network | N
 def _key(p: Benchmark) -> dict[str, Any]:
     wanted = ("seed", "split_seed", "untrained_seed", "ns", "trials")
     key = {name: getattr(p, name) for name in wanted}
-    return {"code": files.code_hash("model", "metrics"), "key": key}
+    return {"code": files.code_hash(), "key": key}

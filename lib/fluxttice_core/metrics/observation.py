@@ -116,11 +116,11 @@ class Metric(NamedTuple):
     better: int = 1
 
 
-def _coverage(how: str) -> Metric:
+def _coverage(mode: str) -> Metric:
     def compute(o: Observed, _parts: Split, n: int) -> Measured:
-        return coverage.expected(o.marginal, n, how).of(float(ceiling(n)))
+        return coverage.expected(o.marginal, n, mode).of(float(ceiling(n)))
 
-    return Metric(f"{how} coverage at N = {{:,}}, of ceiling", compute)
+    return Metric(f"{mode} coverage at N = {{:,}}, of ceiling", compute)
 
 
 # In the order of the comparison table; the gates are taken in their own (`gates.Certify`).

@@ -45,7 +45,7 @@ def run(plan: str, scheduler: str = "") -> Path:
     todo = [
         job for job in wanted if not (place / job.folder / f"{NOTEBOOKS[job.step]}.html").exists()
     ]
-    print(f"{len(todo)} of {len(wanted)} jobs to do, into {files.shown(place)}", flush=True)
+    print(f"{len(todo)} of {len(wanted)} jobs to do, into {files.display_path(place)}", flush=True)
     with executor(scheduler) as workers:
         futures = {workers.submit(_perform, job, place / job.folder): job for job in todo}
         for future in as_completed(futures):
@@ -67,13 +67,13 @@ def jobs(path: str) -> list[Job]:
     """
     found = {}
     steps = {notebook: step for step, notebook in NOTEBOOKS.items()}
-    for entry, changes in params.read_plan(files.find(path)).items():
+    for entry, changes in params.read_plan(path).items():
         notebook, where = changes.pop("notebook", "1_train"), f"{path}: {entry}"
         if notebook not in [*steps]:
             known = f"must be one of {', '.join(steps)}"
             raise InputError(f"{where}: notebook is {params.brief(notebook)}, but {known}.")
         step = steps[notebook]
-        values = params.read_yaml(files.find(str(changes.pop("file", f"params/{step}.yaml"))))
+        values = params.read_yaml(str(changes.pop("file", f"params/{step}.yaml")))
         if "run_dir" in changes or [] in changes.values():
             raise InputError(f"{where}: run_dir and empty lists make no job: leave them out.")
         lists = {
@@ -85,10 +85,10 @@ def jobs(path: str) -> list[Job]:
             chosen = dict(zip(lists, point, strict=True))
             p = check(step, {**values, **changes, **chosen, "run_dir": ""}, where).model_dump()
             if "checkpoint" in p:
-                p["checkpoint"] = files.local(files.existing(p["checkpoint"]).resolve())
+                p["checkpoint"] = files.relative_to_root(files.resolve(p["checkpoint"]).resolve())
             name = "-".join([entry, *(f"{key}-{value}" for key, value in chosen.items())])
             name = re.sub(r"[^\w.+-]+", "-", name)[:100].strip("-.")
-            folder = f"{name}-{params.fingerprint(p)}"
+            folder = f"{name}-{params.config_hash(p)}"
             found[folder] = Job(entry, folder, step, p)
     return [*found.values()]
 

@@ -99,7 +99,7 @@ def plan() -> dict[tuple[str, str], batch.Job]:
     keys = {(job.entry, job.parameters["seed"]) for job in wanted}
     if len(keys) < len(wanted) or {job.step for job in wanted} != {"train"}:
         raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
-    return {(job.entry, params.fingerprint(_any_score(job))): job for job in wanted}
+    return {(job.entry, params.config_hash(_any_score(job))): job for job in wanted}
 
 
 def _keys(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -119,7 +119,7 @@ def planned(
 
 def curve_is_current() -> bool:
     """Is reports/learning_curve.csv of the default recipe as params/train.yaml has it now?"""
-    now = params.fingerprint(learning_curve.default(SEED).model_dump())
+    now = params.config_hash(learning_curve.default(SEED).model_dump())
     return {*read("learning_curve").parameters} == {now}
 
 
@@ -132,7 +132,7 @@ def train(job: batch.Job) -> list[dict]:
     for vae in loaded.model.vaes:
         o = observe(loaded.model, vae, K, SEED)
         about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae,
-                 "parameters": params.fingerprint(p)}  # fmt: skip
+                 "parameters": params.config_hash(p)}  # fmt: skip
         measured = values(o, split(p["split_seed"]), METRICS)
         rows.append(about | {metric_: row.value for metric_, row in measured.items()})
     return rows

@@ -23,7 +23,7 @@ def write() -> None:
     try:
         files.write_bytes(path(), page.encode())
     except OSError as error:  # no reason to fail a run
-        print(f"{files.shown(path())} cannot be written ({error.strerror}).")
+        print(f"{files.display_path(path())} cannot be written ({error.strerror}).")
 
 
 def row(run: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def begin(step: str) -> tuple[Any, Path]:
     params.record(run_dir, step, p.model_dump())
     parallel.start()
     libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
-    print(f"seed       {p.seed}\nrun folder {files.shown(run_dir)}\nlibraries  {libraries}")
+    print(f"seed       {p.seed}\nrun folder {files.display_path(run_dir)}\nlibraries  {libraries}")
     return p, run_dir
 
 

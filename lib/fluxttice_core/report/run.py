@@ -82,7 +82,7 @@ def run(
                 if step == "train":
                     break
     except KeyboardInterrupt:
-        go_on = f"make report RESUME={files.local(folder)} goes on with it."
+        go_on = f"make report RESUME={files.relative_to_root(folder)} goes on with it."
         raise KeyboardInterrupt(f"{NOTEBOOKS[step]} was interrupted. {go_on}") from None
     finally:
         index.write()
@@ -97,7 +97,7 @@ def _check_signing_key() -> None:
 
     key = os.environ.get(signing.KEY_VARIABLE)
     if key:
-        signing.public_key(files.find(key))
+        signing.public_key(files.resolve(key))
 
 
 def _new(
@@ -108,8 +108,8 @@ def _new(
         raise InputError(f"name is {name!r}, but must be letters, digits and any of . _ + -.")
     converted: dict[str, bytes] = {}
     if checkpoint:
-        place = files.existing(checkpoint).resolve()
-        loaded, checkpoint = checkpoints.load(place), files.local(place)
+        place = files.resolve(checkpoint).resolve()
+        loaded, checkpoint = checkpoints.load(place), files.relative_to_root(place)
         paths = {step: path for step, path in paths.items() if step != "train"}
         if place.is_file() and place.name != checkpoints.WEIGHTS:
             # A foreign file is converted once. Everything after it reads the run's own checkpoint.
@@ -125,7 +125,7 @@ def _new(
 
 
 def _checked(step: str, path: str, checkpoint: str) -> dict[str, Any]:
-    values = {"run_dir": "", **params.read_yaml(files.find(path))}
+    values = {"run_dir": "", **params.read_yaml(path)}
     for name in ("run_dir", "checkpoint"):
         if values.get(name):
             raise InputError(
@@ -142,13 +142,13 @@ def _unfinished(path: str) -> tuple[Path, dict[str, dict[str, Any]]]:
 
     What an earlier attempt at these steps left is deleted.
     """
-    folder, steps = files.existing(path, "run").resolve(), {}
+    folder, steps = files.resolve(path, "run").resolve(), {}
     recorded = {step: folder / f"{step}.params.yaml" for step in NOTEBOOKS}
     recorded = {step: file for step, file in recorded.items() if file.is_file()}
     for step, file in recorded.items():
         if not (folder / f"{NOTEBOOKS[step]}.html").is_file():
             values = {"run_dir": "", **params.read_yaml(file)}
-            steps[step] = check(step, values, files.shown(file)).model_dump()
+            steps[step] = check(step, values, files.display_path(file)).model_dump()
     if not recorded:
         raise InputError(f"{path} cannot be resumed because it records no parameters of a run.")
     if not steps:
@@ -181,9 +181,9 @@ def execute(step: str, parameters: dict[str, Any], folder: Path) -> None:
     """
     name, missed = NOTEBOOKS[step], ""
     draft = folder / f"{name}{UNFINISHED}.ipynb"
-    print(f"\n── {name} → {files.shown(folder)}", flush=True)
+    print(f"\n── {name} → {files.display_path(folder)}", flush=True)
     try:
-        _papermill(name, {**parameters, "run_dir": files.local(folder)}, draft)
+        _papermill(name, {**parameters, "run_dir": files.relative_to_root(folder)}, draft)
     except PapermillExecutionError as error:
         missed = " ".join(error.evalue.split())
         if error.ename != ThresholdMissed.__name__:
