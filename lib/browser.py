@@ -24,7 +24,7 @@ FLAGS = [
 ]
 WIDTH = 1120
 DRAWN = """new Promise((done) => {
-  const look = () => (workers.length ? setTimeout(look, 20) : done(runs.map((run) => run.count)));
+  const look = () => (drawing ? setTimeout(look, 20) : done(runs.map((run) => run.count)));
   look();
 })"""  # in explore.html: what was counted, once the run of draws is at its end
 
@@ -95,11 +95,11 @@ def opened(path: Path) -> Iterator[Page]:
 
 
 def assert_silent(page: Page) -> None:
-    """The console said nothing, and nobody was asked: only the page, its icon and its workers."""
+    """The console said nothing, and nobody was asked: only the page and its icon."""
     told = {event["method"] for event in page.events}
     assert not told & {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
     sent = [e["params"] for e in page.events if e["method"] == "Network.requestWillBeSent"]
-    assert {params["request"]["url"].split(":")[0] for params in sent} <= {"file", "data", "blob"}
+    assert {params["request"]["url"].split(":")[0] for params in sent} <= {"file", "data"}
 
 
 def picture(source: Path, target: Path, scheme: str = "light") -> None:
@@ -108,7 +108,9 @@ def picture(source: Path, target: Path, scheme: str = "light") -> None:
     with opened(source) as page:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         page.call("Emulation.setEmulatedMedia", features=features)
-        page.value("give(tableOf(Object.keys(names).find((i) => names[i].startsWith('Kleene'))))")
+        page.value(
+            "giveTable(tableOf(Object.keys(names).find((i) => names[i].startsWith('Kleene'))))"
+        )
         page.value("document.querySelectorAll('#active input')[4].focus()")
         page.key("End", 35)
         page.value("draw()")

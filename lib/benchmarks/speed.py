@@ -16,7 +16,7 @@ from fluxttice_core import files, params
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics import measurement
 from fluxttice_core.metrics.coverage import distinct
-from fluxttice_core.model.network import HOW, VAES, Network, prior
+from fluxttice_core.model.network import DECODING_MODES, VAES, Network, prior
 from fluxttice_core.model.operations import all_operations, split
 from fluxttice_core.model.streams import generator
 from fluxttice_core.training import loop, recipes, turned
@@ -66,8 +66,12 @@ def bench_coverage(model: Network) -> None:
     ratios, ours = [], []
     for repeat in range(REPEATS):
         rng = generator(repeat, "bench")
-        slow = sum(wall_s(row_by_row, model, vae, how, rng) for vae in VAES for how in HOW)
-        ours.append(sum(wall_s(distinct, model.decoder(vae), [N], HOW, rng) for vae in VAES))
+        slow = sum(
+            wall_s(row_by_row, model, vae, how, rng) for vae in VAES for how in DECODING_MODES
+        )
+        ours.append(
+            sum(wall_s(distinct, model.decoder(vae), [N], DECODING_MODES, rng) for vae in VAES)
+        )
         ratios.append(slow / ours[-1])
     floor = N * sum(DECODER.values()) / multiply_adds_per_s()
     print(f"sampled coverage at N = {N:,}, A and B: row by row / ours {spread(ratios)}")

@@ -1,5 +1,6 @@
-"""fluxttice_core: a ternary variational autoencoder and its honest measurement."""
+"""fluxttice_core: a ternary variational autoencoder, its benchmark and its certificate."""
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
@@ -7,7 +8,8 @@ from .errors import InputError
 if TYPE_CHECKING:
     from .api import TernaryVAE, all_operations, load
 
-__all__ = ["InputError", "TernaryVAE", "all_operations", "load"]
+__all__ = ["InputError", "TernaryVAE", "__version__", "all_operations", "load"]
+__version__ = version("fluxttice")
 
 
 def __dir__() -> list[str]:
@@ -15,7 +17,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch is imported when it is first asked for: `fluxttice --help` needs none."""
+    """Imports torch only when a name needs it, so `fluxttice --help` does not wait for it."""
     if name in __all__:
         from . import api
 

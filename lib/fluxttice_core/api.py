@@ -1,27 +1,50 @@
 """The package's face for programs: a loaded checkpoint as an object with four verbs."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+from tqdm import tqdm
 
 from .checkpoints import folder as checkpoints
 from .errors import InputError
 from .metrics.controls import random_linear
 from .metrics.coverage import coverage, distinct
-from .model.network import HOW
+from .model.network import DECODING_MODES, DecodingMode, VaeName
 from .model.operations import all_operations
 from .model.streams import generator
 
 __all__ = ["TernaryVAE", "all_operations", "load"]
 NS = (10_000, 50_000, 195_000)
+UNTRAINED_SEEDS = 5  # of each kind of untrained network in a coverage report
+QUIET_S = 3  # seconds before a progress bar appears
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread inside, and on as many as before afterwards.
+
+    These networks are so small that several threads mostly wait for one another. And a process
+    that is forked from one with torch's threads hangs at its own first use of them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class TernaryVAE:
-    """The VAEs of a checkpoint. Each verb takes `vae="A"` or `"B"`.
+    """The VAEs of a checkpoint. `checkpoint` says where it came from, `model` is the network.
 
-    Where none is named, B is meant, or A where the layout has no decoder B.
+    Each VAE has latents of its own: latents that A encodes mean nothing to B. So where a
+    checkpoint has two VAEs, each verb must be given `vae="A"` or `vae="B"`; where it has one,
+    `vae` may be omitted. All verbs compute on one thread.
     """
 
     def __init__(self, loaded: checkpoints.Checkpoint) -> None:
@@ -31,88 +54,182 @@ class TernaryVAE:
         c = self.checkpoint
         return f"TernaryVAE({c.path!r}, epoch={c.epoch}, sha256={c.sha256[:12]}…)"
 
-    def _vae(self, vae: str | None) -> str:
-        return self.model.vaes[-1] if vae is None else vae
+    def _chosen(self, vae: str | None) -> str:
+        vaes = self.model.vaes
+        if vae is None and len(vaes) > 1:
+            raise InputError(
+                f"vae is missing, but must be {' or '.join(map(repr, vaes))}, because this "
+                "checkpoint has two VAEs and each has latents of its own."
+            )
+        return vaes[0] if vae is None else vae
 
-    def encode(self, ops: object, vae: str | None = None) -> Tensor:
-        """Posterior means (n, 16), float32, of operations (n, 9) with values in {-1, 0, 1}.
+    @one_thread()
+    def encode(self, ops: ArrayLike | Tensor, vae: VaeName | None = None) -> Tensor:
+        """Posterior means of operations.
 
-        Raises InputError for another shape, another value or an unknown VAE.
+        >>> model = load("checkpoints/certified")
+        >>> model.encode([[-1, -1, -1, -1, 0, 0, -1, 0, 1]], vae="B").shape  # AND
+        torch.Size([1, 16])
+
+        Args:
+            ops: (n, 9), values in {-1, 0, 1}; a tensor, an array or nested lists.
+            vae: "A" or "B".
+
+        Returns:
+            (n, 16) float32.
+
+        Raises:
+            InputError: another shape, another value, or an unknown or missing VAE.
         """
-        return self.model.encode(ops, self._vae(vae))
+        return self.model.encode(ops, self._chosen(vae))
 
+    @one_thread()
     def decode(
-        self, z: object, how: str = "argmax", vae: str | None = None, seed: int | None = None
+        self,
+        z: ArrayLike | Tensor,
+        mode: DecodingMode = "argmax",
+        vae: VaeName | None = None,
+        seed: int | None = None,
     ) -> Tensor:
-        """Operations (n, 9), int64 in {-1, 0, 1}, from latents (n, 16).
+        """Operations from latents.
 
-        `how`: "argmax", "categorical" (draws: needs a `seed`) or "expectation" (legacy).
-        Raises InputError for another shape, values that are not finite, an unknown `how` or VAE.
+        >>> model = load("checkpoints/certified")
+        >>> model.decode(model.encode([[-1, -1, -1, -1, 0, 0, -1, 0, 1]], vae="B"), vae="B")
+        tensor([[-1, -1, -1, -1,  0,  0, -1,  0,  1]])
+
+        Args:
+            z: (n, 16), finite; a tensor, an array or nested lists.
+            mode: "argmax" (the likeliest value of each entry), "categorical" (a draw from the
+                decoder's distribution) or "expectation" (the rounded mean, which only old
+                figures use).
+            vae: the VAE that encoded `z`, "A" or "B".
+            seed: of the draws; only "categorical" needs it.
+
+        Returns:
+            (n, 9) int64, values in {-1, 0, 1}.
+
+        Raises:
+            InputError: another shape, a value that is not finite, an unknown mode, a missing
+                seed, or an unknown or missing VAE.
         """
         rng = None if seed is None else generator(seed, "decode")
-        return self.model.decode(z, self._vae(vae), how, rng)
+        return self.model.decode(z, self._chosen(vae), mode, rng)
 
-    def sample(self, n: int, how: str = "argmax", vae: str | None = None, *, seed: int) -> Tensor:
-        """`n` operations (n, 9), int64, from latents of N(0, I); the same seed, the same draw."""
-        vae = self._vae(vae)
-        return self.model.sample(n, vae, how, rng=generator(seed, "sample", vae))
+    @one_thread()
+    def sample(
+        self, n: int, mode: DecodingMode = "argmax", vae: VaeName | None = None, *, seed: int
+    ) -> Tensor:
+        """Operations from `n` latents of the prior N(0, I).
 
+        >>> load("checkpoints/certified").sample(5, vae="B", seed=0).shape
+        torch.Size([5, 9])
+
+        Args:
+            n: number of operations, 1 to 10^8.
+            mode: as in `decode`.
+            vae: "A" or "B".
+            seed: of the latents and draws: the same seed gives the same operations.
+
+        Returns:
+            (n, 9) int64, values in {-1, 0, 1}.
+
+        Raises:
+            InputError: an n, mode, VAE or seed that is none.
+        """
+        name = self._chosen(vae)
+        return self.model.sample(n, name, mode, rng=generator(seed, "sample", name))
+
+    @one_thread()
     def coverage_report(
         self,
         ns: Iterable[int] = NS,
-        how: str | Sequence[str] = HOW,
+        mode: DecodingMode | Sequence[DecodingMode] = DECODING_MODES,
+        vae: VaeName | None = None,
         *,
         trials: int = 5,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Distinct operations among N prior draws, for each VAE, beside networks of noise.
+        """Distinct operations among N prior draws, beside untrained networks.
+
+        Takes some seconds; a progress bar appears on standard error.
+
+        Args:
+            ns: numbers of draws, each 1 or more.
+            mode: a decoding mode or several.
+            vae: "A" or "B"; every VAE if omitted.
+            trials: independent repetitions, 2 or more, for the interval.
+            seed: of all draws.
 
         Returns:
             One row for each VAE, mode and N: `vae, decode, n, trials, unique, share, of_ceiling,
             ci95_low, ci95_high` (counts, Student t over trials), `noise_unique` (the most that one
-            of ten networks reaches that have learnt nothing, five untrained and five of random
-            linear maps, in one trial each) and `discriminates`: by argmax, with the whole interval
-            above that. Where it is False the number is one that noise can win; by categorical
-            sampling it always is, since a uniform generator reaches the ceiling.
+            of ten untrained networks reaches in one trial: five with PyTorch's initialisation and
+            five random linear maps) and `discriminates`: by argmax, and the whole interval is above
+            `noise_unique`. Where it is False, an untrained network can reach the number. By
+            categorical sampling it is always False, because a uniform generator is at the ceiling.
 
         Raises:
-            InputError: ns that are no numbers, an n below 1, fewer than 2 trials, an unknown mode.
+            InputError: ns that are no numbers, an n below 1, fewer than 2 trials, an unknown mode
+                or VAE.
         """
         if not isinstance(ns, Iterable):
             raise InputError(f"ns is {ns!r}, but must be numbers of draws, such as [50_000].")
         ns = list(ns)
-        modes: list = list(how) if isinstance(how, list | tuple) else [how]
-        unknown = [mode for mode in modes if mode not in HOW]
+        modes: list = list(mode) if isinstance(mode, list | tuple) else [mode]
+        unknown = [one for one in modes if one not in DECODING_MODES]
         if unknown:
-            raise InputError(f"how holds {unknown[0]!r}, but the modes are {', '.join(HOW)}.")
-        rng, rows, seed = generator(seed, "noise"), [], int(seed)
-        makers = self.model.untrained, random_linear
-        noise = [make(number) for make in makers for number in range(seed, seed + 5)]
-        for vae in self.model.vaes:
-            ours = coverage(
-                self.model.decoder(vae), ns, how=modes, trials=trials, seed=seed, stream=vae
+            raise InputError(
+                f"mode holds {unknown[0]!r}, but the modes are {', '.join(DECODING_MODES)}."
             )
-            theirs = [distinct(network.decoder(vae), ns, modes, rng) for network in noise]
-            for row in ours:
-                count, most = row.unique, max(found[row.decode, row.n] for found in theirs)
-                rows.append(
-                    {
-                        "vae": vae,
-                        "decode": row.decode,
-                        "n": row.n,
-                        "trials": count.n,
-                        "unique": count.value,
-                        "share": row.share.value,
-                        "of_ceiling": row.of_ceiling.value,
-                        "ci95_low": count.low,
-                        "ci95_high": count.high,
-                        "noise_unique": most,
-                        "discriminates": row.decode == "argmax" and count.low > most,
-                    }
-                )
+        vaes = self.model.vaes if vae is None else (vae,)
+        streams = [(name, generator(seed, "noise", name)) for name in vaes]
+        makers, first = (self.model.untrained, random_linear), int(seed)
+        untrained = [make(first + i) for make in makers for i in range(UNTRAINED_SEEDS)]
+        rows: list[dict] = []
+        steps = len(vaes) * (1 + len(untrained))
+        with tqdm(total=steps, desc="coverage", delay=QUIET_S, leave=False) as bar:
+            for name, rng in streams:
+                decoder, counts = self.model.decoder(name), []
+                ours = coverage(decoder, ns, modes=modes, trials=trials, seed=seed, stream=name)
+                bar.update()
+                for network in untrained:
+                    counts.append(distinct(network.decoder(name), ns, modes, rng))
+                    bar.update()
+                for row in ours:
+                    most = max(count[row.decode, row.n] for count in counts)
+                    rows.append(
+                        {
+                            "vae": name,
+                            "decode": row.decode,
+                            "n": row.n,
+                            "trials": row.unique.n,
+                            "unique": row.unique.value,
+                            "share": row.share.value,
+                            "of_ceiling": row.of_ceiling.value,
+                            "ci95_low": row.unique.low,
+                            "ci95_high": row.unique.high,
+                            "noise_unique": most,
+                            "discriminates": row.decode == "argmax" and row.unique.low > most,
+                        }
+                    )
         return pd.DataFrame(rows)
 
 
+@one_thread()
 def load(path: str | Path, expected_sha256: str = "") -> TernaryVAE:
-    """A checkpoint (a folder of ours or a `.pt`) ready for use; see `checkpoints.folder.load`."""
+    """A checkpoint, ready for use: on the CPU, in evaluation mode.
+
+    >>> load("checkpoints/certified").model.vaes
+    ('A', 'B')
+
+    Args:
+        path: a checkpoint's folder (model.safetensors and manifest.json), the model.safetensors
+            in it, or a v5.x `.pt`. A relative path is read from the working directory, else
+            from the repository.
+        expected_sha256: of the weight file, as 64 hexadecimal digits; empty accepts any.
+
+    Raises:
+        InputError: nothing there, not a checkpoint, another network, values that are not finite,
+            or weights whose sha256 is neither the manifest's nor `expected_sha256`.
+    """
     return TernaryVAE(checkpoints.load(path, expected_sha256))

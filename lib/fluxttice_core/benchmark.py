@@ -169,7 +169,7 @@ def control_rows(
 def _key(p: Benchmark) -> str:
     wanted = ("seed", "split_seed", "untrained_seed", "trials")
     code = files.code_hash("model", "metrics")
-    return params.fingerprint({name: getattr(p, name) for name in wanted} | {"code": code})
+    return params.config_hash({name: getattr(p, name) for name in wanted} | {"code": code})
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:

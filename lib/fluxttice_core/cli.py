@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import io
 import os
 import signal
 import sys
@@ -15,9 +16,17 @@ from .errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
+    if sys.stdout is None:  # closed, as by `>&-`
+        print("fluxttice: standard output is closed.", file=sys.stderr)
+        return 1
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character shows a question mark instead.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     options = vars(_parser().parse_args(argv))
     run, extra = options.pop("run"), options.pop("extra")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # is Ctrl-C: everything is tidied up
+    # SIGTERM is Ctrl-C, so that everything is tidied up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(**options)
         sys.stdout.flush()
@@ -27,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         said = str(interrupt) or "interrupted."
     except BrokenPipeError:
-        said = "its output was closed before the end."
+        said = ""  # the reader has seen enough, as in `make report | head`
+    except OSError as error:
+        where = error.filename or "its output"
+        said = f"{where} cannot be read or written ({error.strerror or error})."
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if not extra or missing == "fluxttice_core":
@@ -35,21 +47,22 @@ def main(argv: list[str] | None = None) -> int:
         said = f"{missing} is not installed: pip install 'fluxttice[{extra}]'."
     finally:
         gc.freeze()  # or Python looks through all of torch once more when it exits: half a second
-    print(f"fluxttice: {said}", file=sys.stderr)
+    if said:
+        print(f"fluxttice: {said}", file=sys.stderr)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # else Python complains of it once more when it exits
+    except OSError:  # Python would report it once more when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 
 def _report(**options: str) -> None:
     """train, benchmark and certify into a dated folder"""
-    from .report import index, job  # papermill takes a second to import
+    from .report import index, run  # papermill takes a second to import
 
-    folder = job.run(**options)
+    folder = run.run(**options)
     print("\nDone: every run, and the .html files of this one, are in")
-    print(files.shown(index.path()), files.shown(folder), sep="\n")
+    print(files.display_path(index.path()), files.display_path(folder), sep="\n")
 
 
 def _open() -> None:
@@ -57,7 +70,7 @@ def _open() -> None:
     from .report import index
 
     index.write()
-    print(files.shown(index.path()))
+    print(files.display_path(index.path()))
     webbrowser.open(index.path().resolve().as_uri())
 
 
@@ -82,7 +95,7 @@ def _verify(path: str, quick: bool, public_key: str | None, attest: str | None) 
     vaes = " and ".join(f"VAE-{vae}" for vae in found.checkpoint.model.vaes)
     print(f"PASS ({found.profile}): {path}, {vaes}, signed by the trusted key, {measured}")
     if attest:
-        place = attestation.write_verification_result(found, files.existing(path), attest)
+        place = attestation.write_verification_result(found, files.resolve(path), attest)
         print(f"attested in {place}")
 
 
@@ -100,21 +113,21 @@ def _batch(**options: str) -> None:
     """run every job of a plan, side by side"""
     from .report import batch
 
-    print(f"\nDone: a folder a job in\n{files.shown(batch.run(**options))}")
+    print(f"\nDone: a folder a job in\n{files.display_path(batch.run(**options))}")
 
 
 def _evidence(scheduler: str) -> None:
     """train and measure params/evidence.yaml"""
     from .report import evidence
 
-    print(f"\nDone: open the .html file in\n{files.shown(evidence.run(scheduler))}")
+    print(f"\nDone: open the .html file in\n{files.display_path(evidence.run(scheduler))}")
 
 
-def _reproduce(folder: str) -> None:
-    """repeat a recorded run, and compare every number"""
+def _reproduce(folder: str, quick: bool) -> None:
+    """repeat a recorded run, and compare every number that is measured again"""
     from .report import reproduce
 
-    print(f"\nReproduced: {files.shown(reproduce.run(folder))}")
+    print(f"\nReproduced: {files.display_path(reproduce.run(folder, quick))}")
 
 
 def _controls(benchmark: str) -> None:
@@ -137,7 +150,7 @@ def _power(certify: str) -> None:
 
 def _checked(kind: type[params.P], path: str) -> params.P:
     blank = {"run_dir": "", "checkpoint": ""}
-    return params.check(kind, {**blank, **params.read_yaml(files.find(path))}, path)
+    return params.check(kind, {**blank, **params.read_yaml(path)}, path)
 
 
 def _argument(name: str, text: str, **options: Any) -> dict[str, dict[str, Any]]:
@@ -163,6 +176,8 @@ LESS = "check what was signed and measure nothing (default: measure every gate a
 SIGN = "sign a Summary Verification Result of it with this private key (default: none)"
 ATTEST = _argument("--attest", SIGN, metavar="KEY")
 QUICK = _argument("--quick", LESS, action="store_true")
+READ = "read the controls from their file (default: measure them again, too)"
+STORED = _argument("--quick", READ, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
 
 # Command → the extra that it needs, and its arguments. Its help is the docstring.
@@ -173,7 +188,7 @@ COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
     _batch: ("cluster", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
     _evidence: ("cluster", SCHEDULER),
-    _reproduce: ("report", _argument("folder", "the run's folder")),
+    _reproduce: ("report", _argument("folder", "the run's folder") | STORED),
     _controls: ("", BENCHMARK),
     _power: ("", CERTIFY),
 }

@@ -1,16 +1,22 @@
-"""The one exception a user's mistake raises."""
+"""The exceptions that a user sees: one sentence each, no traceback."""
 
 
 class InputError(ValueError):
-    """Bad input: its message is one sentence that says what, where, and what would be right.
+    """Bad input. The message is one sentence: what was wrong, where, and what would be right.
 
-    Notebooks show the sentence alone (`_render_traceback_` is IPython's hook for that) and the
-    command line prints it and exits with 1, so that no one has to read a traceback to learn of
-    a typing mistake.
+    Notebooks show the sentence alone, because IPython calls `_render_traceback_` where an exception
+    has one. The command line prints it and exits with 1.
     """
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+class ThresholdMissed(InputError):
+    """A measured value misses its bound: the only exception by which a notebook fails its verdict.
+
+    The notebook has run to its end, so its page is complete and shows the verdict.
+    """
 
 
 def printable(text: object) -> str:

@@ -1,14 +1,16 @@
-"""Paths, hashes and writes: where the project is, where a run goes, nothing half-written."""
+"""Paths, hashes, provenance, and writes that leave nothing half-written."""
 
 import ast
 import contextlib
 import hashlib
+import io
 import json
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import tokenize
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
@@ -20,6 +22,8 @@ from .errors import InputError
 
 MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
 DRAFT = ".draft"  # how the names of drafts end
+MEASURING = ("model", "metrics", "benchmark.py", "parallel.py")  # parallel sets the threads
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "safetensors")
 
 
@@ -32,21 +36,19 @@ def root() -> Path:
     )
 
 
-def find(path: str | Path) -> Path:
-    """`path` as the caller means it: from the working directory, else from the repository."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() or path.exists() else root() / path
+def resolve(path: str | Path, what: str = "checkpoint") -> Path:
+    """The file or folder at `path`: in the working directory, else in the repository.
 
-
-def existing(path: str | Path, what: str = "checkpoint") -> Path:
-    """The existing file or folder that `path` means, or an InputError that says `what` it is."""
-    if not str(path).strip():
-        kinds = f"a {what} folder" + (" or a .pt file" if what == "checkpoint" else "")
-        raise InputError(f"{what} is empty: give the path of {kinds}.")
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, a null byte, no user
-        place = find(path)
-        if place.exists():
-            return place
+    Raises:
+        InputError: neither has it; the sentence calls it `what`.
+    """
+    text = str(path).strip() and os.path.expanduser(path)
+    if not text:
+        raise InputError(f"{what} is empty: give the path of a {what}.")
+    with contextlib.suppress(OSError, ValueError):  # too long, or with a null byte
+        for place in (Path(text), root() / text):
+            if place.exists():
+                return place
     raise InputError(f"No {what} at {path}: there is no such file or folder.")
 
 
@@ -75,7 +77,7 @@ def parse_json(data: bytes) -> Any:
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name stands twice in its JSON")
+            raise ValueError("its JSON gives a name twice")
         return dict(pairs)
 
     def no_constant(name: str) -> None:
@@ -87,17 +89,15 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("its JSON is nested too deeply") from None
 
 
-def shown(path: str | Path) -> str:
-    """`path` for a record: relative to the repository where it lies inside, with forward slashes.
-
-    Elsewhere only its last two parts are kept: a published record names no one's home folder.
-    """
-    path = Path(local(Path(path).resolve()))
-    return (Path(*path.parts[-2:]) if path.is_absolute() else path).as_posix()
+def display_path(path: str | Path) -> str:
+    """`path` for people and records: relative to the repository if inside it, else its last two
+    parts, because a published record must not name anyone's home folder. Never opened."""
+    place = Path(relative_to_root(Path(path).resolve()))
+    return (Path(*place.parts[-2:]) if place.is_absolute() else place).as_posix()
 
 
-def local(path: Path) -> str:
-    """`path` relative to the repository where it lies inside, absolute elsewhere."""
+def relative_to_root(path: Path) -> str:
+    """`path` relative to the repository if it is inside it, else unchanged."""
     home = root().resolve()
     return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
 
@@ -106,18 +106,42 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@cache  # what runs is the code that was imported
-def code_hash(*packages: str) -> str:
-    """sha256 of the syntax of the library's `packages`, without docstrings and comments."""
-    paths = [path for name in packages for path in Path(__file__).parent.glob(f"{name}/*.py")]
-    trees = []
-    for path in sorted(paths):
-        tree = ast.parse(path.read_text("utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                node.body = node.body[ast.get_docstring(node) is not None :]
-        trees.append(f"{path.parent.name}/{path.stem}: {ast.dump(tree)}")
-    return sha256("\n".join(trees).encode())
+@cache  # because the code that runs is the code that was imported
+def code_hash(*parts: str) -> str:
+    """sha256 of the library's source, without comments, docstrings and layout.
+
+    The same on every Python, because it reads the text and not a parser's rendering of it. A
+    line's indentation counts, because it is syntax.
+
+    Args:
+        parts: folders and files of this package; MEASURING if none is given.
+    """
+    package, texts = Path(__file__).parent, []
+    for part in parts or MEASURING:
+        place = package / part
+        for path in [place] if place.is_file() else place.glob("*.py"):
+            texts.append(path.relative_to(package).as_posix().encode() + b"\n" + _code(path))
+    return sha256(b"\n".join(sorted(texts)))
+
+
+def _code(path: Path) -> bytes:
+    source = path.read_text("utf-8")
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:  # it goes to the end of its line
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    data = [line.encode() for line in lines]  # because ast counts columns in bytes
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED)]
+    found = [node.body[0] for node in nodes if ast.get_docstring(node) is not None]
+    for doc in sorted(found, key=lambda doc: doc.lineno, reverse=True):  # earlier ones stay true
+        rest = data[doc.end_lineno - 1][doc.end_col_offset :]
+        data[doc.lineno - 1 : doc.end_lineno] = [data[doc.lineno - 1][: doc.col_offset] + rest]
+    indents = [line[: len(line) - len(line.lstrip())] for line in data]
+    squeezed = [
+        indent + b" ".join(line.split()) for indent, line in zip(indents, data, strict=True)
+    ]
+    return b"\n".join(line for line in squeezed if line.strip())
 
 
 def utc_now() -> datetime:
@@ -125,14 +149,14 @@ def utc_now() -> datetime:
 
 
 def reports_folder() -> Path:
-    """reports/ of the repository, or the folder that FLUXTTICE_REPORTS names."""
-    return Path(os.environ.get("FLUXTTICE_REPORTS") or root() / "reports")
+    """The folder that FLUXTTICE_REPORTS names, or reports/; a relative one is in the repository."""
+    return root() / os.path.expanduser(os.environ.get("FLUXTTICE_REPORTS") or "reports")
 
 
 def run_folder(run_dir: str, name: str) -> Path:
-    """`run_dir` (made if need be), or where it is empty a new reports/<UTC date>/<HHMMSS>-<name>/.
+    """`run_dir`, made if need be; if it is empty, a new reports/<UTC date>/<HHMMSS>-<name>/.
 
-    A new folder never meets an earlier one: a second run of the same second gets a -2.
+    A second run in the same second gets a folder that ends in -2.
 
     Raises:
         InputError: the folder cannot be made or written to.
@@ -140,12 +164,12 @@ def run_folder(run_dir: str, name: str) -> Path:
     now = utc_now()
     day = reports_folder() / now.strftime("%Y-%m-%d")
     try:
-        place = Path(run_dir).expanduser() if run_dir else day
+        place = Path(os.path.expanduser(run_dir)) if run_dir else day
         place.mkdir(parents=True, exist_ok=True)
-        folder = place if run_dir else fresh(day / f"{now:%H%M%S}-{name}")
+        folder = place if run_dir else unique_dir(day / f"{now:%H%M%S}-{name}")
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # the latter two: a path that is none
+    except (OSError, ValueError) as error:  # ValueError: a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"Cannot write a report in {run_dir or day} ({reason}): give a writable run_dir, "
@@ -153,7 +177,19 @@ def run_folder(run_dir: str, name: str) -> Path:
         ) from None
 
 
-def fresh(wanted: Path) -> Path:
+def short_tempdir() -> tempfile.TemporaryDirectory:
+    """A temporary folder for sockets, as a context manager that gives its path.
+
+    A socket's path has at most 104 bytes (macOS; 108 on Linux). Python adds 33 bytes of its own to
+    TMPDIR, so a TMPDIR of 48 bytes is too long for a folder in a folder in it.
+    """
+    long = len(os.fsencode(tempfile.gettempdir())) > 40
+    return tempfile.TemporaryDirectory(
+        prefix="fluxttice-", dir="/tmp" if long else None, ignore_cleanup_errors=True
+    )
+
+
+def unique_dir(wanted: Path) -> Path:
     """A new folder of that name, or with -2, -3, … behind it."""
     folder, attempt = wanted, 1
     while True:
@@ -172,7 +208,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        with contextlib.suppress(OSError):  # CIFS and vfat refuse it, and the file is good
+            os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -209,7 +246,8 @@ def new_folder(folder: Path, contents: dict[str, bytes] | None = None) -> Iterat
     try:
         write_all(draft, contents or {})
         yield draft
-        draft.chmod(0o755)
+        with contextlib.suppress(OSError):
+            draft.chmod(0o755)
         draft.rename(folder)
     except BaseException:
         delete(draft)
@@ -223,14 +261,16 @@ def delete(path: Path) -> None:
 
 
 def git_commit() -> dict[str, Any]:
-    """`{commit, clean}` of the repository; both None where there is no git to ask.
+    """`{commit, clean}` of this project's own git repository; None where it has none or no git.
 
-    Clean is everything but reports/, which holds what runs leave and nothing that they read.
+    Clean means unchanged outside reports/, which holds only what runs write.
     """
+    place = root() / ".git"  # named, because git would also take a repository further up
     asked = ["status", "--porcelain=v2", "--branch", "--", ".", ":!reports"]
-    command = ["git", "-C", str(root()), *asked]
+    command = ["git", "-C", str(root()), f"--git-dir={place}", f"--work-tree={root()}", *asked]
+    environ = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
     try:
-        said = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
+        said = subprocess.check_output(command, env=environ, text=True, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}
     lines = said.splitlines()
@@ -238,7 +278,7 @@ def git_commit() -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """What a rerun would need to be the same: versions and platform."""
+    """Versions and platform, which a rerun needs to give the same numbers."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},

@@ -5,15 +5,18 @@ holds the same keys as literals. Every key is used, and a key nobody uses is an 
 """
 
 import difflib
+import io
 import json
 import re
 import reprlib
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from . import files
 from .errors import InputError, printable
@@ -41,6 +44,7 @@ Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
 Digest = Annotated[str, BeforeValidator(_digest)]
+PLAIN = str | int | float | None
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
@@ -94,65 +98,62 @@ def brief(value: object) -> str:
         return "a number of thousands of digits"
 
 
-class _Yaml12(yaml.SafeLoader):
-    """PyYAML reads YAML 1.1, where `017` is 15, `1:30` is 90, `1e-3` is text and `on` is true.
-    Here plain scalars mean what YAML 1.2 says (10.3.2), and a key given twice is refused."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        None: [
-            (f"tag:yaml.org,2002:{tag}", re.compile(rf"({pattern})\Z"))
-            for tag, pattern in (
-                ("null", r"|~|null|Null|NULL"),
-                ("bool", r"true|True|TRUE|false|False|FALSE"),
-                ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
-                ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"),
-            )
-        ]
-    }
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice")
-        return super().construct_mapping(node, deep)
+def _yaml() -> YAML:
+    """YAML 1.2 of plain values: `017` is 17, `on` is text, and a name given twice is an error."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    return yaml
 
 
-_Yaml12.add_constructor("tag:yaml.org,2002:int", _Yaml12.construct_yaml_int)
-
-
-class _Written(yaml.SafeDumper):
-    """Quotes what `_Yaml12` would not read as text."""
-
-    yaml_implicit_resolvers = _Yaml12.yaml_implicit_resolvers
-
-
-def _apart(values: dict[str, Any]) -> dict[str, Any]:
-    """What a run depends on: all but where it lies."""
+def without_run_dir(values: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a run's results depend on."""
     return {key: value for key, value in values.items() if key != "run_dir"}
 
 
-def fingerprint(values: dict[str, Any]) -> str:
+def config_hash(values: dict[str, Any]) -> str:
     """12 hexadecimal digits that change with any parameter but `run_dir`."""
-    return files.sha256(json.dumps(_apart(values), sort_keys=True).encode())[:12]
+    return files.sha256(json.dumps(without_run_dir(values), sort_keys=True).encode())[:12]
 
 
 def record(folder: Path, name: str, values: dict[str, Any]) -> None:
     """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun."""
-    text = yaml.dump(_apart(values), Dumper=_Written, sort_keys=False, allow_unicode=True)
-    files.write_bytes(folder / f"{name}.params.yaml", text.encode())
+    text = io.BytesIO()
+    _yaml().dump(without_run_dir(values), text)
+    files.write_bytes(folder / f"{name}.params.yaml", text.getvalue())
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A flat mapping of parameters from a YAML file.
 
     Raises:
-        InputError: no such file, not YAML, not a mapping, nested, or with a tag.
+        InputError: no such file, not YAML 1.2, a name given twice, not a mapping, or nested.
     """
     return _flat(_read(path), str(path))
+
+
+def profile_of(values: dict[str, Any]) -> str:
+    """The name of the params/certify*.yaml that has exactly the bounds in `values`; "" if none.
+
+    Bounds are the parameters that begin with min_ or max_.
+    """
+    wanted = _bounds(values)
+    for place in sorted(files.root().glob("params/certify*.yaml")):
+        if wanted and _bounds_in(place, place.stat().st_mtime_ns) == wanted:
+            return place.stem
+    return ""
+
+
+@cache  # because the page of all runs compares every run with it
+def _bounds_in(place: Path, _changed: int) -> dict[str, Any]:
+    try:
+        return _bounds(read_yaml(place))
+    except InputError:  # a file that is being edited is no profile
+        return {}
+
+
+def _bounds(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k.startswith(("min_", "max_"))}
 
 
 def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -165,25 +166,31 @@ def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def _read(path: str | Path) -> Any:
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"No parameter file at {path}: give the path of a YAML file.")
+    place = files.resolve(path, "parameter file")
     try:
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(token, yaml.TagToken) for token in yaml.scan(text)):
-            raise yaml.YAMLError("it has a tag, and plain values have none")
-        return yaml.load(text, _Yaml12)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not readable as YAML: {reason}.") from None
+        return _yaml().load(place.read_text(encoding="utf-8"))
+    except (YAMLError, ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path} is not readable as YAML: {_problem(error)}.") from None
+
+
+def _problem(error: Exception) -> str:
+    """The parser's reason and its line, without the excerpt of the file that it adds."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join((getattr(error, "strerror", "") or str(error)).split())
 
 
 def _flat(values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(_is_flat(*item) for item in values.items()):
-        raise InputError(f"{where} must be a flat mapping, one `name: value` a line.")
+        raise InputError(
+            f"{where} must be a flat mapping, one `name: value` a line, of plain values (a date "
+            "needs quotes)."
+        )
     return values
 
 
 def _is_flat(name: Any, value: Any) -> bool:
     values = value if isinstance(value, list) else [value]
-    return isinstance(name, str) and not any(isinstance(v, (dict, list)) for v in values)
+    return isinstance(name, str) and all(isinstance(v, PLAIN) for v in values)

@@ -7,17 +7,64 @@ from planted import sentence
 
 from fluxttice_core import files
 
+SOURCE = '''"""Docs — über."""  # first
+import os
 
-def test_the_hash_of_the_code_sees_syntax_and_no_words(tmp_path, monkeypatch):
+
+class A:
+    """A."""
+
+    def f(self):  # é
+        "doc—"; x = "# no comment"
+        "".join(x)
+        if x:
+            return  f"{x!r} # é"
+        return 2
+'''
+REWORDED = '''import os
+class A:
+    def f(self):
+        """More
+        words."""; x = "# no comment"
+        # Why.
+        "".join(x)
+        if x:
+            return f"{x!r} # é"   # é
+        return 2'''
+
+
+# Nothing in it is a parser's rendering, so it is the same on every Python.
+HASHED = """model/m.py
+import os
+class A:
+    def f(self):
+        ; x = "# no comment"
+        "".join(x)
+        if x:
+            return f"{x!r} # é"
+        return 2"""
+
+
+def hash_of(tmp_path, monkeypatch, text):
     monkeypatch.setattr(files, "__file__", str(tmp_path / "files.py"))
-    (tmp_path / "model").mkdir()
-    hashes = []
-    for text in ('"""a"""\nx = 1', '"""b"""\nx = 1  # c', "x = 1", "x = 2"):
-        (tmp_path / "model" / "m.py").write_text(text)
-        hashes.append(files.code_hash.__wrapped__("model"))
-    assert len(set(hashes[:3])) == 1 and hashes[3] != hashes[0] != files.code_hash.__wrapped__(
-        "metrics"
-    )
+    (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model" / "m.py").write_text(text, "utf-8")
+    return files.code_hash.__wrapped__()
+
+
+def test_the_hash_of_the_code_sees_code_and_no_words(tmp_path, monkeypatch):
+    expected = files.sha256(HASHED.encode())
+    assert hash_of(tmp_path, monkeypatch, SOURCE) == expected
+    assert hash_of(tmp_path, monkeypatch, REWORDED) == expected
+    for old, new in (
+        ("return 2", "return 3"), ("# no", "no"), ('"".', '"-".'), ("def f", "async def f"),
+        ("        return 2", "            return 2"), ("!r} #", "!r}#"),
+    ):  # fmt: skip
+        assert hash_of(tmp_path, monkeypatch, REWORDED.replace(old, new)) != expected
+    one = hash_of(tmp_path, monkeypatch, "x = 1")
+    (tmp_path / "parallel.py").write_text("x = 1")
+    two = files.code_hash.__wrapped__()
+    assert one != two != files.code_hash.__wrapped__("model") == one
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own_dated_in_utc(reports):
@@ -92,19 +139,68 @@ def test_a_failed_or_interrupted_write_leaves_no_trace(tmp_path, monkeypatch, er
 def test_a_path_is_found_where_one_is_and_shown_without_the_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").write_text("")
-    assert files.find("here").resolve() == (tmp_path / "here").resolve()
-    assert files.find(tmp_path / "gone") == tmp_path / "gone"
-    assert files.find("gone") == files.root() / "gone"
+    assert files.resolve("here").resolve() == (tmp_path / "here").resolve()
+    assert files.resolve("params/train.yaml") == files.root() / "params/train.yaml"
+    for gone in ("gone", "a\0b", "x" * 999, "~nobody/x", tmp_path / "gone"):
+        assert "No run at " in sentence(files.resolve, gone, "run")
+    assert sentence(files.resolve, " ", "run") == "run is empty: give the path of a run."
     assert (files.root() / "notebooks" / "1_train.ipynb").is_file()
-    assert files.shown(files.root() / "reports" / "2025-01-01" / "x") == "reports/2025-01-01/x"
-    assert files.shown(tmp_path / "home" / "someone" / "a" / "b.pt") == "a/b.pt"
+    assert (
+        files.display_path(files.root() / "reports" / "2025-01-01" / "x") == "reports/2025-01-01/x"
+    )
+    assert files.display_path(tmp_path / "home" / "someone" / "a" / "b.pt") == "a/b.pt"
 
 
-def test_the_commit_is_gits_and_the_environment_names_what_a_rerun_needs(monkeypatch, tmp_path):
+def test_the_commit_is_that_of_this_project_and_of_no_other_repository(monkeypatch, tmp_path):
     asked = ["git", "-C", str(files.root()), "rev-parse", "HEAD"]
-    done = subprocess.run(asked, capture_output=True, text=True)
-    expected = done.stdout.strip() if done.returncode == 0 else None
+    own = (files.root() / ".git").exists()
+    expected = subprocess.check_output(asked, text=True).strip() if own else None
     assert files.git_commit()["commit"] == expected
+
+    def git(*words):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *author, "-C", tmp_path, *words], check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "--message", "another")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / ".git" / "index"))
+    assert files.git_commit()["commit"] == expected
+    (tmp_path / "unpacked").mkdir()
+    monkeypatch.setattr(files, "root", lambda: tmp_path / "unpacked")
+    assert files.git_commit() == {"commit": None, "clean": None}
+    monkeypatch.setattr(files, "root", lambda: tmp_path)
+    assert len(files.git_commit()["commit"]) == 40 and files.git_commit()["clean"]
+    (tmp_path / "new").write_text("")
+    assert not files.git_commit()["clean"]
     monkeypatch.setenv("PATH", str(tmp_path))  # no git there
     assert files.git_commit() == {"commit": None, "clean": None}
+
+
+def test_the_environment_names_what_a_rerun_needs():
     assert {"python", "torch", "numpy", "scipy", "platform"} <= files.environment().keys()
+
+
+def test_a_file_system_that_refuses_chmod_is_written_to_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    files.write_bytes(tmp_path / "a", b"1")
+    with files.new_folder(tmp_path / "b", {"c": b"2"}):
+        pass
+    assert (tmp_path / "a").read_bytes() + (tmp_path / "b" / "c").read_bytes() == b"12"
+
+
+def test_reports_go_where_the_variable_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("FLUXTTICE_REPORTS", raising=False)
+    assert files.reports_folder() == files.root() / "reports"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, place in (
+        ("~/x", tmp_path / "x"), ("a/b", files.root() / "a/b"), (str(tmp_path), tmp_path),
+    ):  # fmt: skip
+        monkeypatch.setenv("FLUXTTICE_REPORTS", given)
+        assert files.reports_folder() == place
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("FLUXTTICE_REPORTS", "~/x")
+    assert files.reports_folder().is_absolute()

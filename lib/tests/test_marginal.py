@@ -22,7 +22,7 @@ from fluxttice_core.metrics.results import (
     mean_of_trials,
     proportion,
 )  # fmt: skip
-from fluxttice_core.model.network import HOW, D, prior, read_out
+from fluxttice_core.model.network import DECODING_MODES, D, decode_logits, prior
 from fluxttice_core.model.operations import C, M, T
 from fluxttice_core.model.streams import generator
 
@@ -83,7 +83,7 @@ def test_trit_distributions_are_torchs():
     np.testing.assert_allclose(p.permute(2, 0, 1), theirs, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(entropy, stats.entropy(theirs, axis=2).sum(1), rtol=1e-5, atol=1e-6)
     first = [[row.index(max(row)) for row in one] for one in logits.tolist()]
-    assert classes.T.tolist() == read_out(logits, "argmax").tolist() == first
+    assert classes.T.tolist() == decode_logits(logits, "argmax").tolist() == first
     assert torch.equal(logits, before)
 
 
@@ -122,18 +122,18 @@ def test_counts_are_those_of_a_set_filled_row_by_row(untrained):
     """The same stream, the modes in the same order, and a Python set of tuples; a larger n
     continues a smaller one."""
     decoder, rng = untrained.decoder_A, generator(9, "same")
-    seen, counts = {how: set() for how in HOW}, {}
+    seen, counts = {how: set() for how in DECODING_MODES}, {}
     for n in (CHUNK, CHUNK + 700):
         logits = decoder(prior(n - (n > CHUNK) * CHUNK, rng)).detach()
-        for how in HOW:
-            seen[how] |= set(map(tuple, read_out(logits, how, rng).tolist()))
+        for how in DECODING_MODES:
+            seen[how] |= set(map(tuple, decode_logits(logits, how, rng).tolist()))
             counts[how, n] = len(seen[how])
-    assert counts == distinct(decoder, [CHUNK + 700, CHUNK], HOW, generator(9, "same"))
+    assert counts == distinct(decoder, [CHUNK + 700, CHUNK], DECODING_MODES, generator(9, "same"))
 
 
 def test_rows_hold_the_trials(untrained):
     ns, how = [100, 900], ["categorical", "argmax"]
-    rows = coverage(untrained.decoder_B, iter(ns), how=iter(how), trials=3, seed=5)
+    rows = coverage(untrained.decoder_B, iter(ns), modes=iter(how), trials=3, seed=5)
     assert [(row.decode, row.n) for row in rows] == [(mode, n) for mode in how for n in ns]
     rngs = [generator(5, "coverage", "", trial) for trial in range(3)]
     runs = [distinct(untrained.decoder_B, ns, how, rng) for rng in rngs]
@@ -141,7 +141,7 @@ def test_rows_hold_the_trials(untrained):
         counts, top = [run[row.decode, row.n] for run in runs], float(ceiling(row.n))
         assert row.unique == mean_of_trials(counts, high=top) and row.of_ceiling.high <= 1
         assert row.share.value == row.unique.value / M
-    assert coverage(untrained.decoder_B, ns, how=how, trials=3, seed=5, stream="A") != rows
+    assert coverage(untrained.decoder_B, ns, modes=how, trials=3, seed=5, stream="A") != rows
 
 
 @pytest.mark.parametrize(

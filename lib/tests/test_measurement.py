@@ -22,7 +22,7 @@ from fluxttice_core.metrics.measurement import (
     measure,
 )  # fmt: skip
 from fluxttice_core.metrics.results import Row
-from fluxttice_core.model.network import HOW, VAES, D, Network
+from fluxttice_core.model.network import DECODING_MODES, VAES, D, Network
 from fluxttice_core.model.operations import M, T
 
 P = Benchmark(
@@ -72,7 +72,7 @@ def test_every_metric_of_every_vae_is_a_row(whole):
     assert document.controls_measured == "then" and any("VAE-B" in step for step in steps)
     assert not frame.duplicated(["network", "seed", "vae", "metric"]).any()
     assert {*frame.network} == {MODEL, *NETWORKS}
-    sampled = {f"sampled_{how}_coverage_{n}" for how in HOW for n in DRAWS}
+    sampled = {f"sampled_{how}_coverage_{n}" for how in DECODING_MODES for n in DRAWS}
     groups = {f"exact_match_on_{name}" for name in ("unseen", "test", "sparse", "dense")}
     for vae in VAES:
         mine = frame[(frame.network == MODEL) & (frame.vae == vae)]

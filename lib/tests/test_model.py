@@ -11,7 +11,7 @@ from torch.utils.data import random_split
 
 from fluxttice_core import files
 from fluxttice_core.model import operations
-from fluxttice_core.model.network import read_out
+from fluxttice_core.model.network import decode_logits
 from fluxttice_core.model.operations import C, M, T, all_operations, check_operations, index_of
 from fluxttice_core.model.streams import generator
 
@@ -130,7 +130,7 @@ def test_categorical_draws_with_the_probabilities_of_the_softmax():
     """Each class's count is binomial: within 5 standard deviations."""
     n, logits = 40_000, torch.randn(T, C, generator=generator(0, "logits")) * 2
     p = logits.double().softmax(-1)
-    classes = read_out(logits.expand(n, T, C), "categorical", generator(1, "test"))
+    classes = decode_logits(logits.expand(n, T, C), "categorical", generator(1, "test"))
     counts = torch.stack([(classes == c).sum(0) for c in range(C)], -1)
     assert classes.dtype == torch.int64
     assert ((counts - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt()).all()
@@ -145,7 +145,7 @@ def test_categorical_never_draws_what_has_no_probability(missing, low, rest):
     assert (torch.rand(n, T, generator=rng.clone_state()) == 0).any()
     logits = torch.full((n, T, C), float(rest))
     logits[..., missing] = low
-    classes = read_out(logits, "categorical", rng).unique()
+    classes = decode_logits(logits, "categorical", rng).unique()
     assert classes.tolist() == [c for c in range(C) if c != missing]
 
 
@@ -153,6 +153,8 @@ def test_expectation_is_the_rounded_mean_value_and_not_argmax():
     """The broken reading: between the extremes it answers 0, which is the least likely."""
     logits = 3 * torch.randn(1_000, T, C, generator=generator(0, "logits"))
     mean = (logits.softmax(-1) * torch.tensor([-1.0, 0.0, 1.0])).sum(-1)
-    assert torch.equal(read_out(logits, "expectation"), mean.round().long() + 1)
+    assert torch.equal(decode_logits(logits, "expectation"), mean.round().long() + 1)
     logits = torch.tensor([0.5, 0.01, 0.49]).log().expand(1, T, C)
-    assert (read_out(logits, "expectation") == 1).all() and (read_out(logits, "argmax") == 0).all()
+    assert (decode_logits(logits, "expectation") == 1).all() and (
+        decode_logits(logits, "argmax") == 0
+    ).all()

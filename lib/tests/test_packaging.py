@@ -37,7 +37,7 @@ assert not any(cli.main(words.split()) != 1 for words in {list(EXTRAS)})
 EXPORT = """
 from pathlib import Path
 from fluxttice_core.report import plots, tables  # the pages need no key
-from fluxttice_core.report.pages import export_html
+from fluxttice_core.report.run import export_html
 print(export_html(Path("small.ipynb")))
 """
 

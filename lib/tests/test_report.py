@@ -1,96 +1,97 @@
-"""The main job: everything is checked before anything runs, and what is incomplete is no report.
-
-And a recorded one, run again: equal here, in its interval elsewhere, else refused.
-"""
+"""`fluxttice report`: all input is checked first, and only a finished notebook has a page."""
 
 import json
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
 from planted import notebook, sentence
 
 from fluxttice_core import cli, files, params
-from fluxttice_core.certification import certificate
-from fluxttice_core.certification.verify import told
-from fluxttice_core.checkpoints import folder as checkpoints
-from fluxttice_core.report import job, pages, reproduce, status
+from fluxttice_core.certification import signing
+from fluxttice_core.report import run
 
-ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
-CODE = {
-    "good": "print('here')\ndisplay({'image/png': 'aGk='}, raw=True)",
-    "bad": "assert seed == 3, f'{seed} is too low'",
-    "dead": "import os\nos.write(2, b'no\\nmemory left\\n')\nos._exit(1)",
-    "killed": "import os\nos.kill(os.getpid(), 9)",
-}
+MISSED = "from fluxttice_core.errors import ThresholdMissed\nraise ThresholdMissed('0.1 is low')"
 
 
-def test_a_report_is_valid_only_if_every_cell_ran_without_an_error(tmp_path):
-    for count, outputs, noted, reason in (
-        (2, [], {}, ""),
-        (None, [], {}, "cell 1 was not executed"),
-        (2, [ERROR], {}, "cell 1 shows an error"),
-        (2, [], {"exception": True}, "papermill noted an exception"),
-    ):
-        first = new_code_cell("1", execution_count=1, outputs=[new_output("stream", text="1")])
-        last = new_code_cell("2", execution_count=count, outputs=outputs)
-        book = new_notebook(cells=[first, last], metadata={"papermill": noted})
-        nbformat.write(book, tmp_path / "x.ipynb")
-        said = pages.incomplete(tmp_path / "x.ipynb")
-        assert said == (f"x.ipynb is not a finished run: {reason}." if reason else "")
-
-
-def test_a_step_leaves_a_page_that_needs_no_network_and_a_failed_one_a_banner(
-    tmp_path, monkeypatch, caplog
-):
-    """Real papermill runs, of small notebooks."""
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """Runs a notebook of these cells, really, and returns its folder."""
     monkeypatch.chdir(tmp_path)
-    Path("run").mkdir()
-    for name, source in CODE.items():
-        notebook(Path(f"notebooks/{name}.ipynb"), source, "1")
-    job.execute("good", {}, "run")
-    html = Path("run/good.html").read_text("utf-8")
-    assert "here" in html and "data:image/png;base64,aGk=" in html and 'role="status"' not in html
+    monkeypatch.setattr(files, "root", Path.cwd)
+    (tmp_path / "run").mkdir()
+
+    def call(*cells: str) -> Path:
+        notebook(Path("notebooks/1_train.ipynb"), *cells)
+        run.execute("train", {"seed": 2}, tmp_path / "run")
+        return tmp_path / "run"
+
+    return call
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_finished_notebook_has_a_page_that_needs_no_network(execute, monkeypatch, tmp_path):
+    """Executed by this very Python, whichever kernel is called python3."""
+    spec = {"argv": ["false"], "display_name": "another", "language": "python"}
+    (other := tmp_path / "kernels/python3").mkdir(parents=True)
+    (other / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    folder = execute("import sys\nprint(sys.executable)\ndisplay({'image/png': 'aGk='}, raw=True)")
+    assert names(folder) == {"1_train.ipynb", "1_train.html"}
+    html = (folder / "1_train.html").read_text("utf-8")
+    assert sys.executable in html and "data:image/png;base64,aGk=" in html
     for reference in ("<script src=", 'src="http', '<link rel="stylesheet"', "@import url("):
         assert reference not in html
-    ends = {"bad": "AssertionError: 2 is too low", "dead": r"its kernel died \(memory left\)"}
-    for name, why in {**ends, "killed": "its kernel died without a word."}.items():
-        with pytest.raises(job.StepFailed, match=f"{name} stopped: {why}"):
-            job.execute(name, {"seed": 2}, "run")
-        assert "<b>Failed.</b>" in Path(f"run/{name}.html").read_text("utf-8")
-        book = nbformat.read(f"run/{name}.ipynb", as_version=4)
-        assert "<b>Failed.</b>" in book.cells[0].source and book.metadata.papermill.exception
-        papermill = [cell.metadata.get("papermill", {}) for cell in book.cells]
-        states = [found.status for found in papermill if found]
-        assert states == ["completed", "completed", "failed", "pending"]
-    assert not caplog.records, "on standard error there would be more than one sentence"
-    names = {f"{name}.{kind}" for name in CODE for kind in ("html", "ipynb")}
-    assert {path.name for path in Path("run").iterdir()} == names
 
 
-def test_a_run_whose_folder_is_deleted_ends_at_once_in_one_sentence(project, reports, refused):
-    source = "import shutil, time\nshutil.rmtree(run_dir)\n"
-    source += "for _ in range(200):\n    print('here', flush=True)\n    time.sleep(0.1)\n"
-    notebook(project / "notebooks/1_train.ipynb", source + "open('finished', 'w')")
-    assert "was moved or deleted." in refused("report").err
-    assert not (project / "finished").exists() and not list(reports.glob("*/*/"))
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        ("raise KeyError(f'{seed} is\\ntoo low')", "1_train stopped: KeyError: '2 is"),
+        ("import os\nos.kill(os.getpid(), 9)", "1_train stopped: its kernel died without a word."),
+    ],
+)
+def test_a_stopped_notebook_is_unfinished_and_its_page_shows_where(execute, caplog, code, words):
+    with pytest.raises(run.StepFailed, match=words) as caught:
+        execute("print('this far')", code, "1")
+    assert "\n" not in str(caught.value) and not caplog.records
+    assert names(Path("run")) == {"1_train.unfinished.ipynb", "1_train.unfinished.html"}
+    assert "this far" in Path("run/1_train.unfinished.html").read_text("utf-8")
+
+
+def test_a_missed_training_is_finished_and_nothing_follows_it(project, reports, refused):
+    notebook(project / "notebooks/1_train.ipynb", MISSED, "1")
+    assert refused("report").err == "fluxttice: 1_train missed a bound: 0.1 is low\n"
+    [folder] = reports.glob("*/*/")
+    assert names(folder) >= {"1_train.ipynb", "1_train.html"} and not [*folder.glob("2_*")]
+    book = nbformat.read(folder / "1_train.ipynb", as_version=4)
+    assert book.metadata.fluxttice == {"missed": "0.1 is low"}
+    assert "exception" not in json.dumps(book.metadata.papermill)
+    [shown] = [output for cell in book.cells for output in cell.get("outputs", [])]
+    assert shown.traceback == ["ThresholdMissed: 0.1 is low"]
+    assert "encountered" not in (folder / "1_train.html").read_text("utf-8")
+    assert "its training missed a bound: 0.1" in refused("report", "--resume", str(folder)).err
 
 
 @pytest.fixture
 def stubs(reports, monkeypatch):
-    """The notebooks that ran, with their parameters; and which error one of them comes to."""
+    """The steps that ran, with their parameters, and the error that a step comes to."""
     ran, ends = {}, {}
 
-    def execute(notebook, values, run_dir):
-        ran[notebook] = values
-        assert values["run_dir"] == run_dir
-        if notebook == "1_train":
-            Path(run_dir, "checkpoint").mkdir()  # is never written over
-        if notebook in ends:
-            raise ends[notebook](f"{notebook} ended.")
+    def execute(step, values, folder):
+        assert (folder / f"{step}.params.yaml").is_file()
+        ran[step] = values
+        if step == "train":
+            (folder / "checkpoint").mkdir()  # is never written over
+        if step in ends:
+            raise ends[step](f"{step} ended.")
+        (folder / f"{run.NOTEBOOKS[step]}.html").touch()
 
-    monkeypatch.setattr(job, "execute", execute)
+    monkeypatch.setattr(run, "execute", execute)
     return ran, ends
 
 
@@ -102,14 +103,14 @@ def stubs(reports, monkeypatch):
         ("--benchmark", {"trials": 1}, "bad.yaml: trials should be greater"),
         ("--benchmark", {"checkpoint": "x"}, "bad.yaml: checkpoint is set, but here it is"),
         ("--certify", {"min_exact_match": "high"}, "bad.yaml: min_exact_match should be a valid"),
-        *[(f"--{step}", "nowhere.yaml", "No parameter file at") for step in job.NOTEBOOKS],
+        *[(f"--{step}", "no.yaml", "No parameter file") for step in ("train", "certify")],
         *[("--checkpoint", path, "No checkpoint at") for path in ("no.pt", "x" * 400, "a\0b")],
         *[("--name", name, "fluxttice: name is ") for name in ("a/b", "", "..\\x", "two words")],
         *[("--resume", path, "No run at") for path in ("nowhere", "a\0b")],
-        ("--resume", "params", "it has no status.json"),
+        ("--resume", "lib", "it records no parameters of a run"),
     ],
 )
-def test_what_is_bad_or_not_there_is_one_sentence_and_nothing_begins(
+def test_bad_input_is_one_sentence_and_nothing_begins(
     tmp_path, stubs, reports, refused, option, value, words
 ):
     if isinstance(value, dict):
@@ -120,130 +121,81 @@ def test_what_is_bad_or_not_there_is_one_sentence_and_nothing_begins(
     assert not stubs[0] and not reports.exists()
 
 
-def test_what_is_named_is_measured_and_nothing_is_trained(stubs, saved):
+def test_a_key_that_cannot_sign_is_reported_before_anything_runs(stubs, refused, monkeypatch):
+    monkeypatch.setenv(signing.KEY_VARIABLE, "/no/key.pem")
+    assert "No signing key at /no/key.pem" in refused("report").err and not stubs[0]
+
+
+def test_a_given_checkpoint_is_measured_and_nothing_is_trained(stubs, saved):
     assert cli.main(["report", "--checkpoint", str(saved)]) == 0
-    measured = {name: values["checkpoint"] for name, values in stubs[0].items()}
-    assert measured == dict.fromkeys(("2_benchmark", "3_certify"), str(saved))
+    measured = {step: values["checkpoint"] for step, values in stubs[0].items()}
+    assert measured == dict.fromkeys(("benchmark", "certify"), str(saved))
 
 
-def test_a_failed_benchmark_stops_nothing_and_is_all_that_a_resumed_run_does_again(
-    reports, stubs, refused, capsys
+@pytest.mark.parametrize("name", ["benchmark", "certify"])
+def test_a_failed_step_stops_no_other_and_is_all_that_a_resumed_run_does(
+    reports, stubs, refused, capsys, name
 ):
     ran, ends = stubs
-    ends["2_benchmark"] = job.StepFailed
-    assert refused("report", "--name", "mine").err == "fluxttice: 2_benchmark ended.\n"
+    ends[name] = run.StepFailed
+    assert refused("report", "--name", "mine").err == f"fluxttice: {name} ended.\n"
     [folder] = reports.glob("*/*-mine")
-    assert list(ran) == ["1_train", "2_benchmark", "3_certify"]
-    assert {values["run_dir"] for values in ran.values()} == {str(folder)}
-    measured = [ran[name]["checkpoint"] for name in ("2_benchmark", "3_certify")]
-    assert measured == [str(folder / "checkpoint")] * 2
-    found = status.read(folder)
-    assert (found.state, found.reason) == ("failed", "2_benchmark ended.")
-    assert found.steps == {"train": "complete", "benchmark": "failed", "certify": "complete"}
-    recorded = (folder / "benchmark.params.yaml").read_text().replace("k: 1000000", "k: 400000")
-    (folder / "benchmark.params.yaml").write_text(recorded)
+    assert list(ran) == ["train", "benchmark", "certify"]
+    assert {values.get("checkpoint", "") for values in ran.values()} == {""}, "the run's own"
+    recorded = folder / f"{name}.params.yaml"
+    recorded.write_text(recorded.read_text().replace("k: 1000000", "k: 400000"))
+    (folder / f"{run.NOTEBOOKS[name]}.unfinished.html").touch()
+    (folder / "verdict.json").touch()
     ends.clear()
     ran.clear()
     assert cli.main(["report", "--resume", str(folder)]) == 0
-    assert list(ran) == ["2_benchmark"] and ran["2_benchmark"]["k"] == 400_000
-    assert status.read(folder).state == "complete"
+    assert list(ran) == [name] and ran[name]["k"] == 400_000
+    assert not [*folder.glob("*unfinished*")] and (folder / "checkpoint").is_dir()
+    assert (folder / "verdict.json").exists() == (name == "benchmark")
     index, last = capsys.readouterr().out.splitlines()[-2:]
     assert index.endswith("reports/index.html") and last.endswith(folder.name)
-    said = refused("report", "--resume", str(folder)).err
-    assert "cannot be resumed: it is complete." in said
+    assert "cannot be resumed because it is complete." in sentence(
+        run.run, "", "", "", resume=str(folder)
+    )
 
 
-@pytest.mark.parametrize("end, state", [(KeyboardInterrupt, "interrupted"), (OSError, "failed")])
-def test_nothing_follows_a_training_that_ended_and_a_second_one_keeps_what_it_left(
-    reports, stubs, refused, end, state
+def test_nothing_follows_an_interrupted_training_and_a_second_one_begins_afresh(
+    reports, stubs, refused
 ):
     ran, ends = stubs
-    ends["1_train"] = end
-    refused("report")
-    assert list(ran) == ["1_train"]
+    ends["train"] = KeyboardInterrupt
+    assert "1_train was interrupted. make report RESUME=" in refused("report").err
+    assert list(ran) == ["train"]
     [folder] = reports.glob("*/*/")
-    assert status.read(folder).steps == {"train": state}
     ends.clear()
     assert cli.main(["report", "--resume", str(folder)]) == 0 and len(ran) == 3
-    assert (folder / "interrupted" / "checkpoint").is_dir()
 
 
-# --- A run that is run again ---
+@pytest.mark.parametrize("value", ["~/x", "x"])
+def test_the_reports_folder_may_be_in_the_home_or_relative(stubs, tmp_path, monkeypatch, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FLUXTTICE_REPORTS", value)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report"]) == 0 and (tmp_path / "x/index.html").is_file()
 
 
-def measured(value, low=0.2, high=0.4):
-    return {"value": value, "low": low, "high": high, "n": 5, "method": "m"}
+def test_output_that_cannot_be_written_or_shown_is_no_traceback(tmp_path, monkeypatch, capsys):
+    verify = ["verify", str(files.root() / "checkpoints/certified"), "--quick"]
+    with open(tmp_path / "said", "w", encoding="ascii") as ascii_terminal:
+        monkeypatch.setattr(sys, "stdout", ascii_terminal)
+        assert cli.main(verify) == 0
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(verify) == 1
+    assert "its output cannot be read or written (No space left" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(verify) == 1
+    assert capsys.readouterr().err == "fluxttice: standard output is closed.\n"
 
 
-@pytest.mark.parametrize(
-    "old, new, here, elsewhere",
-    [
-        (measured(0.3), measured(0.3), "equal", "equal"),
-        (measured(0.3), measured(0.4), "DIFFERS", "in interval"),
-        (measured(0.3), measured(0.41), "DIFFERS", "DIFFERS"),
-        (measured(0.3), measured(0.19), "DIFFERS", "DIFFERS"),
-        (measured(3, 3, 3), measured(3 + 2e-6, 3, 3), "DIFFERS", "in interval"),  # of float32
-        (measured(3, 3, 3), measured(3 + 4e-6, 3, 3), "DIFFERS", "DIFFERS"),
-        (measured(0.3), measured(0.3, 0.1), "DIFFERS", "in interval"),  # its interval is another
-        (measured(0.3), measured(None, None, None), "DIFFERS", "DIFFERS"),
-        (1.5, 1.51, "DIFFERS", "near"), (1.5, 1.52, "DIFFERS", "DIFFERS"),
-        (0.001, 0.01, "DIFFERS", "near"), (True, False, "DIFFERS", "DIFFERS"),
-    ],
-)  # fmt: skip
-def test_a_number_is_equal_in_its_interval_or_not_reproduced(old, new, here, elsewhere):
-    [pair] = reproduce.compared("x", {"rows": [{"a": old}]}, {"rows": [{"a": new}]}).values()
-    assert (told(*pair, True), told(*pair, False)) == (here, elsewhere)
-    assert reproduce.judged("train rows 0 a", *pair, False) == "not judged"
-    assert reproduce.judged("train rows 0 a", *pair, True) == here
+def test_a_reader_that_goes_away_ends_the_command_silently(monkeypatch, capsys):
+    def closed(**_: object) -> None:
+        raise BrokenPipeError
 
-
-def test_dates_and_places_are_not_compared_and_what_is_missing_is():
-    apart = {name: name for name in reproduce.APART + reproduce.TOLD}
-    old = {**apart, "checkpoint": {"sha256": "a", "path": "x"}, "rows": [{"gate": "g", "n": 1}]}
-    new = {"checkpoint": {"sha256": "b", "path": "y"}, "more": 2}
-    found = reproduce.compared("x", old, new)
-    assert found == {
-        "x checkpoint sha256": ("a", "b"),
-        "x rows 0 g 1 gate": ("g", "nothing"),
-        "x rows 0 g 1 n": (1, "nothing"),
-        "x more": ("nothing", 2),
-    }
-    assert {told(*pair, False) for pair in found.values()} == {"DIFFERS"}
-
-
-@pytest.fixture
-def recorded(project, saved):
-    """Records a benchmark of `saved` whose notebook finds 0.3 and 2 (really, by papermill)."""
-    document = {"checkpoint": {"sha256": checkpoints.load(saved).sha256}, "two": 2}
-    found = json.dumps({**document, "value": measured(0.3)})
-    write = "import pathlib\nassert pathlib.Path(checkpoint).samefile('checkpoint')\n"
-    write += f"pathlib.Path(run_dir, 'coverage_vs_entropy.json').write_text({found!r})"
-    notebook(project / "notebooks/2_benchmark.ipynb", write)
-    (project / "benchmark.params.yaml").write_text("seed: 2\ncheckpoint: elsewhere\n")
-    saved.rename(project / "checkpoint")
-
-    def record(value, **environment):
-        about = {"git": {"commit": "abc"}, "environment": certificate.environment() | environment}
-        whole = json.dumps({**document, **about, "value": measured(value)})
-        (project / "coverage_vs_entropy.json").write_text(whole)
-        return str(project)
-
-    return record
-
-
-def test_a_run_is_repeated_and_every_number_printed(recorded, refused, capsys):
-    out, said = refused("reproduce", recorded(0.31))
-    assert out.startswith("commit: abc then, ") and "torch: " not in out
-    assert "benchmark value: 0.31 (0.2 … 0.4) → 0.3, DIFFERS" in out
-    assert "benchmark two: 2 → 2, equal" in out
-    assert "1 of 3 numbers are not reproduced: first benchmark value" in said
-    assert cli.main(["reproduce", recorded(0.31, torch="1")]) == 0
-    out = capsys.readouterr().out
-    assert "benchmark value: 0.31 (0.2 … 0.4) → 0.3, in interval" in out
-    assert "torch: 1 then, " in out
-
-
-def test_what_records_no_run_is_named():
-    assert "run is empty: give the path of a run folder." in sentence(reproduce.run, "")
-    assert "No run at nowhere" in sentence(reproduce.run, "nowhere")
-    assert "records no run" in sentence(reproduce.run, "params")
+    monkeypatch.setattr(run, "run", closed)
+    assert cli.main(["report"]) == 1 and capsys.readouterr().err == ""

@@ -245,11 +245,11 @@ def test_the_evidence_shows_every_seed_of_every_recipe():
         places = [dots.get_offsets()[:, 1].tolist() for dots in axes.collections]
         assert places == [[-0.12, -0.12, 0.88], [0.12, 0.12, 1.12]]
     curve = pd.DataFrame({"vae": ["A", "A", "B", "B"], "operations": [10, 100] * 2,
-                          "trained": [0.1, 0.2, 0.3, 0.4], "read_out": [1.0] * 4})  # fmt: skip
+                          "trained": [0.1, 0.2, 0.3, 0.4], "decode_logits": [1.0] * 4})  # fmt: skip
     [axes] = plots.learning_curve(curve).axes
     shown = {"VAE-A": [0.1, 0.2], "VAE-B": [0.3, 0.4], "linear probe": [1.0, 1.0]}
     assert lines(axes) == shown
-    shown = tables.shares(curve, ["trained", "read_out"])
+    shown = tables.shares(curve, ["trained", "decode_logits"])
     assert list(shown["trained"])[:2] == ["10.00%", "20.00%"] and "read out" in shown
 
 

@@ -161,7 +161,7 @@ def test_a_point_of_the_learning_curve_trains_on_few_and_is_judged_on_test(
 
     monkeypatch.setattr(learning_curve, "train", planted)
     ten, three = (learning_curve.point(n, "A", seed=1) for n in (10, 3))
-    assert (ten["trained"], ten["read_out"], three["read_out"] < 0.1) == (1, 1, True)
+    assert (ten["trained"], ten["decode_logits"], three["decode_logits"] < 0.1) == (1, 1, True)
     assert seen == [(15_746, 10), (15_746, 3)]
 
 

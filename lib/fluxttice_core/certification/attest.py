@@ -43,7 +43,7 @@ def test_result(
         refused.append(f"refused: {control.control}")
     power = files.root() / "reports" / "power.csv"
     used = {
-        files.shown(bounds): files.sha256(bounds.read_bytes()),
+        files.display_path(bounds): files.sha256(bounds.read_bytes()),
         CERTIFICATE if certified else "verdict.json": files.sha256(document),
         "code of model, metrics, benchmark and parallel": certificate.environment["code"],
     }

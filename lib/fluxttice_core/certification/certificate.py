@@ -62,6 +62,7 @@ class Certificate(Record):
     created_utc: str
     verdict: Verdict
     profile: str
+    checkpoint: dict[str, str]
     weights_sha256: str
     seed: int
     gates: tuple[GateResult, ...] = Field(min_length=1)
@@ -123,6 +124,7 @@ def build_certificate(
         created_utc=files.utc_now().isoformat(),
         verdict=overall_verdict(rows, controls),
         profile=profile({row.gate: row.bound for row in rows}),
+        checkpoint=description(loaded),
         weights_sha256=loaded.sha256,
         seed=gates.seed_of(loaded.sha256),
         gates=tuple(rows),
@@ -135,11 +137,16 @@ def build_certificate(
 
 def profile(bounds: dict[str, float]) -> str:
     """The name of the parameter file params/certify*.yaml with these bounds, else OWN_BOUNDS."""
-    for path in sorted((files.root() / "params").glob("certify*.yaml")):
-        stated = params.read_yaml(path)
-        if bounds == {name: stated.get(name) for name in gates.GATES if name in stated}:
-            return path.stem
-    return OWN_BOUNDS
+    return params.profile_of(bounds) or OWN_BOUNDS
+
+
+def description(loaded: Checkpoint) -> dict[str, str]:
+    """What tells a checkpoint from others in a list: its file and its layout."""
+    imported = loaded.section("imported")
+    return {
+        "file": imported.get("file") or Path(loaded.path).name,
+        "layout": imported.get("layout") or "fluxttice",
+    }
 
 
 def write_certificate(
@@ -191,7 +198,7 @@ def environment() -> dict[str, str]:
 
     The number of threads is not among them because every job has one (see `parallel`).
     """
-    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash("model", "metrics")}
+    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash()}
 
 
 def _cpu() -> str:

@@ -128,5 +128,5 @@ def stored(p: Certify) -> pd.DataFrame | None:
 
 
 def _bounds(p: Certify) -> dict[str, float | str]:
-    code = files.code_hash("model", "metrics")
+    code = files.code_hash()
     return {f"bound {name}": getattr(p, name) for name in (*GENERATION, "k")} | {"code": code}

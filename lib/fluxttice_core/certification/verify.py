@@ -80,7 +80,7 @@ def verify(
         signing.check_signature(contents, trusted)
         report(f"signature: by the key {trusted}")
         step = "hashes"
-        shown = files.shown(files.existing(path))
+        shown = files.display_path(files.resolve(path))
         loaded = checkpoints.from_bytes(contents[WEIGHTS], contents[MANIFEST], name, shown)
         report(f"hashes:    {len(contents) - 1} files as signed; weights {loaded.sha256}")
         step = "schema"
@@ -135,7 +135,7 @@ def _number(value: float | None) -> str:
 
 def _read(path: str | Path) -> dict[str, bytes]:
     """Every file of the folder, read once; it must hold these five and nothing else."""
-    place = files.existing(path)
+    place = files.resolve(path)
     if not place.is_dir():
         raise InputError(f"{path} is not a folder: give the folder of a certified checkpoint.")
     try:

@@ -60,7 +60,7 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
         InputError: nothing there, not a checkpoint, another network, values that are not
             finite, or weights whose sha256 is not the manifest's or not `expected_sha256`.
     """
-    place = files.existing(path)
+    place = files.resolve(path)
     weights = place / WEIGHTS if place.is_dir() else place
     if place.is_dir() and not (weights.is_file() or weights.is_symlink()):
         raise InputError(
@@ -77,14 +77,14 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
         model = network_of(state, str(path), manifest["claims"].get("config"))
         manifest["imported"]["layout"] = model.layout
         manifest["imported"]["left_out"] |= model.left_out
-        return Checkpoint(model, files.shown(place), digest, manifest)
+        return Checkpoint(model, files.display_path(place), digest, manifest)
     beside = weights.parent / MANIFEST
     if not (beside.is_file() or beside.is_symlink()):
         state_of(data, str(path))  # what is no checkpoint at all is better told so
         raise InputError(
             f"{path} has no {MANIFEST} beside it: weights without one are of unknown origin."
         )
-    return from_bytes(data, files.read_file(beside), str(path), files.shown(place))
+    return from_bytes(data, files.read_file(beside), str(path), files.display_path(place))
 
 
 def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkpoint:

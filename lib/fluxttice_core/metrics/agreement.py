@@ -13,7 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from ..model.network import Decode, Encode, Measurable, prior, read_out
+from ..model.network import Decode, Encode, Measurable, decode_logits, prior
 from ..model.operations import M, all_operations
 from .marginal import SLICE
 from .results import Measured, exact_value, proportion
@@ -71,7 +71,7 @@ def _paths(encoder: Encode, decoder: Decode) -> tuple[Path, Path]:
 
 def _classes(path: Path, rows: Tensor, batch: int) -> Tensor:
     """Argmax classes (n, T) of `rows` (n, …), computed `batch` rows at a time."""
-    return read_out(torch.cat([path(part) for part in rows.split(batch)]), "argmax")
+    return decode_logits(torch.cat([path(part) for part in rows.split(batch)]), "argmax")
 
 
 def _smallest(agreeing: Iterable[Tensor]) -> Measured:

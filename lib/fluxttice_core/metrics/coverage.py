@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.network import HOW, Decode, prior, read_out
+from ..model.network import DECODING_MODES, Decode, decode_logits, prior
 from ..model.operations import C, M, T
 from ..model.streams import generator
 from .marginal import Marginal, jackknife, logits_of
@@ -45,32 +45,32 @@ class SampledCoverage(Record):
         return self.unique.divided_by(float(ceiling(self.n)))
 
 
-def indices(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Tensor:
+def indices(logits: Tensor, mode: str, rng: torch.Generator | None = None) -> Tensor:
     """Operation index (B,), int64, that logits (B, T, C) decode to."""
     powers = C ** torch.arange(T, device=logits.device)
     # A float32 product is exact here (every sum is below 2^24), and far faster than int64's.
-    return (read_out(logits, how, rng).float() @ powers.float()).long()
+    return (decode_logits(logits, mode, rng).float() @ powers.float()).long()
 
 
 @torch.no_grad()
 def distinct(
-    decoder: Decode, ns: Iterable[int], how: Iterable[str], rng: torch.Generator
+    decoder: Decode, ns: Iterable[int], modes: Iterable[str], rng: torch.Generator
 ) -> dict[tuple[str, int], int]:
-    """Distinct operations among the first N prior draws, for each N in `ns` and mode in `how`.
+    """Distinct operations among the first N prior draws, for each N in `ns` and mode in `modes`.
 
     One stream of latents serves all of them: the modes read the same logits, and a larger N
     continues a smaller one (so figures of different N share their noise). Memory does not grow
     with N. Each count is an unbiased draw of the number whose mean `expected` gives.
     """
-    counts, drawn, how = {}, 0, tuple(how)
-    seen = {mode: torch.zeros(M, dtype=torch.bool, device=rng.device) for mode in how}
+    counts, drawn, modes = {}, 0, tuple(modes)
+    seen = {mode: torch.zeros(M, dtype=torch.bool, device=rng.device) for mode in modes}
     for n in sorted(set(ns)):
         for start in range(drawn, n, CHUNK):
             logits = logits_of(decoder, prior(min(CHUNK, n - start), rng))
-            for mode in how:
+            for mode in modes:
                 seen[mode][indices(logits, mode, rng)] = True
         drawn = n
-        counts.update({(mode, n): int(seen[mode].sum()) for mode in how})
+        counts.update({(mode, n): int(seen[mode].sum()) for mode in modes})
     return counts
 
 
@@ -78,7 +78,7 @@ def coverage(
     decoder: Decode,
     ns: Iterable[int],
     *,
-    how: Iterable[str] = HOW,
+    modes: Iterable[str] = DECODING_MODES,
     trials: int = 5,
     seed: int,
     stream: str = "",
@@ -89,20 +89,20 @@ def coverage(
     Args:
         decoder: latents (B, D) → logits (B, T, C).
         ns: numbers of draws, each 1 or more.
-        how: decoding modes.
+        modes: decoding modes.
         trials: independent trials, 2 or more; trial k draws from its own stream.
         seed, stream: what the random streams depend on.
 
     Raises:
         InputError: an n that is not a whole number or below 1, or fewer than 2 trials.
     """
-    ns, how = list(ns), list(how)
+    ns, modes = list(ns), list(modes)
     if not ns or not all(_is_count(n) for n in ns):
         raise InputError(f"ns is {ns}, but must be numbers of draws, each 1 or more.")
     if not _is_count(trials) or trials < 2:
         raise InputError(f"trials is {trials}, but an interval needs 2 or more.")
     runs = [
-        distinct(decoder, ns, how, generator(seed, "coverage", stream, trial, device=device))
+        distinct(decoder, ns, modes, generator(seed, "coverage", stream, trial, device=device))
         for trial in range(trials)
     ]
     return [
@@ -111,7 +111,7 @@ def coverage(
             n=n,
             unique=mean_of_trials([run[mode, n] for run in runs], high=float(ceiling(n))),
         )
-        for mode in how
+        for mode in modes
         for n in ns
     ]
 
@@ -146,7 +146,7 @@ def rarefied(counts: np.ndarray, n: int) -> float:
     return float(-np.expm1(np.concatenate([[0.0], np.cumsum(steps)])[counts]).sum())
 
 
-def expected(m: Marginal, n: int, how: str) -> Measured:
+def expected(m: Marginal, n: int, mode: str) -> Measured:
     """Expected distinct operations of n draws: 0 … C(n).
 
     "argmax": rarefaction of the counts, unbiased; "categorical": the plug-in of P, which is biased
@@ -158,7 +158,7 @@ def expected(m: Marginal, n: int, how: str) -> Measured:
             agree on that give an interval that is too narrow.
     """
     top = float(ceiling(n))
-    if how == "categorical":
+    if mode == "categorical":
         return jackknife(m, lambda p, *_: expected_distinct(p, n), top, span=True)
     if n > m.k // 2:
         raise InputError(f"n is {n}, but argmax coverage from {m.k} latents goes to half of them.")

@@ -137,13 +137,13 @@ GENERATES, RECONSTRUCTS, CODES, AGREES = "generates", "reconstructs", "codes", "
 POSITIVE = (0.0, np.inf)
 
 
-def expected_coverage(how: str, n: int) -> Metric:
+def expected_coverage(mode: str, n: int) -> Metric:
     """Expected coverage at N = n, as a share of the ceiling."""
 
     def compute(e: Evaluation) -> Measured:
-        return coverage.expected(e.marginal, n, how).divided_by(float(ceiling(n)))
+        return coverage.expected(e.marginal, n, mode).divided_by(float(ceiling(n)))
 
-    return Metric(f"{how} coverage at N = {n:,}, of ceiling", compute, GENERATES)
+    return Metric(f"{mode} coverage at N = {n:,}, of ceiling", compute, GENERATES)
 
 
 # In the order of the comparison table; the gates have their own (`gates.Certify`).

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..model.network import Measurable, prior, read_out
+from ..model.network import Measurable, decode_logits, prior
 from .marginal import SLICE
 from .results import Measured, proportion
 
@@ -27,8 +27,8 @@ def consistent_paths(model: Measurable, vae: str, rng: torch.Generator, n: int =
     """(n,) bool: which prior latents are joined so (see `path_consistency`)."""
     encoder, decoder, consistent = model.encoder(vae), model.decoder(vae), []
     for z in prior(n, rng).split(SLICE):
-        classes = read_out(decoder(z), "argmax")  # (B, T)
+        classes = decode_logits(decoder(z), "argmax")  # (B, T)
         code = encoder((classes - 1).float()).mu
-        stays = [read_out(decoder(z.lerp(code, t)), "argmax") == classes for t in STEPS]
+        stays = [decode_logits(decoder(z.lerp(code, t)), "argmax") == classes for t in STEPS]
         consistent.append(torch.stack(stays).all(0).all(1))
     return torch.cat(consistent)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.network import Measurable, Posterior, read_out
+from ..model.network import Measurable, Posterior, decode_logits
 from ..model.operations import Split, all_operations
 from ..model.streams import generator
 from .marginal import logits_of
@@ -36,7 +36,7 @@ def posterior(model: Measurable, vae: str) -> Posterior:
 @torch.no_grad()
 def correct_trits(model: Measurable, vae: str, codes: Tensor) -> Tensor:
     """(M, T) bool: which trits argmax decoding returns of `codes` (M, D), one an operation."""
-    classes = read_out(logits_of(model.decoder(vae), codes), "argmax")
+    classes = decode_logits(logits_of(model.decoder(vae), codes), "argmax")
     return classes - 1 == all_operations().to(model.device)
 
 
@@ -66,7 +66,7 @@ def samples(
     matches, nats = [], []
     for _ in range(DRAWS):
         logits = logits_of(model.decoder(vae), sample_posterior(q, 1.0, rng)[of])
-        matches.append((read_out(logits, "argmax") == classes).all(1).cpu())
+        matches.append((decode_logits(logits, "argmax") == classes).all(1).cpu())
         own = logits.gather(-1, classes[..., None])[..., 0]
         nats.append((logits.logsumexp(-1) - own).sum(1).double().mean().cpu())
     return Samples(torch.stack(matches), torch.stack(nats))

@@ -27,7 +27,7 @@ def mirror(layers: list[nn.Linear], rng: torch.Generator) -> None:
     for layer in layers:
         rows, columns = layer is not layers[-1], layer is not layers[0]
         high, wide = layer.weight.shape
-        w = torch.empty(high // (1 + rows), wide // (1 + columns))
+        w = layer.weight.new_empty(high // (1 + rows), wide // (1 + columns))
         nn.init.orthogonal_(w, generator=rng)
         w = torch.cat([w, -w], 1) if columns else w
         layer.weight.copy_(torch.cat([w, -w]) if rows else w)

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from ..model.operations import C, T, check_operations, rows
 from ..model.streams import generator
 
 D = 16
-VAES = ("A", "B")
-HOW = ("argmax", "categorical", "expectation")
+VaeName = Literal["A", "B"]
+VAES: tuple[VaeName, ...] = get_args(VaeName)
+DecodingMode = Literal["argmax", "categorical", "expectation"]
+DECODING_MODES: tuple[DecodingMode, ...] = get_args(DecodingMode)
 CHUNK = 2**16  # operations sampled at a time
 MOST = 10**8  # operations in one sample: 7 GB
 
@@ -173,17 +175,17 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def decode(
-        self, z: object, vae: str, how: str = "argmax", rng: torch.Generator | None = None
+        self, z: object, vae: str, mode: str = "argmax", rng: torch.Generator | None = None
     ) -> Tensor:
         """Operations (n, T), int64 in {-1, 0, 1}, from latents `z` (n, D), finite.
 
-        `how` is one of HOW (see `read_out`); "categorical" needs `rng`.
+        `mode` is one of DECODING_MODES (see `decode_logits`); "categorical" needs `rng`.
         """
         latents = rows(z, "z", D).to(self.device, torch.float32)
         if not latents.isfinite().all():
             raise InputError("z holds a value that is not finite: a latent is a real vector.")
         with torch.autocast(self.device.type, enabled=False):
-            return read_out(self.decoder(vae)(latents), how, rng) - 1
+            return decode_logits(self.decoder(vae)(latents), mode, rng) - 1
 
     @torch.no_grad()
     def scale_logits(self, vae: str, scale: float) -> None:
@@ -191,7 +193,7 @@ class Network(nn.Module):
         for parameter in linears(self.decoder(vae))[-1].parameters():
             parameter.mul_(scale)
 
-    def sample(self, n: int, vae: str, how: str = "argmax", *, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, vae: str, mode: str = "argmax", *, rng: torch.Generator) -> Tensor:
         """`n` operations (n, T), int64 in {-1, 0, 1}, from latents of the prior N(0, I)."""
         if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= MOST:
             raise InputError(
@@ -202,7 +204,7 @@ class Network(nn.Module):
         for part in ops.split(CHUNK):
             prior(len(part), rng)
         for part in ops.split(CHUNK):
-            part.copy_(self.decode(prior(len(part), latents), vae, how, rng))
+            part.copy_(self.decode(prior(len(part), latents), vae, mode, rng))
         return ops
 
 
@@ -239,8 +241,7 @@ class DualVAE(Network):
     def fresh(cls, seed: int) -> "DualVAE":
         """PyTorch's default initialisation from `seed`; the global random stream is left alone."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, "init").initial_seed())
-            return cls().eval()
+            return cls().float().untrained(seed)
 
 
 def prior(n: int, rng: torch.Generator) -> Tensor:
@@ -248,7 +249,7 @@ def prior(n: int, rng: torch.Generator) -> Tensor:
     return torch.randn(n, D, generator=rng, device=rng.device, dtype=torch.float32)
 
 
-def read_out(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Tensor:
+def decode_logits(logits: Tensor, mode: str, rng: torch.Generator | None = None) -> Tensor:
     """Classes 0, 1, 2 (for -1, 0, +1), int64 (B, T), from logits (B, T, C), by name:
 
     - "argmax": the likeliest class of each trit (the first of equals): what the latent decides.
@@ -257,17 +258,17 @@ def read_out(logits: Tensor, how: str, rng: torch.Generator | None = None) -> Te
     - "expectation": round(Σ_c value_c·p_c), the broken reading of the original system, kept
       only so that old numbers can be compared.
     """
-    if not isinstance(how, str) or how not in HOW:
-        raise InputError(f"how is {how!r}, but must be one of {', '.join(HOW)}.")
+    if not isinstance(mode, str) or mode not in DECODING_MODES:
+        raise InputError(f"mode is {mode!r}, but must be one of {', '.join(DECODING_MODES)}.")
     # Class-major and elementwise: several times faster than reductions over an axis of length 3.
     low, mid, high = logits.permute(2, 0, 1).contiguous()
-    if how == "argmax":
+    if mode == "argmax":
         return ((mid > low) & (mid >= high)) + 2 * ((high > low) & (high > mid)).long()
     top = torch.maximum(torch.maximum(low, mid), high)
     # e^-80 is 0 to float32 beside 1, and clamped so that no denormal number slows this down.
     e_low, e_mid, e_high = ((x - top).clamp_(min=-80).exp_() for x in (low, mid, high))
     total = e_low + e_mid + e_high
-    if how == "expectation":
+    if mode == "expectation":
         return ((e_high - e_low) / total).round().long() + 1
     if rng is None:
         raise InputError("categorical decoding draws at random: give it a seed.")

@@ -38,15 +38,19 @@ def rows(values: object, name: str, width: int) -> Tensor:
     """`values` as a tensor (n, width), or an InputError that says what is wrong with `name`."""
     try:
         tensor = values if isinstance(values, Tensor) else torch.tensor(np.array(values))
-    except (TypeError, ValueError, RuntimeError) as error:
-        why = str(error).rstrip(".")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(
-            f"{name} must be an array of numbers of shape (n, {width}): {why}."
+            f"{name} must be an array of numbers of shape (n, {width}), with rows of equal length."
         ) from None
     unusual = tensor.is_complex() or tensor.is_quantized or tensor.is_meta or tensor.is_nested
     masked = isinstance(values, np.ma.MaskedArray)  # what is masked would count
     if unusual or masked or tensor.layout != torch.strided:
         raise InputError(f"{name} must hold real numbers, as a dense array without a mask.")
+    if tensor.shape == (width,):
+        raise InputError(
+            f"{name} has shape ({width},), but must be (n, {width}): wrap a single row in a list, "
+            "as in [row]."
+        )
     if tensor.ndim != 2 or tensor.shape[1] != width:
         raise InputError(f"{name} has shape {tuple(tensor.shape)}, but must be (n, {width}).")
     return tensor

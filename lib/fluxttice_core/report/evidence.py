@@ -6,8 +6,9 @@ VAE; what is there already, by the same parameters, is not run again. Delete the
 it, to start afresh.
 """
 
-import contextlib
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,13 @@ from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from ..metrics.intervals import CONFIDENCE, student_t
-from ..metrics.measurement import METRICS, MODEL, Evaluation, measure
+from ..metrics.observation import metric, observe, values
 from ..metrics.rate import least_rate
+from ..model.operations import split
 from ..training import learning_curve
 from . import batch
-from .job import execute
-from .tables import format_value
+from .run import execute
+from .tables import number
 
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
 QUESTIONS = {  # what is asked: the whole recipe, and without the part
@@ -35,14 +37,14 @@ QUESTIONS = {  # what is asked: the whole recipe, and without the part
     "Does a high price of errors help?": ("default", "default, an error costs a tenth"),
     "Is the default recipe better than v5.5?": ("default", "v5.5"),
 }
-MEASURED = (
+METRICS = (
     "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
-    "exact_match_sampled", "exact_match_test", "rate", "mig", "mi_disentanglement", "active_units",
-    "path_consistency",
+    "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
+    "cell_connection",
 )  # fmt: skip
 COLUMNS = {
-    "evidence": ["recipe", "seed", "epoch", "vae", "parameters", *MEASURED],
-    "learning_curve": ["operations", "vae", "trained", "read_out", "parameters"],
+    "evidence": ["recipe", "seed", "epoch", "vae", "parameters", *METRICS],
+    "learning_curve": ["operations", "vae", "trained", "decode_logits", "parameters"],
 }
 MARGIN = 1.0  # points (nats for the rate): less than that is called no effect
 # What is asked of; shares in percentage points, nats of the rate, where less is better, above the
@@ -68,19 +70,17 @@ def run(scheduler: str = "") -> Path:
     missing = [job for key, job in wanted.items() if key not in done]
     print(f"{len(missing)} of {len(wanted)} trainings to do", flush=True)
 
-    def keep(_job: batch.Job, rows: list[dict]) -> None:
-        """The whole table again in one atomic write."""
-        frame = planned(pd.concat([read(), pd.DataFrame(rows)]), wanted, others=True)
-        files.write_bytes(path(), frame.to_csv(index=False, float_format="%.8f").encode())
-
-    batch.each(missing, train, keep, scheduler)
+    with batch.executor(scheduler) as workers:
+        for future in as_completed([workers.submit(train, job) for job in missing]):
+            rows = pd.DataFrame(future.result())
+            frame = planned(pd.concat([read(), rows]), wanted, others=True)
+            files.write_bytes(path(), frame.to_csv(index=False, float_format="%.8f").encode())
     if not curve_is_current():
         print("the learning curve", flush=True)
         curve = pd.DataFrame(learning_curve.measure(SEED))
         files.write_bytes(path("learning_curve"), curve.to_csv(index=False).encode())
     folder = files.run_folder("", "evidence")
-    with contextlib.chdir(files.root()):
-        execute("4_evidence", {"run_dir": files.local(folder)}, files.local(folder))
+    execute("evidence", {}, folder)
     return folder
 
 
@@ -97,9 +97,9 @@ def plan() -> dict[tuple[str, str], batch.Job]:
     """
     wanted = batch.jobs("params/evidence.yaml")
     keys = {(job.entry, job.parameters["seed"]) for job in wanted}
-    if len(keys) < len(wanted) or {job.notebook for job in wanted} != {"1_train"}:
+    if len(keys) < len(wanted) or {job.step for job in wanted} != {"train"}:
         raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
-    return {(job.entry, params.fingerprint(_any_score(job))): job for job in wanted}
+    return {(job.entry, params.config_hash(_any_score(job))): job for job in wanted}
 
 
 def _keys(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -119,23 +119,22 @@ def planned(
 
 def curve_is_current() -> bool:
     """Is reports/learning_curve.csv of the default recipe as params/train.yaml has it now?"""
-    now = params.fingerprint(learning_curve.default(SEED).model_dump())
+    now = params.config_hash(learning_curve.default(SEED).model_dump())
     return {*read("learning_curve").parameters} == {now}
 
 
 def train(job: batch.Job) -> list[dict]:
     """A run of 1_train, and what it selected, measured: a row a VAE."""
     p = _any_score(job)
-    found = batch.perform(job._replace(parameters=p))
-    weights = found[f"checkpoint/{checkpoints.WEIGHTS}"]
-    manifest = found[f"checkpoint/{checkpoints.MANIFEST}"]
-    loaded, rows = checkpoints.from_bytes(weights, manifest, job.name, job.name), []
+    with tempfile.TemporaryDirectory() as folder:
+        execute("train", p, Path(folder))
+        loaded, rows = checkpoints.load(Path(folder, "checkpoint")), []
     for vae in loaded.model.vaes:
-        e = Evaluation(loaded.model, vae, K, SEED, vae, p["split_seed"])
+        o = observe(loaded.model, vae, K, SEED)
         about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae,
-                 "parameters": params.fingerprint(p)}  # fmt: skip
-        measured = measure(e, MODEL, names=MEASURED)
-        rows.append(about | {row.metric: row.value for row in measured})
+                 "parameters": params.config_hash(p)}  # fmt: skip
+        measured = values(o, split(p["split_seed"]), METRICS)
+        rows.append(about | {metric_: row.value for metric_, row in measured.items()})
     return rows
 
 
@@ -153,10 +152,10 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
         line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
         line["selected epoch"] = ", ".join(map(str, sorted(set(group.epoch))))
-        for name in MEASURED:
-            about, found = METRICS[name], group[name]
+        for name in METRICS:
+            about, found = metric(name), group[name]
             worst = found.max() if name in ("rate", "active_units") else found.min()
-            mean, least = format_value(found.mean(), about.unit), format_value(worst, about.unit)
+            mean, least = number(found.mean(), about.unit), number(worst, about.unit)
             line[about.title] = mean if mean == least else f"{mean}, worst {least}"
         table.append(line)
     return pd.DataFrame(table)
@@ -190,7 +189,7 @@ class Answer(NamedTuple):
         return {
             "question": self.question,
             "VAE": self.vae,
-            "of": RATE if self.metric == "rate" else METRICS[self.metric].title,
+            "of": RATE if self.metric == "rate" else metric(self.metric).title,
             "seeds": self.seeds,
             "better by": f"{self.difference:+.2f} ({self.low:+.2f} … {self.high:+.2f})",
             "unit": "nats" if self.metric == "rate" else "points",

@@ -1,4 +1,4 @@
-"""explore.html: a checkpoint's encoders and decoders in one page that needs nothing else.
+"""explore.html: one self-contained page that runs a checkpoint's encoders and decoders.
 
 The page holds the weights and a list of layers, and computes from them; see template/explore.
 """
@@ -6,6 +6,7 @@ The page holds the weights and a list of layers, and computes from them; see tem
 import base64
 import hashlib
 import math
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,57 +16,93 @@ from torch import Tensor, nn
 
 from .. import files
 from ..checkpoints.folder import Checkpoint
-from ..model.network import DecoderA, DecoderB, Encoder, Network, Residual
+from ..metrics import coverage
+from ..model.network import D, DecoderA, DecoderB, Encoder, Network, Residual, linears
 from ..model.operations import all_operations, names
+from ..model.streams import generator
 from .plots import active_latents
 
 TEMPLATE = Path(__file__).parent / "template" / "explore"
-RANGE = 3.0  # of a slider: the prior's standard deviations, and further where a code lies further
+RANGE = 3.0  # of a slider, in standard deviations of the prior; wider where a code lies outside
+NS = (10_000, 50_000, 195_000)  # numbers of draws, as in 2_benchmark
+TRIALS = 5  # of 2_benchmark, which has at least five
 
 
-def write(loaded: Checkpoint, path: Path) -> Path:
-    """Write the page of a checkpoint: the same bytes for the same checkpoint, under 1 MB."""
-    files.write_bytes(path, page(loaded).encode())
+def write(loaded: Checkpoint, path: Path, *, seed: int, untrained_seed: int) -> Path:
+    """Write the page of a checkpoint, under 1 MB; the same bytes for the same arguments.
+
+    Args:
+        loaded: the checkpoint.
+        path: the file to write.
+        seed, untrained_seed: parameters of 2_benchmark. The page draws that notebook's trials,
+            through the checkpoint's decoder and through that notebook's untrained decoder.
+
+    Raises:
+        TypeError: the network has a layer that the page cannot run.
+    """
+    files.write_bytes(path, page(loaded, seed, untrained_seed).encode())
     return path
 
 
-def page(loaded: Checkpoint) -> str:
-    style, engine, script, template = (
-        (TEMPLATE / name).read_text("utf-8")
-        for name in ("page.css", "engine.js", "page.js", "page.html.j2")
-    )
-    allowed = " ".join(map(_hash, (engine, script)))
+def page(loaded: Checkpoint, seed: int, untrained_seed: int) -> str:
+    """The HTML text; arguments as in `write`."""
+    parts = ("page.css", "engine.js", "page.js", "page.html.j2")
+    style, engine, script, template = ((TEMPLATE / name).read_text("utf-8") for name in parts)
     policy = (
-        f"default-src 'none'; script-src {allowed} 'wasm-unsafe-eval'; style-src {_hash(style)}; "
-        "worker-src blob:; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_hash(engine)} {_hash(script)}; "
+        f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    vaes = {vae: _vae(loaded.model, vae) for vae in loaded.model.vaes}
+    vaes = {vae: _vae(loaded.model, vae, seed, untrained_seed) for vae in loaded.model.vaes}
+    data = {"vaes": vaes, "names": names(), "ns": NS, "chunk": coverage.CHUNK}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(template).render(
-        loaded=loaded, vaes=vaes, data={"vaes": vaes, "names": names()}, policy=policy,
-        style=style, engine=engine, script=script,
+        loaded=loaded, data=data, origin=_origin(loaded), untrained_seed=untrained_seed,
+        trials=TRIALS, latents=D, policy=policy, style=style, engine=engine, script=script,
     )  # fmt: skip
 
 
+def _origin(loaded: Checkpoint) -> str:
+    """The footer's words for where a checkpoint comes from."""
+    if loaded.section("imported"):
+        return f"v5.x checkpoint, layout {loaded.model.layout}"
+    return f"fluxttice checkpoint, recipe {loaded.section('config').get('recipe', 'not recorded')}"
+
+
 def _hash(text: str) -> str:
+    """The name of an inline script or style in the page's content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _vae(model: Network, vae: str) -> dict[str, Any]:
-    mu = model.encode(all_operations(), vae)
+def _vae(model: Network, vae: str, seed: int, untrained_seed: int) -> dict[str, Any]:
+    mu, decoder = model.encode(all_operations(), vae), model.decoder(vae)
+    first = linears(decoder)[0]
+    before = takewhile(lambda layer: layer is not first, linears(model))
+    skip = sum(parameter.numel() for layer in before for parameter in layer.parameters())
+    trials = [generator(seed, "coverage", vae, trial) for trial in range(TRIALS)]
     return {
         "encoder": layers(model.encoder(vae)),
-        "decoder": layers(model.decoder(vae)),
+        "decoder": layers(decoder),
+        # PyTorch initialises the layers in their order, all from one stream.
+        "init": {"seed": _seed(generator(untrained_seed, "init")), "skip": skip},
+        "trials": [_seed(trial) for trial in trials],
         "active": active_latents(model, vae),
         "range": max(RANGE, math.ceil(float(mu.abs().max()))),
     }
 
 
-def layers(module: nn.Module) -> list[dict[str, Any]]:
-    """What a module does, in order, as the page's script runs it; an encoder's posterior mean.
+def _seed(rng: torch.Generator) -> int:
+    """The 32 bits of a generator's seed that torch's CPU generator uses."""
+    return rng.initial_seed() % 2**32
 
-    `values`, base64 of little-endian float32: of a linear layer (inputs, outputs) and the biases,
-    of a LayerNorm its factors and what it adds.
+
+def layers(module: nn.Module) -> list[dict[str, Any]]:
+    """The layers of a module in their order, as the page's script runs them.
+
+    Of an encoder, the layers of the posterior mean. `values` is base64 of little-endian float32:
+    a linear layer's weights (inputs, outputs) and biases, or a LayerNorm's weights and biases.
+
+    Raises:
+        TypeError: a layer of another kind.
     """
     relu = {"kind": "relu"}
     match module:

@@ -1,34 +1,17 @@
-"""reports/index.html: every run on one page, read from the run folders, which are the history.
+"""reports/index.html: one row for each run, from its verdict.json and its *.params.yaml alone."""
 
-The page is one file and needs no network. It is also its own cache: the rows of an earlier page
-are taken over where no file of the run has changed since.
-"""
-
-import json
-import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Template
 
-from .. import files
-from ..benchmark import DOCUMENT, Document
-from ..metrics.gates import GateResult, metric_of
-from ..metrics.measurement import METRICS, MODEL, control_ranges
-from ..metrics.results import EXHAUSTIVE, Row
-from . import status
+from .. import files, params
+from ..metrics.measurement import METRICS
+from .tables import format_measured
 
-TEMPLATE = Path(__file__).parent / "template" / "index"
-VERDICT = "verdict.json"
-READ = (status.STATUS, "*.params.yaml", VERDICT, DOCUMENT, "*.html")
-HEADLINES = {
-    "argmax_entropy": "argmax entropy",
-    "argmax_coverage_50000": "argmax coverage at 50,000",
-    "exact_match_sampled": "exact match, posterior sample",
-    "rate": "rate, nats",
-}
-DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+TEMPLATE = Path(__file__).parent / "template" / "index.html.j2"
+HEADLINES = "argmax_entropy", "exact_match_sampled", "rate"
 
 
 def path() -> Path:
@@ -36,103 +19,54 @@ def path() -> Path:
 
 
 def write() -> None:
-    """Write the page anew, newest run first. What is damaged is named here and on the page."""
-    reports, old = files.reports_folder(), _earlier()
-    runs = [run for run in reports.glob("*/*/") if any(run.glob("*.params.yaml"))]
-    rows: list[dict[str, Any]] = []
-    bands: dict[str, Any] = {}
-    for run in sorted(runs, key=lambda run: (run.parent.name, run.name), reverse=True):
-        name, stamp = run.relative_to(reports).as_posix(), _stamp(run)
-        known = old["rows"].get(name, {})
-        if known.get("stamp") == stamp and known["state"] != "running":
-            found = known
-        else:
-            found = {"run": name, "stamp": stamp, **row(run, old["bands"])}
-        if found["damaged"]:
-            print(f"{files.shown(run)}: {found['damaged']}")
-        if found["band"]:
-            bands[found["band"]] = old["bands"][found["band"]]
-        rows.append(found)
-    names = dict.fromkeys(n for r in rows for figures in r["figures"].values() for n in figures)
-    entries = {name: METRICS[name] for name in (*HEADLINES, *names)}
-    about = {name: [entry.title, entry.unit, entry.better] for name, entry in entries.items()}
-    data = {"rows": rows, "bands": bands, "metrics": about, "headlines": HEADLINES}
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    page = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True).get_template("page.html")
+    """Write the page, newest run first."""
+    runs = sorted({place.parent for place in path().parent.glob("*/*/*.params.yaml")}, reverse=True)
+    page = Template(TEMPLATE.read_text("utf-8"), autoescape=True).render(rows=map(row, runs))
     try:
-        files.write_bytes(path(), page.render(data=text.replace("<", "\\u003c")).encode())
-    except OSError as error:
-        print(f"{files.shown(path())} cannot be written ({error.strerror})")
+        files.write_bytes(path(), page.encode())
+    except OSError as error:  # no reason to fail a run
+        print(f"{files.display_path(path())} cannot be written ({error.strerror}).")
 
 
-def row(run: Path, bands: dict[str, Any]) -> dict[str, Any]:
-    """One run as the page has it; what the controls have goes into `bands`, under its hash.
-
-    A damaged file is named under "damaged", and the row holds what the others say.
-    """
-    found: dict[str, Any] = {
-        "date": f"{run.parent.name} {run.name[:2]}:{run.name[2:4]}",
-        "name": run.name[7:], "state": "unknown", "reason": "", "steps": {}, "damaged": "",
-        "pages": sorted(page.name for page in run.glob("[1-4]_*.html")), "verdict": "",
-        "checkpoint": "", "recipe": "", "seed": None, "figures": {}, "band": "", "params": {},
-    }  # fmt: skip
-    for place in [path for names in READ[:4] for path in sorted(run.glob(names))]:
+def row(run: Path) -> dict[str, Any]:
+    """A run's cells by heading; a damaged file is named under "state"."""
+    found, problems = dict[str, dict[str, Any]](), []
+    pages = sorted(place.name for place in run.glob("*.html"))
+    for place in [*sorted(run.glob("*.params.yaml")), *run.glob("verdict.json")]:
+        step = place.name.partition(".")[0]
         try:
-            found |= _said(place, found, bands)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, yaml.YAMLError):
-            found["damaged"] = f"{place.name} is damaged or of another release: left out"
-    return found
+            found[step] = _verdict(place) if step == "verdict" else params.read_yaml(place)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            problems.append(f"damaged: {place.name}")
+        if step != "verdict" and not any(page.endswith(f"_{step}.html") for page in pages):
+            problems.append(f"unfinished: {step}")
+    train, certify, judged = (found.get(name, {}) for name in ("train", "certify", "verdict"))
+    given = (certify or found.get("benchmark", {})).get("checkpoint") or judged.get("file", "")
+    profile = params.profile_of(certify)
+    own = " (own bounds)" if judged and certify and not profile else ""
+    return {
+        "date (UTC)": f"{run.parent.name} {run.name[:2]}:{run.name[2:4]}",
+        "run": run.name[7:],
+        "checkpoint": "trained here" if train else Path(str(given)).name,
+        "recipe": f"{train.get('recipe')}, seed {train.get('seed')}" if train else "",
+        "layout": judged.get("layout", "fluxttice" if train else ""),
+        "bounds": profile,
+        "verdict": judged.get("verdict", "") + own,
+        "state": "\n".join(problems) or "complete",
+        **{name.replace("_", " "): judged.get(name, "") for name in HEADLINES},
+        "pages": [f"{run.parent.name}/{run.name}/{page}" for page in pages],
+    }
 
 
-def _said(place: Path, row: dict[str, Any], bands: dict[str, Any]) -> dict[str, Any]:
-    """What one file of a run adds to its row, as far as it is known."""
-    if place.name == status.STATUS:
-        return status.read(place.parent).model_dump(include={"state", "reason", "steps"})
-    data = place.read_bytes()
-    figures: dict[str, Any] = {}
-    band: dict[str, Any] = {}
-    if place.suffix == ".yaml":
-        # Checked when it was written; libyaml is ten times as fast, which 1,000 runs need.
-        values, step = yaml.load(data, yaml.CSafeLoader), place.name.partition(".")[0]
-        given = {f"{step}: {name}": value for name, value in values.items()}
-        trained = {"recipe": values["recipe"], "seed": values["seed"]} if step == "train" else {}
-        return {"params": row["params"] | given, **trained}
-    if place.name == VERDICT:
-        said = files.parse_json(data)
-        for gate in [GateResult.model_validate(gate) for gate in said["gates"]]:
-            figures.setdefault(gate.vae, {})[metric_of(gate.gate)] = _numbers(gate)
-        recipe = row["recipe"] or (said["recipe"] or {}).get("name") or ""
-        return {"figures": figures, "recipe": recipe, "verdict": str(said["verdict"])}
-    document = Document.model_validate_json(data)
-    for (name, vae), line in control_ranges(document.frame).iterrows():
-        ranges = line.unstack("end").dropna()
-        band.setdefault(vae, {})[name] = {n: [r.low, r.high] for n, r in ranges.iterrows()}
-    key = files.sha256(json.dumps(band).encode())[:12]
-    bands[key] = band
-    for one in document.rows:
-        if one.network == MODEL and one.metric in METRICS:
-            figures.setdefault(one.vae, {})[one.metric] = _numbers(one)
-    return {"band": key, "checkpoint": document.checkpoint["sha256"],
-            "figures": row["figures"] | figures}  # fmt: skip
-
-
-def _numbers(one: Row | GateResult) -> list[float | None]:
-    """Value, low and high; what is exact has the value alone."""
-    whole = one.value is None or one.method.startswith(EXHAUSTIVE)
-    return [one.value] if whole else [one.value, one.low, one.high]
-
-
-def _stamp(run: Path) -> str:
-    """Changes with every file that `row` reads, and with the code that reads them."""
-    seen = [(p.name, s.st_mtime_ns, s.st_size) for pattern in READ
-            for p in sorted(run.glob(pattern)) for s in [p.stat()]]  # fmt: skip
-    return files.sha256(f"{files.sha256(Path(__file__).read_bytes())} {seen}".encode())[:12]
-
-
-def _earlier() -> dict[str, Any]:
-    """Rows by run, and bands, of the page that is there; empty where it is not one of ours."""
-    try:
-        data = json.loads(DATA.search(path().read_text("utf-8"))[1])
-        return {"rows": {r["run"]: r for r in data["rows"]}, "bands": data["bands"]}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {"rows": {}, "bands": {}}
+def _verdict(place: Path) -> dict[str, str]:
+    """Cells from a verdict.json; a figure is shown with half the width of its interval."""
+    found = files.parse_json(place.read_bytes())
+    cells = {name: str(found["checkpoint"][name]) for name in ("file", "layout")}
+    cells["verdict"] = str(found["verdict"])
+    for gate in found["gates"]:
+        name = gate["gate"][4:]
+        if name in HEADLINES:
+            figure = format_measured(SimpleNamespace(**gate), METRICS[name].unit)
+            line = f"{gate['vae']} {figure}\n".replace(" ", "\xa0")
+            cells[name] = cells.get(name, "") + line
+    return cells

@@ -4,9 +4,9 @@ from collections import Counter
 from decimal import Decimal
 
 import pandas as pd
-import yaml
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
+from ruamel.yaml import YAML
 
 from .. import files, parallel, params
 from ..benchmark import Benchmark
@@ -46,8 +46,8 @@ def of(
     theirs = checkpoints.load(inherited_from).model.tensors if inherited_from else {}
     given, written = {}, {}
     if claims:
-        given, text = params.read_yaml(path := files.find(claims)), path.read_text("utf-8")
-        written = yaml.load(text, yaml.BaseLoader)  # with their decimals
+        given, text = params.read_yaml(claims), files.resolve(claims).read_text("utf-8")
+        written = YAML(typ="base", pure=True).load(text)  # with their decimals
     for name, value in given.items():
         if type(value) not in (int, float) or abs(value) >= 1e300:
             raise InputError(f"{claims}: {name} is {value!r}, but a claim must be a number.")

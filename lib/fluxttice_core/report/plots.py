@@ -168,7 +168,7 @@ def learning_curve(curve: pd.DataFrame) -> Figure:
     figure, [[axes]] = _axes(1)
     for vae, rows in curve.groupby("vae"):
         _line(axes, vae, rows.operations, rows.trained)
-    axes.plot(rows.operations, rows.read_out, color=GREY, marker="o", label="linear probe")
+    axes.plot(rows.operations, rows.decode_logits, color=GREY, marker="o", label="linear probe")
     axes.set(xscale="log", xlabel="operations trained on", ylabel="exact match on test")
     axes.legend()
     return figure

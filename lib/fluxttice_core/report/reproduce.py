@@ -1,116 +1,154 @@
-"""A recorded run, run again: every number old and new.
+"""Repeat a recorded run, and compare every number that was measured again.
 
-What a run recorded is enough: its parameter files, and what its documents say of commit, libraries
-and machine. On the same ones every number is equal. Elsewhere arithmetic differs in last digits,
-which training turns into other weights; so the recorded weights are measured, and every number
-that has an interval must lie within it. Dates and times are never compared.
+A run records all that this needs: its parameters, and in its documents the commit, libraries and
+machine. On the same ones every number must be equal. On others training ends in other weights,
+because arithmetic differs in the last digits, so the recorded weights are measured and every
+number must lie within its recorded interval.
 """
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from .. import files, params
+import pandas as pd
+
+from .. import benchmark, files, params
 from ..certification import certificate
-from ..certification.verify import told
+from ..certification.verify import compare_values
 from ..checkpoints import folder as checkpoints
-from ..errors import InputError
-from .job import NOTEBOOKS, execute
+from ..errors import InputError, ThresholdMissed
+from ..metrics.measurement import MODEL
+from .run import execute
 
 DOCUMENTS = {
     "train": "epochs.json", "benchmark": "coverage_vs_entropy.json", "certify": "verdict.json",
 }  # fmt: skip
-# Dates, and where a run lies.
-APART = ("created_utc", "controls_measured", "path", "checkpoint", "run_dir")
-TOLD = ("environment", "git")  # what is told apart before
-LABELS = ("network", "control", "seed", "vae", "metric", "gate", "decode", "n")
-NOTHING = "nothing"
+KEY, NUMBER = ["document", "network", "seed", "vae", "metric"], ["value", "low", "high"]
+SHOWN = 20  # differences that are printed
 
 
-def run(folder: str) -> Path:
-    """Run what `folder` recorded into a new run folder, and print the comparison.
+def run(folder: str, quick: bool = False) -> Path:
+    """Repeat the run that `folder` records in a new run folder, which is returned.
+
+    reproduced.csv in it has every number, old and new; the differences are printed. The stored
+    controls are measured again too, unless `quick`: then their numbers count as not checked.
 
     Raises:
-        InputError: no such run; a notebook that stopped; numbers that are not what they were.
+        InputError: no such run, a notebook that crashed, or numbers that are not reproduced.
     """
-    old = files.existing(folder, "run")
-    paths = {step: old / f"{step}.params.yaml" for step in NOTEBOOKS}
-    given = {step: params.read_yaml(path) for step, path in paths.items() if path.is_file()}
+    old = files.resolve(folder, "run")
+    given = {s: old / f"{s}.params.yaml" for s in DOCUMENTS if (old / f"{s}.params.yaml").is_file()}
     recorded = {step: _read(old / DOCUMENTS[step]) for step in given}
     if not any(recorded.values()):
         raise InputError(f"{folder} records no run: it has no *.params.yaml with its numbers.")
-    same = _told_apart([d for d in recorded.values() if isinstance(d, dict)])
+    same = _same_environment([d for d in recorded.values() if isinstance(d, dict)])
     wanted = ((recorded.get("benchmark") or {}).get("checkpoint") or {}).get("sha256")
-    new = files.run_folder("", "reproduce")
-    trained = new / "checkpoint"
-    found: dict[str, tuple[Any, Any]] = {}
-    with contextlib.chdir(files.root()):
-        for step, values in given.items():
-            values["run_dir"] = files.local(new)
-            if step != "train":
-                places = trained, old / "checkpoint", files.find(values["checkpoint"])
-                values["checkpoint"] = _weights(wanted, *places)
-            execute(NOTEBOOKS[step], values, files.local(new))
-            if step == "train":
-                made = checkpoints.load(trained).sha256
-                if wanted and same:
-                    found["train weights sha256"] = wanted, made
-                else:
-                    print(f"weights trained again: {made}; recorded: {wanted}")
-            if recorded[step]:
-                found |= compared(step, recorded[step], _read(new / DOCUMENTS[step]))
-            else:
-                print(f"{DOCUMENTS[step]} is not recorded: run again, and not compared")
-    said = {name: judged(name, *pair, same) for name, pair in found.items()}
-    for name, (before, after) in found.items():
-        print(f"{name}: {_shown(before, True)} → {_shown(after)}, {said[name]}")
-    words = list(said.values())
-    print(", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
-    differ = [name for name in said if said[name] == "DIFFERS"]
-    if differ:
-        raise InputError(
-            f"{len(differ)} of {len(said)} numbers are not reproduced: first {differ[0]}."
-        )
+    new, tables, problems = files.run_folder("", "reproduce"), [], []
+    for step, path in given.items():
+        values = params.read_yaml(path) | {"run_dir": files.relative_to_root(new)}
+        if step != "train":
+            places = new / "checkpoint", old / "checkpoint", files.root() / values["checkpoint"]
+            values["checkpoint"] = files.relative_to_root(_weights(wanted, *places))
+        found, then = _execute(step, values, new), recorded[step]
+        if step == "train" and same and wanted not in (None, _sha256(new / "checkpoint")):
+            problems.append("training ends in other weights than the recorded ones")
+        if then is None:
+            print(f"{DOCUMENTS[step]} is not recorded, so it is not compared")
+            continue
+        if isinstance(then, dict) and then.get("verdict") != found.get("verdict"):
+            problems.append(f"the verdict is {found['verdict']} and was {then.get('verdict')}")
+        now, skipped = table(step, found), {""} if step == "train" and not same else set()
+        if step == "benchmark":
+            now, skipped = _measure_controls(now, values, quick)
+        tables.append(compare(table(step, then), now, same, skipped))
+    _report(pd.concat(tables), new / "reproduced.csv", problems)
     return new
 
 
-def judged(name: str, old: Any, new: Any, same: bool) -> str:
-    """`told` of them, but of what training says only where it must be the `same`: elsewhere a last
-    digit has become other weights."""
-    return told(old, new, same) if same or not name.startswith("train ") else "not judged"
-
-
-def compared(step: str, old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
-    """Everything that one of two documents holds, old and new, by where it stands."""
-    then, now = dict(_leaves(step, old)), dict(_leaves(step, new))
-    return {name: (then.get(name, NOTHING), now.get(name, NOTHING)) for name in {**then, **now}}
-
-
-def _shown(leaf: Any, interval: bool = False) -> str:
-    if not isinstance(leaf, dict):
-        return str(leaf)
-    ends = [f"{leaf[end]:.9g}" for end in ("low", "high") if interval and leaf[end] is not None]
-    return f"{leaf['value']}" + (f" ({' … '.join(ends)})" if ends else "")
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Numbers, words and `Measured` rows by where they stand."""
-    if isinstance(value, dict) and not {"value", "low", "high"} <= value.keys():
-        for key, item in value.items():
-            if key not in TOLD and (key not in APART or isinstance(item, dict)):
-                yield from _leaves(f"{name} {key}", item)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            about = [item[key] for key in LABELS if key in item] if isinstance(item, dict) else []
-            about = [str(label) for label in about if isinstance(label, str | int)]
-            yield from _leaves(f"{name} {number} {' '.join(about)}".rstrip(), item)
+def table(step: str, document: Any) -> pd.DataFrame:
+    """The measured numbers that a step's document holds, a row each: KEY (text), NUMBER (float)."""
+    if step == "train":
+        epochs = pd.DataFrame(document).drop(columns="selected").melt("epoch", var_name="metric")
+        rows = epochs.assign(metric="epoch " + epochs.epoch.astype(str) + " " + epochs.metric)
+    elif step == "benchmark":
+        rows = pd.DataFrame(document["rows"])
     else:
-        yield name, value
+        gates = [{"network": MODEL, **gate} for gate in document["gates"]]
+        for control in document["controls"]:
+            gates += [{"network": control["control"], **gate} for gate in control["gates"]]
+        rows = pd.DataFrame(gates).rename(columns={"gate": "metric"})
+    rows = rows.reindex(columns=[*KEY, *NUMBER]).assign(document=step)
+    rows[KEY] = rows[KEY].fillna("").astype(str)
+    return rows.astype(dict.fromkeys(NUMBER, float))
 
 
-def _told_apart(documents: list[dict[str, Any]]) -> bool:
-    """Whether libraries, machine and measuring code are those recorded; prints what is not."""
+def compare(
+    old: pd.DataFrame, new: pd.DataFrame, same: bool, skipped: Collection[str] = ()
+) -> pd.DataFrame:
+    """Two `table`s beside each other, with an `agreement`: `compare_values`, or "not checked" for
+    the networks in `skipped`. A number that only one of them has DIFFERS."""
+    both = old.merge(new, "outer", KEY, suffixes=("_then", "_now"), indicator="found")
+
+    def agreement(row: Any) -> str:
+        if row.network in skipped or row.found != "both":
+            return "not checked" if row.network in skipped else "DIFFERS"
+        then, now = (
+            tuple(None if pd.isna(x) else x for x in numbers)
+            for numbers in (
+                (row.value_then, row.low_then, row.high_then),
+                (row.value_now, row.low_now, row.high_now),
+            )
+        )
+        return compare_values(then, now, same)
+
+    return both.assign(agreement=[agreement(row) for row in both.itertuples()])
+
+
+def _measure_controls(
+    now: pd.DataFrame, values: dict[str, Any], quick: bool
+) -> tuple[pd.DataFrame, set[str]]:
+    """`now` with the controls measured again that the notebook read from their store, or the names
+    of these if `quick`. It measures untrained networks of another layout itself."""
+    own = {MODEL}
+    if checkpoints.load(values["checkpoint"]).model.normed:
+        own.add(benchmark.UNTRAINED)
+    if quick:
+        return now, set(now.network) - own
+    p = params.check(benchmark.Benchmark, values, "benchmark.params.yaml")
+    print("measuring the controls again")
+    again = table("benchmark", {"rows": benchmark.measured_controls(p).to_dict("records")})
+    return pd.concat([now.query("network in @own"), again.query("network not in @own")]), set()
+
+
+def _report(result: pd.DataFrame, path: Path, problems: list[str]) -> None:
+    files.write_bytes(path, result.drop(columns="found").to_csv(index=False).encode())
+    differ, words = result.query("agreement == 'DIFFERS'"), result.agreement.tolist()
+    names = [" ".join(filter(None, row)) for row in differ[KEY].itertuples(index=False)]
+    for name, row in zip(names[:SHOWN], differ.itertuples(), strict=False):
+        print(f"{name}: {row.value_then:.9g} then, {row.value_now:.9g} now")
+    counts = {word: words.count(word) for word in ("equal", "in interval", "near", "DIFFERS")}
+    said = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    print(f"{sum(counts.values()):,} numbers measured again: {said or 'none'}")
+    print(
+        f"{words.count('not checked'):,} numbers not checked; all are in {files.display_path(path)}"
+    )
+    if names:
+        problems.append(f"{len(names):,} numbers are not reproduced, the first is {names[0]}")
+    if problems:
+        raise InputError("; ".join(problems) + ".")
+
+
+def _execute(step: str, values: dict[str, Any], folder: Path) -> Any:
+    """Run one notebook into `folder`; its document. A missed bound is a result like another."""
+    try:
+        execute(step, values, folder)
+    except ThresholdMissed as error:
+        print(error)
+    return _read(folder / DOCUMENTS[step])
+
+
+def _same_environment(documents: list[dict[str, Any]]) -> bool:
+    """Are libraries, machine and measuring code those recorded? Prints those that are not."""
     now = {"commit": files.git_commit()["commit"], **certificate.environment()}
     then: dict[str, Any] = {}
     for document in documents:
@@ -123,15 +161,16 @@ def _told_apart(documents: list[dict[str, Any]]) -> bool:
     return same
 
 
-def _weights(wanted: str | None, trained: Path, *elsewhere: Path) -> str:
-    """A checkpoint that has the recorded weights: trained anew, left by the run, named by it, or
-    the shipped one; else the one trained anew."""
+def _weights(wanted: str | None, trained: Path, *elsewhere: Path) -> Path:
+    """The first place with the recorded weights, or the trained ones where none are recorded."""
     for place in (trained, *elsewhere, files.root() / "checkpoints/certified"):
-        if place.exists() and wanted in (None, checkpoints.load(place).sha256):
-            return files.local(place.resolve())
-    if not trained.exists():
-        raise InputError(f"The weights with sha256 {wanted}, which were measured, are not here.")
-    return files.local(trained)
+        if place.exists() and wanted in (None, _sha256(place)):
+            return place.resolve()
+    raise InputError(f"The weights with sha256 {wanted}, which were measured, are not here.")
+
+
+def _sha256(place: Path) -> str:
+    return checkpoints.load(place).sha256
 
 
 def _read(path: Path) -> Any:

@@ -51,4 +51,4 @@ def point(n: int, vae: str, seed: int) -> dict:
         for network in (last, linear_probe(seed, n))
     )
     return {"operations": n, "vae": vae, "trained": trained, "read_out": read_out,
-            "parameters": params.fingerprint(p.model_dump())}  # fmt: skip
+            "parameters": params.config_hash(p.model_dump())}  # fmt: skip

@@ -1,276 +1,171 @@
 "use strict";
-/* The page: what engine.js computes, shown and moved. */
+/* The page: shows and moves what engine.js computes. */
 
-const { vaes, names } = JSON.parse(document.getElementById("data").textContent);
+const { vaes, names, ns, chunk } = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const VALUE = ["−1", "0", "+1"], COLOUR = ["var(--minus)", "var(--zero)", "var(--plus)"];
-const STEPS = 81; // places along a slider at which its latent is decoded
+const STEPS = 81; // positions along a slider at which its latent is decoded
 const say = (n) => n.toLocaleString("en", { maximumFractionDigits: 0 });
-const TWO = { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "negative" };
 const entry = (t) => `entry a = ${VALUE[Math.floor(t / C)]}, b = ${VALUE[t % C]}`;
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
+const current = () => vaes[chosen("vae")];
+const sliders = [...document.querySelectorAll("input[type=range]")];
 
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
+for (const vae of Object.values(vaes)) {
+  vae.untrained = untrained(vae); // needs the layers as they are in the page
+  for (const part of ["encoder", "decoder"]) vae[part] = network(vae[part]);
 }
 
-const networks = {}; // built when first asked for
+// --- The latent code -----------------------------------------------------------------------------
+let z, table; // the latents, and the classes that they decode to
+let held = null, before; // the slider that was moved last, and the table before it was moved
 
-function current() {
-  const vae = chosen("vae");
-  networks[vae] ??= {
-    ...vaes[vae], encoder: network(vaes[vae].encoder), decoder: network(vaes[vae].decoder),
-  };
-  return networks[vae];
+function chooseVae() {
+  const { active, range } = current();
+  sliders.forEach((slider, i) => {
+    Object.assign(slider, { min: -range, max: range });
+    $(active.includes(i) ? "active" : "inactive").append(slider.closest(".latent"));
+  });
+  $("ours-name").textContent = `VAE-${chosen("vae")}`;
+  resetCoverage();
 }
 
-// --- The latent ----------------------------------------------------------------------------------
-
-let z, table; // what is shown: the latents, and the classes that they decode to
-let held = null, before; // the slider that was moved last, and the table when it was taken up
-
-function buildTable() {
-  for (let a = 0; a < C; a++) {
-    const row = element("tr", {}, element("th", { scope: "row", textContent: `a = ${VALUE[a]}` }));
-    for (let b = 0; b < C; b++) {
-      const t = C * a + b, bars = VALUE.map(() => element("i"));
-      const button = element("button", { id: `entry${t}`, type: "button" }, element("b"),
-        element("span", { className: "bars", ariaHidden: "true" }, ...bars));
-      button.onclick = () => give(table.map((value, u) => (u === t ? (value + 1) % C : value)));
-      row.append(element("td", {}, button));
-    }
-    $("table").append(row);
-  }
-}
-
-function buildSliders() {
-  const { active, range, decoder } = current(), wide = decoder[0].shape[0];
-  $("active").replaceChildren();
-  $("inactive").replaceChildren();
-  for (const i of [...active, ...Array(wide).keys()].filter((i, k, all) => all.indexOf(i) === k)) {
-    const slider = element("input", {
-      type: "range", id: `z${i}`, min: -range, max: range, step: 0.01,
-      oninput: () => {
-        if (held !== i) [held, before] = [i, table];
-        z[i] = Number(slider.value);
-        showLatent();
-      },
-    });
-    const label = element("label", { htmlFor: `z${i}`, textContent: `latent ${i}` });
-    const track = element("div", { className: "track" }, slider,
-      element("div", { className: "stripes", id: `stripes${i}`, ariaHidden: "true" }));
-    const number = element("output", { id: `value${i}`, htmlFor: `z${i}` });
-    const owner = element("span", { className: "owner", id: `owner${i}` });
-    slider.setAttribute("aria-describedby", owner.id);
-    $(active.includes(i) ? "active" : "inactive")
-      .append(element("div", { className: "latent" }, label, track, number, owner));
-  }
-  $("others").hidden = active.length === wide;
-  $("others-count").textContent = `the other ${wide - active.length} latents`;
-}
-
-/** Show a table that was pressed, typed or chosen: its code, and what that decodes to. */
-function give(wanted) {
-  z = encode(current(), wanted, 1);
+/** Show latents; those of a table that was chosen, with the table. */
+function give(latents, wanted) {
+  z = latents;
   held = null;
   showLatent(wanted);
+}
+
+const giveTable = (wanted) => give(encode(current(), wanted, 1), wanted);
+
+function move(i) {
+  if (held !== i) [held, before] = [i, table];
+  z[i] = Number(sliders[i].value);
+  showLatent();
 }
 
 function showLatent(wanted) {
   const logits = run(current().decoder, z, 1);
   table = Array.from(classes(logits));
-  const marked = wanted ?? (held === null ? table : before);
-  for (let t = 0; t < T; t++) {
-    const button = $(`entry${t}`), weights = logits.subarray(C * t, C * t + C);
-    const powers = Array.from(weights, (v) => Math.exp(v - Math.max(...weights)));
-    const sum = powers.reduce((x, y) => x + y), share = (100 * powers[table[t]]) / sum;
-    const likely = share > 99.9 ? "over 99.9" : percent(share, 1); // float64 may say 100: it is less
-    button.className = `value${table[t]}` + (table[t] === marked[t] ? "" : " changed");
-    button.firstChild.textContent = VALUE[table[t]];
-    button.ariaLabel = `${entry(t)}: ${VALUE[table[t]]}, ${likely} % likely. Press for the next value.`;
-    button.lastChild.childNodes.forEach((bar, c) => (bar.style.width = `${(100 * powers[c]) / sum}%`));
-  }
+  const compared = wanted ?? (held === null ? table : before);
+  for (let t = 0; t < T; t++) showEntry(t, logits.subarray(C * t, C * t + C), compared[t]);
   const index = indexOf(table);
   $("name").textContent = names[index] ?? `no name: operation ${say(index)}`;
   $("named").value = index in names ? index : "";
-  if (document.activeElement !== $("typed")) showTyped();
-  const differ = [...marked.keys()].filter((t) => marked[t] !== table[t]);
-  if (wanted)
-    $("said").textContent = differ.length
-      ? `Not kept: ${differ.length} of 9 entries come back otherwise from the code.`
-      : "Encoded, and decoded from its code: all nine entries come back.";
-  else if (held === null) $("said").textContent = "Drawn from the prior, N(0, 1) in every latent.";
-  else
-    $("said").textContent = `Latent ${held} moved: ` + (differ.map((t) =>
-      `${entry(t)} went from ${VALUE[marked[t]]} to ${VALUE[table[t]]}`).join("; ")
-      || "no entry has changed yet") + ".";
-  showSliders();
+  $("said").textContent = sentence(wanted, compared);
+  for (let i = 0; i < z.length; i++) showSlider(i);
 }
 
-/** Each slider, and under it what the entry that it changes becomes along its way. */
-function showSliders() {
-  const { decoder, range } = current(), wide = z.length;
-  for (let i = 0; i < wide; i++) {
-    const moved = new Float64Array(STEPS * wide);
-    for (let step = 0; step < STEPS; step++) {
-      moved.set(z, step * wide);
-      moved[step * wide + i] = range * ((2 * step) / (STEPS - 1) - 1);
-    }
-    const along = classes(run(decoder, moved, STEPS));
-    const changes = Array.from({ length: T }, (_, t) => {
-      let count = 0;
-      for (let step = 1; step < STEPS; step++)
-        count += along[step * T + t] !== along[(step - 1) * T + t];
-      return count;
-    });
-    const most = Math.max(...changes), owner = changes.indexOf(most);
-    const more = changes.filter(Boolean).length - 1;
-    $(`owner${i}`).textContent = most
-      ? `${entry(owner)}${more ? `, and ${more} more` : ""}` : "changes nothing here";
-    const stops = Array.from({ length: STEPS }, (_, step) => {
-      const colour = most ? COLOUR[along[step * T + owner]] : "var(--line)";
-      return `${colour} ${(100 * step) / STEPS}% ${(100 * (step + 1)) / STEPS}%`;
-    });
-    $(`stripes${i}`).style.background = `linear-gradient(to right, ${stops.join()})`;
-    $(`z${i}`).value = z[i];
-    $(`value${i}`).textContent = z[i].toLocaleString("en", TWO).replace("-", "−");
+function showEntry(t, logits, compared) {
+  const powers = Array.from(logits, (v) => Math.exp(v - Math.max(...logits)));
+  const shares = powers.map((power) => (100 * power) / powers.reduce((x, y) => x + y));
+  const share = shares[table[t]]; // below 100 %, although float64 may round it to 100
+  const likely = share > 99.9 ? "over 99.9" : percent(share, 1);
+  const button = $(`entry${t}`), [value, bars] = button.children;
+  button.className = `value${table[t]}` + (table[t] === compared ? "" : " changed");
+  value.textContent = VALUE[table[t]];
+  button.ariaLabel = `${entry(t)}: ${value.textContent}, ${likely} % likely. Press to change it.`;
+  [...bars.children].forEach((bar, c) => (bar.style.width = `${shares[c]}%`));
+}
+
+function sentence(wanted, compared) {
+  const changes = compared.flatMap((value, t) =>
+    value === table[t] ? [] : `${entry(t)} went from ${VALUE[value]} to ${VALUE[table[t]]}`);
+  if (wanted && !changes.length) return "Encoded and decoded: all nine entries are reconstructed.";
+  if (wanted) return `Encoded and decoded: ${changes.join("; ")}.`;
+  if (held === null) return "Drawn from the prior: N(0, 1) in every latent.";
+  return `Latent ${held} moved: ${changes.join("; ") || "no entry has changed yet"}.`;
+}
+
+/** A slider, and under it the values that the entry it changes most takes along its way. */
+function showSlider(i) {
+  const { decoder, range } = current(), moved = new Float64Array(STEPS * z.length);
+  for (let step = 0; step < STEPS; step++) {
+    moved.set(z, step * z.length);
+    moved[step * z.length + i] = range * ((2 * step) / (STEPS - 1) - 1);
   }
-}
-
-function showTyped() {
-  $("typed").value = table.map((c) => "−0+"[c]).join("").replace(/...(?!$)/g, "$& ");
-  $("typed").ariaInvalid = "false";
-}
-
-/** −0+ in any spelling (also -1 0 1) → classes, or nothing. */
-function parsed(text) {
-  const signs = text.replace(/[−–]/g, "-").replace(/([-+])1/g, "$1").replace(/1/g, "+");
-  const kept = signs.replace(/[\s,;]/g, "");
-  return /^[-0+]{9}$/.test(kept) ? Array.from(kept, (sign) => "-0+".indexOf(sign)) : null;
-}
-
-function readTyped() {
-  const wanted = parsed($("typed").value);
-  $("typed").ariaInvalid = String(!wanted);
-  if (wanted) give(wanted);
-  else $("said").textContent = "A table is nine of − 0 +, row by row, such as −−− −00 −0+.";
+  const along = classes(run(decoder, moved, STEPS)), changes = Array(T).fill(0);
+  for (let k = T; k < along.length; k++) changes[k % T] += along[k] !== along[k - T];
+  const most = Math.max(...changes), owner = changes.indexOf(most);
+  const more = changes.filter(Boolean).length - 1;
+  $(`owner${i}`).textContent = most
+    ? `${entry(owner)}${more ? `, and ${more} more` : ""}` : "changes nothing here";
+  const colours = Array.from({ length: STEPS }, (_, k) =>
+    `${most ? COLOUR[along[k * T + owner]] : "var(--line)"} 0 ${(100 * (k + 1)) / STEPS}%`);
+  $(`stripes${i}`).style.background = `linear-gradient(to right, ${colours})`;
+  sliders[i].value = z[i];
+  $(`value${i}`).textContent = z[i].toFixed(2).replace("-0.00", "0.00").replace("-", "−");
 }
 
 // --- The coverage --------------------------------------------------------------------------------
-
 const MAPS = ["ours", "untrained"], WIDE = 243, HIGH = 81; // pixel i is operation i
-const WORK = URL.createObjectURL(new Blob([
-  $("engine").textContent, "onmessage = ({ data }) => count(data, postMessage);",
-], { type: "text/javascript" }));
-let runs, workers = []; // of each map: how its run of draws stands, and who draws while it goes on
-
-function stop() {
-  workers.forEach((worker) => worker.terminate());
-  workers = [];
-  $("draw").textContent = "Draw";
-}
+const SLICE = 40; // milliseconds of computation between two moments for the reader's input
+let runs, curves, drawing = null; // for each map: its run and its curve; the batches being drawn
 
 function resetCoverage() {
-  stop();
-  runs = MAPS.map(() => ({ drawn: 0, count: 0, seen: new Uint8Array(M), curve: [[0, 0]] }));
-  const seed = $("seed").valueAsNumber, fine = Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32;
-  $("seed").ariaInvalid = String(!fine);
-  $("draw").disabled = !fine;
-  $("verdict").textContent = fine ? "" : "The seed is a whole number from 0 to 4,294,967,295.";
-  $("why").hidden = chosen("how") === "argmax";
-  $("ours-name").textContent = `VAE-${chosen("vae")}`;
+  drawing = null;
+  runs = MAPS.map(() => ({ drawn: 0, count: 0, seen: new Uint8Array(M) }));
+  curves = MAPS.map(() => []);
+  $("verdict").textContent = "";
+  $("why").hidden = chosen("mode") === "argmax";
   showCoverage();
 }
 
-function draw() {
-  if (workers.length) return stop();
+async function draw() {
   resetCoverage();
-  const n = Number($("n").value), categorical = chosen("how") === "categorical";
-  const layers = vaes[chosen("vae")].decoder, seed = $("seed").valueAsNumber;
-  $("draw").textContent = "Stop";
-  workers = MAPS.map((name, i) => {
-    const worker = new Worker(WORK);
-    worker.onmessage = ({ data }) => {
-      runs[i] = { ...data, curve: [...runs[i].curve, [data.drawn, data.count]] };
-      showMap(name, i);
-      if (runs.some(({ drawn }) => drawn < n)) return;
-      stop();
-      tellCoverage();
-    };
-    worker.postMessage({ layers, untrained: name === "untrained", seed, categorical, n });
-    return worker;
-  });
-}
-
-function tellCoverage() {
-  const [ours, untrained] = runs.map((run) => run.count), n = runs[0].drawn;
-  const top = ceiling(n), margin = 1.96 * spread(n);
-  const more = ours < top ? "fewer than" : "more than";
-  const inside = Math.abs(ours - top) <= margin ? "within what" : more;
-  $("verdict").textContent =
-    `${say(n)} draws: this network reached ${say(ours)} operations, ${inside} chance ` +
-    `allows a perfect generator (${say(top)} ± ${say(margin)}); the untrained one ${say(untrained)}.`;
-  MAPS.forEach((name, i) =>
-    ($(name).ariaLabel = `Map of 19,683 operations, ${say(runs[i].count)} of them lit`));
+  const { decoder, untrained, trials } = current(), seed = trials[$("trial").value - 1];
+  const n = Number($("n").value), categorical = chosen("mode") === "categorical";
+  const batches = (drawing = coverage([decoder, untrained], { seed, categorical, n, ns, chunk }));
+  while (drawing === batches) {
+    const end = performance.now() + SLICE;
+    let step;
+    do step = batches.next(); while (!step.done && performance.now() < end);
+    if (step.done) drawing = null;
+    else runs = step.value;
+    showCoverage();
+    await new Promise((then) => setTimeout(then));
+  }
 }
 
 function showCoverage() {
-  const n = Number($("n").value);
-  const steps = Array.from({ length: 101 }, (_, k) => [(k * n) / 100, ceiling((k * n) / 100)]);
-  $("ceiling-line").setAttribute("points", points(steps, n));
-  $("last").textContent = say(n);
-  $("half").textContent = say(n / 2);
-  MAPS.forEach(showMap);
+  const n = Number($("n").value), steps = Array.from({ length: 101 }, (_, k) => (k * n) / 100);
+  $("ceiling-line").setAttribute("points", points(steps.map((x) => [x, ceiling(x)]), n));
+  $("progress").value = runs[0].drawn / n;
+  $("draw").textContent = drawing ? "Stop" : "Draw";
+  MAPS.forEach((map, i) => showMap(map, runs[i], curves[i], n));
+  if (runs[0].drawn < n) return;
+  const [ours, others] = runs.map((one) => one.count), top = ceiling(n), margin = 1.96 * spread(n);
+  const place = Math.abs(ours - top) <= margin ? "within" : ours < top ? "below" : "above";
+  $("verdict").textContent = `${say(n)} draws: this network reached ${say(ours)} operations, ` +
+    `${place} the range of a perfect generator (${say(top)} ± ${say(margin)}). ` +
+    `The untrained network reached ${say(others)}.`;
 }
 
-function showMap(name, i) {
-  const { drawn, count, seen, curve } = runs[i], share = (100 * count) / ceiling(drawn);
-  const [red, green, blue] = getComputedStyle($(name)).color.match(/\d+/g);
-  const image = new ImageData(WIDE, HIGH), pixels = new Uint32Array(image.data.buffer);
-  const colour = (255 << 24) | (blue << 16) | (green << 8) | red;
-  for (let index = 0; index < M; index++) pixels[index] = seen[index] * colour;
-  $(name).getContext("2d").putImageData(image, 0, 0);
-  $(`${name}-count`).textContent = say(count);
-  $(`${name}-share`).textContent = drawn ? `${percent(share, 2)} % of the ceiling` : "press Draw";
-  $(`${name}-line`).setAttribute("points", points(curve, Number($("n").value)));
+function showMap(map, { drawn, count, seen }, curve, n) {
+  const ink = $(map).getContext("2d"), share = percent((100 * count) / M, 2);
+  ink.clearRect(0, 0, WIDE, HIGH);
+  ink.fillStyle = getComputedStyle($(map)).color;
+  seen.forEach((lit, k) => lit && ink.fillRect(k % WIDE, Math.floor(k / WIDE), 1, 1));
+  $(map).ariaLabel = `Map of 19,683 operations, ${say(count)} of them reached`;
+  $(`${map}-count`).textContent = say(count);
+  $(`${map}-share`).textContent = drawn ? `${share} % of all` : "press Draw";
+  curve.push([drawn, count]);
+  $(`${map}-line`).setAttribute("points", points(curve, n));
 }
 
-/** Draws and operations → places in the chart's frame of 600 × 180. */
-const points = (curve, n) =>
-  curve.map(([x, y]) => `${((600 * x) / n).toFixed(1)},${(180 - (180 * y) / M).toFixed(1)}`).join(" ");
+/** Draws and operations → positions in the chart's frame of 600 × 180. */
+const points = (curve, n) => curve.map(([x, y]) => [(600 * x) / n, 180 - (180 * y) / M]).join(" ");
 
 // --- Begin ---------------------------------------------------------------------------------------
-
-buildTable();
-for (const [index, name] of Object.entries(names))
-  $("named").append(element("option", { value: index, textContent: name }));
-$("typed").oninput = readTyped;
-$("typed").onblur = showTyped;
-$("named").onchange = () => $("named").value && give(tableOf(Number($("named").value)));
-$("random").onclick = () => give(tableOf(Math.floor(Math.random() * M)));
-$("prior").onclick = () => {
-  z = normals(generator(Math.floor(Math.random() * 2 ** 32), 0), z.length);
-  held = null;
-  showLatent();
-};
-for (const radio of document.querySelectorAll("input[name=vae]"))
-  radio.onchange = () => {
-    buildSliders();
-    give(table);
-    resetCoverage();
-  };
-for (const control of [...document.querySelectorAll("input[name=how]"), $("n"), $("seed")])
-  control.onchange = resetCoverage;
-$("draw").onclick = draw;
-for (const name of MAPS)
-  $(name).onclick = ({ offsetX, offsetY, target }) => {
-    const x = Math.floor((WIDE * offsetX) / target.clientWidth);
-    give(tableOf(x + WIDE * Math.floor((HIGH * offsetY) / target.clientHeight)));
-    $("latent").scrollIntoView();
-  };
-matchMedia("(prefers-color-scheme: dark)").onchange = showCoverage;
-buildSliders();
-give(tableOf(Number(Object.keys(names).find((index) => names[index].startsWith("AND")))));
-resetCoverage();
+sliders.forEach((slider, i) => (slider.oninput = () => move(i)));
+for (let t = 0; t < T; t++)
+  $(`entry${t}`).onclick = () => giveTable(table.map((c, u) => (u === t ? (c + 1) % C : c)));
+$("named").onchange = ({ target }) => target.value && giveTable(tableOf(Number(target.value)));
+$("random").onclick = () => giveTable(tableOf(Math.floor(Math.random() * M)));
+$("prior").onclick = () => give(normals(twister(Math.random() * 2 ** 32), z.length));
+$("network").onchange = () => (chooseVae(), giveTable(table));
+$("settings").onchange = resetCoverage;
+$("draw").onclick = () => (drawing ? ((drawing = null), showCoverage()) : draw());
+chooseVae();
+giveTable(tableOf(Number(Object.keys(names).find((index) => names[index].startsWith("AND")))));

@@ -1,0 +1,109 @@
+"""The first call of every notebook, and the one by which a notebook fails its verdict."""
+
+import ast
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import files, parallel, params
+from ..benchmark import Benchmark
+from ..checkpoints import folder as checkpoints
+from ..errors import ThresholdMissed
+from ..metrics.gates import Certify
+from ..params import NonNegative, Params, Share
+from ..training import recipes
+
+
+class Evidence(Params):
+    """Parameters of 4_evidence: the bounds for the default recipe's worst seed."""
+
+    min_exact_match_sampled: Share
+    max_rate: NonNegative
+
+
+# The parameters of 1_train depend on its recipe: see `check`.
+KINDS: dict[str, type[Params]] = {"benchmark": Benchmark, "certify": Certify, "evidence": Evidence}
+
+
+def check(step: str, values: dict[str, Any], where: str) -> Params:
+    """`values` as the parameters of a step: "train" or a name in KINDS.
+
+    Raises:
+        InputError: an unknown recipe, or as `params.check`.
+    """
+    kind = KINDS.get(step) or recipes.parameters(values, where)
+    return params.check(kind, values, where)
+
+
+def begin(step: str) -> tuple[Any, Path]:
+    """The running notebook's parameters, and its run folder, where they are recorded.
+
+    Raises:
+        InputError: a bad parameter, or a folder that cannot be written.
+    """
+    p = check(step, _parameters(step), f"notebook {step}")
+    # A scheduler sends SIGTERM to every process. As an interrupt, it lets training keep its best
+    # epoch so far.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    torch.set_num_threads(1)  # as in the workers, so that figures do not depend on the machine
+    run_dir = files.run_folder(p.run_dir, step)
+    params.record(run_dir, step, p.model_dump())
+    parallel.start()
+    libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
+    print(f"seed       {p.seed}\nrun folder {files.display_path(run_dir)}\nlibraries  {libraries}")
+    return p, run_dir
+
+
+def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
+    """As `begin`, and the checkpoint that the parameters name: an empty name is the run's own.
+
+    Raises:
+        InputError: as `begin` and `checkpoints.folder.load`, or the checkpoint was trained on
+            another split than that of `split_seed`.
+    """
+    p, run_dir = begin(step)
+    loaded = checkpoints.load(p.checkpoint or run_dir / "checkpoint", p.expected_sha256)
+    recorded = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
+    print(f"checkpoint {loaded.path}\nsha256     {loaded.sha256}\nepoch      {loaded.epoch}")
+    print(f"split      {recorded}")
+    model = loaded.model
+    for vae in set(model.encoders) - set(model.vaes):
+        print(f"VAE-{vae}      encoder {vae} has no decoder in this layout: {model.layout}")
+    return p, run_dir, loaded
+
+
+def require(ok: bool, sentence: str) -> None:
+    """Fail the notebook's verdict with `sentence`, unless `ok`. An `assert` can be switched off.
+
+    Raises:
+        ThresholdMissed: not `ok`.
+    """
+    if not ok:
+        raise ThresholdMissed(sentence)
+
+
+def _parameters(step: str) -> dict[str, Any]:
+    """The notebook's variables that are parameters, and everything that papermill has injected.
+
+    An injected name that is no parameter is kept, so that `check` refuses it. With an injected
+    recipe only injected values count, because the notebook's own cell belongs to another recipe.
+    """
+    from IPython import get_ipython
+
+    variables = get_ipython().user_ns
+    injected = _assigned(variables["In"])
+    if "recipe" in injected:
+        names = injected
+    else:
+        kind = KINDS.get(step) or recipes.parameters(variables, f"notebook {step}")
+        names = [*kind.model_fields, *injected]
+    return {name: variables[name] for name in names if name in variables}
+
+
+def _assigned(cells: list[str]) -> list[str]:
+    """The names that papermill's cell assigns; none where no cell of `cells` is papermill's."""
+    source = next((cell for cell in reversed(cells) if cell.startswith("# Parameters")), "")
+    names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return [node.id for node in names if isinstance(node.ctx, ast.Store)]

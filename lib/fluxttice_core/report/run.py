@@ -1,0 +1,272 @@
+"""A run: its notebooks, executed by papermill one after another into one dated folder.
+
+A page exists only if its notebook ran to its end. While it runs it is NAME.unfinished.ipynb; at its
+end it becomes NAME.ipynb and NAME.html. So whatever ends a run, the names say how far it came, and
+nobody has to write a last word.
+"""
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from papermill.execute import remove_error_markers
+from traitlets.config import Config
+
+from .. import files, params
+from ..checkpoints import folder as checkpoints
+from ..errors import InputError, ThresholdMissed, printable
+from . import index
+from .notebook import check
+
+# Step → its notebook, in the order they run.
+NOTEBOOKS = {
+    "train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify",
+    "evidence": "4_evidence", "lineage": "5_lineage",
+}  # fmt: skip
+# What a notebook writes beside its page. A second attempt begins without it.
+OUTPUTS = {
+    "train": ("checkpoint", "epochs", "epochs.json", "training.png"),
+    "benchmark": ("coverage_vs_entropy.json", "explore.html", "headline.png",
+                  "reconstruction.png", "traversal_*.png"),
+    "certify": ("certified", "verdict.json"),
+}  # fmt: skip
+UNFINISHED = ".unfinished"
+TEMPLATES = Path(__file__).parent / "template"
+
+
+class StepFailed(InputError):
+    """A notebook stopped with an error; the message is one sentence."""
+
+
+def run(
+    train: str, benchmark: str, certify: str, checkpoint: str = "", name: str = "report",
+    resume: str = "",
+) -> Path:  # fmt: skip
+    """Execute the notebooks into a new reports/<UTC date>/<HHMMSS>-<name>/; return that folder.
+
+    `train`, `benchmark` and `certify` are parameter files, and all are checked before anything
+    starts. With a `checkpoint` nothing is trained: the others measure and certify it. With
+    `resume`, a run's folder, the notebooks without a page run, by the parameters recorded there.
+
+    Nothing follows a training that failed. A benchmark that failed does not keep the certification
+    from running.
+
+    Raises:
+        InputError: a bad parameter, name or signing key, a missing checkpoint, an unwritable
+            folder, or nothing to resume.
+        StepFailed: notebooks stopped or missed a bound; the folder holds what they left.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, with a sentence.
+    """
+    _check_signing_key()
+    if resume:
+        folder, steps = _unfinished(resume)
+    else:
+        folder, steps = _new({"train": train, "benchmark": benchmark, "certify": certify},
+                             checkpoint, name)  # fmt: skip
+    problems = []
+    try:
+        for step, values in steps.items():
+            try:
+                execute(step, values, folder)
+            except InputError as error:
+                problems.append(str(error))
+                if step == "train":
+                    break
+    except KeyboardInterrupt:
+        go_on = f"make report RESUME={files.relative_to_root(folder)} goes on with it."
+        raise KeyboardInterrupt(f"{NOTEBOOKS[step]} was interrupted. {go_on}") from None
+    finally:
+        index.write()
+    if problems:
+        raise StepFailed(" ".join(problems))
+    return folder
+
+
+def _check_signing_key() -> None:
+    """A key that cannot sign is reported now, not after the training."""
+    from ..certification import signing  # a library of its own, which pages do without
+
+    key = os.environ.get(signing.KEY_VARIABLE)
+    if key:
+        signing.public_key(files.resolve(key))
+
+
+def _new(
+    paths: dict[str, str], checkpoint: str, name: str
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """A new run folder that records the parameters of every step, and these parameters by step."""
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise InputError(f"name is {name!r}, but must be letters, digits and any of . _ + -.")
+    converted: dict[str, bytes] = {}
+    if checkpoint:
+        place = files.resolve(checkpoint).resolve()
+        loaded, checkpoint = checkpoints.load(place), files.relative_to_root(place)
+        paths = {step: path for step, path in paths.items() if step != "train"}
+        if place.is_file() and place.name != checkpoints.WEIGHTS:
+            # A foreign file is converted once. Everything after it reads the run's own checkpoint.
+            converted, checkpoint = checkpoints.contents(loaded), ""
+    steps = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
+    folder = files.run_folder("", name)
+    if converted:
+        with files.new_folder(folder / "checkpoint", converted):
+            pass
+    for step, values in steps.items():
+        params.record(folder, step, values)
+    return folder, steps
+
+
+def _checked(step: str, path: str, checkpoint: str) -> dict[str, Any]:
+    values = {"run_dir": "", **params.read_yaml(path)}
+    for name in ("run_dir", "checkpoint"):
+        if values.get(name):
+            raise InputError(
+                f"{path}: {name} is set, but here it is the run's own: "
+                "leave it empty (another checkpoint is named by CHECKPOINT=path)."
+            )
+    if step != "train":
+        values["checkpoint"] = checkpoint
+    return check(step, values, path).model_dump()
+
+
+def _unfinished(path: str) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The folder of a run, and the recorded parameters of every step that has no page.
+
+    What an earlier attempt at these steps left is deleted.
+    """
+    folder, steps = files.resolve(path, "run").resolve(), {}
+    recorded = {step: folder / f"{step}.params.yaml" for step in NOTEBOOKS}
+    recorded = {step: file for step, file in recorded.items() if file.is_file()}
+    for step, file in recorded.items():
+        if not (folder / f"{NOTEBOOKS[step]}.html").is_file():
+            values = {"run_dir": "", **params.read_yaml(file)}
+            steps[step] = check(step, values, files.display_path(file)).model_dump()
+    if not recorded:
+        raise InputError(f"{path} cannot be resumed because it records no parameters of a run.")
+    if not steps:
+        raise InputError(f"{path} cannot be resumed because it is complete.")
+    if missed := _missed(folder / f"{NOTEBOOKS['train']}.ipynb"):
+        raise InputError(f"{path} cannot be resumed because its training missed a bound: {missed}")
+    for step in steps:
+        for pattern in (f"{NOTEBOOKS[step]}.*", *OUTPUTS.get(step, ())):
+            for left in folder.glob(pattern):
+                files.delete(left)
+    return folder, steps
+
+
+def _missed(notebook: Path) -> str:
+    """The sentence by which an executed notebook failed its verdict; empty if it did not."""
+    if not notebook.is_file():
+        return ""
+    metadata = nbformat.read(notebook, as_version=4).metadata
+    return metadata.get("fluxttice", {}).get("missed", "")
+
+
+def execute(step: str, parameters: dict[str, Any], folder: Path) -> None:
+    """Run the notebook of `step` into `folder`, and export its page.
+
+    Raises:
+        ThresholdMissed: the notebook ran to its end and failed its verdict; its page says so.
+        StepFailed: a cell raised another error, or the kernel died; NAME.unfinished.html shows it.
+        OSError: the folder is gone, the disk is full, or nobody reads standard output.
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
+    """
+    name, missed = NOTEBOOKS[step], ""
+    draft = folder / f"{name}{UNFINISHED}.ipynb"
+    print(f"\n── {name} → {files.display_path(folder)}", flush=True)
+    try:
+        _papermill(name, {**parameters, "run_dir": files.relative_to_root(folder)}, draft)
+    except PapermillExecutionError as error:
+        missed = " ".join(error.evalue.split())
+        if error.ename != ThresholdMissed.__name__:
+            export_html(draft)
+            raise StepFailed(f"{name} stopped: {error.ename}: {missed}") from None
+        _keep_verdict(draft, missed)
+    except StepFailed:
+        export_html(draft)
+        raise
+    page = export_html(draft)
+    draft.rename(folder / f"{name}.ipynb")
+    page.rename(folder / f"{name}.html")
+    if missed:
+        raise ThresholdMissed(f"{name} missed a bound: {missed}")
+
+
+def _keep_verdict(path: Path, missed: str) -> None:
+    """Make a notebook that ended in ThresholdMissed a finished one, and record the sentence."""
+    book = remove_error_markers(nbformat.read(path, as_version=4))
+    for about in (book.metadata, *(cell.metadata for cell in book.cells)):
+        about.get("papermill", {}).pop("exception", None)
+    book.metadata["fluxttice"] = {"missed": missed}
+    files.write_bytes(path, nbformat.writes(book).encode())
+
+
+def export_html(path: Path) -> Path:
+    """One self-contained HTML file beside the notebook: images inside, nothing from the network."""
+    exporter = HTMLExporter(
+        config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
+        embed_images=True,
+        template_name="fluxttice",
+        extra_template_basedirs=[str(TEMPLATES)],
+    )
+    title = path.stem.removesuffix(UNFINISHED)
+    html, _ = exporter.from_notebook_node(
+        nbformat.read(path, as_version=4), {"metadata": {"name": f"fluxttice: {title}"}}
+    )
+    target = path.with_suffix(".html")
+    files.write_bytes(target, html.encode())
+    return target
+
+
+class _Kernel(AsyncKernelManager):
+    """A kernel of this very Python, whichever one is installed under the name python3.
+
+    Its standard error goes to a file, because libraries write there as they end. Its temporary
+    files go into the folder of its sockets, so that a killed kernel leaves nothing elsewhere.
+    """
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        python = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        ours = "--IPKernelApp.kernel_class=fluxttice_core.report.kernel.Kernel"
+        return KernelSpec(argv=[*python, ours, "--IPKernelApp.log_level=CRITICAL"])
+
+    async def start_kernel(self, **named: Any) -> None:
+        place = os.path.dirname(self.ip)
+        with open(f"{place}/stderr", "wb") as stderr:
+            env = {**os.environ, "TMPDIR": place}
+            await super().start_kernel(stderr=stderr, env=env, **named)
+
+
+def _papermill(name: str, parameters: dict[str, Any], target: Path) -> None:
+    """papermill of notebooks/NAME.ipynb from the repository's root; cell output is printed.
+
+    The kernel talks through sockets in a private folder, because kernels side by side would race
+    for TCP ports (papermill issues 239 and 511). An interrupted kernel has a minute to write the
+    weights that training had selected.
+    """
+    for logger in ("papermill", "traitlets", "asyncio"):  # our own sentences say it
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    with files.short_tempdir() as place:
+        kernel = {"transport": "ipc", "ip": f"{place}/kernel", "shutdown_wait_time": 60,
+                  "connection_file": f"{place}/kernel.json"}  # fmt: skip
+        try:
+            papermill.execute_notebook(
+                str(files.root() / f"notebooks/{name}.ipynb"), str(target), parameters=parameters,
+                kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
+                config=Config({"KernelManager": kernel}), kernel_manager_class=_Kernel,
+                cwd=str(files.root()),
+            )  # fmt: skip
+        except RuntimeError:  # DeadKernelError, and what nbclient raises before the first cell
+            said = Path(place, "stderr").read_text("utf-8", "replace").strip()
+            last = printable(said.rpartition("\n")[2])
+            words = f"({last})" if last else "without a word"
+            raise StepFailed(f"{name} stopped: its kernel died {words}.") from None
