@@ -113,11 +113,11 @@ def _reproduce(folder: str) -> None:
 
 
 def _controls(benchmark: str) -> None:
-    """measure what stands beside every model"""
+    """measure the controls of every model"""
     from .metrics import measurement
 
     p = _checked(measurement.Benchmark, benchmark)
-    files.write_bytes(measurement.beside_path(), measurement.measured_beside(p).to_json())
+    measurement.store_controls(p)
 
 
 def _power(certify: str) -> None:
@@ -126,7 +126,7 @@ def _power(certify: str) -> None:
     from .metrics.gates import Certify
 
     p = _checked(Certify, certify)
-    print(power.detected(power.write(p), p).to_string(index=False))
+    print(power.minimum_detectable_defect(power.run(p), p).to_string(index=False))
 
 
 def _keygen(path: str | None) -> None:

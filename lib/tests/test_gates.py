@@ -15,7 +15,12 @@ from scipy import stats
 
 from fluxttice_core import files, params
 from fluxttice_core.certification import power
-from fluxttice_core.certification.power import GENERATION, LESS, detected, planted
+from fluxttice_core.certification.power import (
+    DEFECTS,
+    GENERATION,
+    minimum_detectable_defect,
+    simulated_marginal,
+)
 from fluxttice_core.metrics import adversaries, controls, gates, rate
 from fluxttice_core.metrics.adversaries import linear_readout, memoriser, optimum, permuted
 from fluxttice_core.metrics.codes import active, kl_nats
@@ -270,31 +275,36 @@ def test_what_has_learnt_nothing_loses(thrifty, name, vae, has):
 
 
 def test_planted_counts_are_of_what_they_say():
-    m = planted(count=6_000, left=0.5, k=4_000_000, seed=1)
+    m = simulated_marginal(count=6_000, kept=0.5, k=4_000_000, seed=1)
     p = np.where(np.arange(M) < 6_000, 0.5, 1.0)
     assert m.counts.sum() == m.k == 4_000_000
     assert stats.chisquare(m.counts, m.k * p / p.sum()).pvalue > 1e-3
-    assert planted(3, 0.0, 400_000, 1).counts[:4].tolist()[:3] == [0, 0, 0]
+    assert simulated_marginal(3, 0.0, 400_000, 1).counts[:4].tolist()[:3] == [0, 0, 0]
     assert (m.counts / m.k == m.P).all() and not m.entropy.any()
 
 
 def test_the_strict_bounds_find_a_defect_and_pass_a_perfect_generator(strict, monkeypatch):
     """Of each kind four, counted in the table, in this process."""
-    monkeypatch.setattr(power.parallel, "each", in_process)
+    monkeypatch.setattr(power, "TRIALS", 4)
     monkeypatch.setattr(power, "COUNTS", (0, 1, 200, 1_000))
-    table, (never, half) = power.table(strict, trials=4), LESS
+    table = pd.DataFrame(row for point in power.points(strict) for row in power.not_passed(point))
+    never, half = DEFECTS
     found = table.set_index(["defect", "operations"])
-    assert found.index.tolist() == [("none", 0), *itertools.product(LESS, (1, 200, 1_000))]
+    assert found.index.tolist() == [("none", 0), *itertools.product(DEFECTS, (1, 200, 1_000))]
     assert set(table.trials) == {4} and not found.loc["none", [*GENERATION, "any"]].any(axis=None)
     for kind in ((never, 1), (half, 200)):
         assert found.loc[kind, ["min_argmax_coverage_195000", "any"]].tolist() == [1, 1]
     assert (found.loc[(never, 1_000), list(GENERATION)] == 1).all()
-    smallest = detected(table.assign(min_argmax_entropy=0.0), strict).set_index("gate")
+    smallest = minimum_detectable_defect(table.assign(min_argmax_entropy=0.0), strict).set_index(
+        "gate"
+    )
     column = f"operations {never}"
     assert smallest.loc[["any", "min_argmax_entropy"], column].tolist() == ["1", "none tried"]
     census = ["min_exact_match", "min_exact_match_worst_kind"]
     assert smallest.loc[census, "operations lost"].tolist() == ["1", "1"]
-    loose = detected(table, strict.model_copy(update=dict.fromkeys(census, 0.5))).set_index("gate")
+    loose = minimum_detectable_defect(
+        table, strict.model_copy(update=dict.fromkeys(census, 0.5))
+    ).set_index("gate")
     lost = [f"more than 50.0000% of {of}" for of in ("all", "its kind")]
     assert loose.loc[census, "operations lost"].tolist() == lost
 
@@ -310,16 +320,14 @@ def test_the_least_share_that_a_binomial_gate_finds(n, bound):
     assert chances[0] <= 0.05 < chances[1]
 
 
-def test_the_table_is_read_back_for_its_own_bounds_only(strict, monkeypatch, tmp_path):
-    monkeypatch.setattr(power, "path", lambda: tmp_path / "power.csv")
-    monkeypatch.setattr(power, "table", lambda _p: pd.DataFrame({"any": [0.5]}))
+def test_the_table_is_read_back_for_its_own_bounds_and_code_only(strict, monkeypatch, project):
+    """By real workers, from a file in this test's own repository."""
+    (project / "reports").mkdir()
+    monkeypatch.setattr(power, "TRIALS", 2)
+    monkeypatch.setattr(power, "COUNTS", (0, 1_000))
     assert power.stored(strict) is None
-    written = power.write(strict)
-    pd.testing.assert_frame_equal(power.stored(strict), written)
+    pd.testing.assert_frame_equal(power.run(strict), power.stored(strict))
     for change in ({"min_argmax_entropy": 0.0}, {"k": 2_000_000}):
         assert power.stored(strict.model_copy(update=change)) is None
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "code_hash", lambda *_: "another")
-        assert power.stored(strict) is None
-    written.drop(columns="bound k").to_csv(power.path())
-    assert power.stored(strict) is None  # of before there was this bound
+    monkeypatch.setattr(files, "code_hash", lambda *_: "another")
+    assert power.stored(strict) is None

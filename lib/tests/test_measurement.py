@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from planted import LN3, same
@@ -12,13 +13,14 @@ from fluxttice_core.metrics import measurement
 from fluxttice_core.metrics.adversaries import optimum
 from fluxttice_core.metrics.controls import CONTROLS, OPTIMUM, READOUT
 from fluxttice_core.metrics.marginal import FEWEST
-from fluxttice_core.metrics.measurement import MODEL, UNTRAINED, Benchmark, Beside, Results, Row
+from fluxttice_core.metrics.measurement import MODEL, UNTRAINED, Benchmark, Results, Row
 from fluxttice_core.metrics.observation import names, observe, values
 from fluxttice_core.metrics.results import Measured
 from fluxttice_core.model.network import HOW, VAES, D, Network
 from fluxttice_core.model.operations import M, T, split
+from fluxttice_core.report import sweep
 
-NS, CODE = [1_000, 5_000], files.code_hash("model", "metrics")
+NS = [1_000, 5_000]
 P = Benchmark(
     seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=FEWEST,
     untrained_seed=1_000, ns=NS, trials=5, inherited_from="", claims="",
@@ -33,24 +35,29 @@ def row(network, vae, interval, seed=0, of=("information",)):
     return Row(network=network, seed=seed, vae=vae, k=1, values=dict.fromkeys(of, found))
 
 
-def planted_beside(code=CODE, **key):
-    """Every control and the optimum, all of whose values are 0."""
-    networks = (OPTIMUM, READOUT, *CONTROLS)
-    rows = [row(name, vae, (0, 0), 1_000, names(NS)) for name in networks for vae in VAES]
-    key = {"seed": 5, "split_seed": 42, "untrained_seed": 1_000, "ns": NS, "trials": 5, **key}
-    return Beside(code=code, key=key, created_utc="then", environment={}, rows=rows)
+@pytest.fixture(scope="module", autouse=True)
+def stored_controls(tmp_path_factory):
+    """reports/controls.csv of these parameters and this code; every value in it is 0."""
+    path = tmp_path_factory.mktemp("controls") / "controls.csv"
+    lines = []
+    for point in measurement._points(P):
+        planted = row(point["network"], point["vae"], (0, 0), point["seed"], names(NS))
+        lines.append({"created_utc": "then", "row": planted.to_json().decode()})
+        lines[-1]["key"] = sweep.key(point)
+    pd.DataFrame(lines).to_csv(path, index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "path", lambda _name: path)
+        yield
 
 
 # --- The whole, of the optimum ---
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """By two workers, with stored controls of this code; and the steps it reported."""
-    path, steps = tmp_path_factory.mktemp("beside") / "controls.json", []
-    path.write_bytes(planted_beside().to_json())
+def whole(stored_controls):
+    """By two workers, with stored controls; and the steps it reported."""
+    steps = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "beside_path", lambda: path)
         patch.setattr(measurement, "measured_beside", None)
         return measurement.measure(optimum(), P, steps.append), steps
 
@@ -63,7 +70,9 @@ def test_every_metric_of_every_vae_is_there_by_name_and_comes_back_from_json(who
         drawn = [(x.decode, x.n) for x in found.drawings.coverage]
         assert drawn == [(how, n) for how in HOW for n in NS]
         assert len(found.details.hardest) == 10 and len(found.details.kl_nats_by_dimension) == 16
-    assert results.controls_measured == "then" and len(results.rows) == 2 + 2 * 6
+    assert results.controls_measured == "then" and len(results.rows) == 2 + len(
+        measurement._points(P)
+    )
     assert len(results.comparison) == 2 * len(names(NS)) and len(steps) == 5
     stored = results.to_json()
     assert Results.model_validate_json(stored) == results and stored.endswith(b"}\n")
@@ -115,28 +124,37 @@ def test_workers_and_order_change_no_figure_and_measuring_no_weight(whole):
 # --- The stored controls ---
 
 
-@pytest.mark.parametrize("change", [{"code": "old"}, {"seed": 6}, {"ns": [1_000]}, {"trials": 6}])
-def test_controls_of_other_code_or_parameters_are_measured_anew(monkeypatch, tmp_path, change):
+@pytest.mark.parametrize("change", [{"seed": 6}, {"ns": [1_000]}, {"trials": 6}, None])
+def test_controls_of_other_code_or_parameters_are_measured_anew(monkeypatch, change):
     """Every control from every seed, and the optimum, of each VAE."""
-    path, said, jobs = tmp_path / "controls.json", [], []
-    monkeypatch.setattr(measurement, "beside_path", lambda: path)
+    said, jobs, p = [], [], P
     monkeypatch.setattr(measurement.parallel, "each", lambda all_of, _: jobs.extend(all_of) or [])
-    path.write_bytes(planted_beside(**change).to_json())
-    found = measurement.beside(P, said.append)
+    if change is None:
+        monkeypatch.setattr(files, "code_hash", lambda *_: "another")
+    else:
+        p = P.model_copy(update=change)
+    found = measurement.beside(p, said.append)
     assert "measuring the controls now" in said[0] and found.rows == []
     networks = [(OPTIMUM, 1_000), (READOUT, 1_000)]
     networks += [(name, 1_000 + i) for name, kind in CONTROLS.items() for i in range(kind.seeds)]
     asked = sorted(job.arguments[:3] for job in jobs)
     assert asked == sorted((*one, vae) for one in networks for vae in VAES)
-    assert found.key == planted_beside().key
 
 
-def test_what_is_untrained_has_the_models_own_layers(monkeypatch, tmp_path):
+def test_a_control_is_stored_as_it_was_measured(monkeypatch, tmp_path):
+    """One control by a real worker, its row to the last bit, values it lacks included."""
+    monkeypatch.setattr(sweep, "path", lambda name: tmp_path / f"{name}.csv")
+    [point, *_] = [p for p in measurement._points(P) if p["network"] == "uniform"]
+    monkeypatch.setattr(measurement, "_points", lambda _p: [point])
+    measurement.store_controls(P)
+    [stored] = measurement.beside(P).rows
+    assert stored == measurement.control_row(point["network"], point["seed"], point["vae"], P)
+
+
+def test_what_is_untrained_has_the_models_own_layers(monkeypatch):
     """The stored networks have neither LayerNorm nor SiLU."""
     with torch.random.fork_rng():
         model, asked = Network(("A",), normed=True), []
-    (path := tmp_path / "controls.json").write_bytes(planted_beside().to_json())
-    monkeypatch.setattr(measurement, "beside_path", lambda: path)
 
     def each(jobs, _):
         asked.append([job.arguments[:3] for job in jobs])
@@ -146,7 +164,7 @@ def test_what_is_untrained_has_the_models_own_layers(monkeypatch, tmp_path):
     _, *others = measurement.measure(model, P, str).rows
     assert asked[1] == [(UNTRAINED, 1_000 + i, "A") for i in range(5)]
     highs = [one.values["information"].high for one in others if one.network == UNTRAINED]
-    assert highs == [2] * 5 and len(others) == 2 * 5 + 5
+    assert highs == [2] * 5 and len(others) == len(measurement._points(P)) - 2 * 5 + 5
     monkeypatch.setattr(measurement, "values", lambda o, *_: {"q": o.network.encoder_A.clamped})
     monkeypatch.setattr(measurement, "Row", SimpleNamespace)
     assert measurement.control_row(UNTRAINED, 7, "A", P, model).values == {"q": True}

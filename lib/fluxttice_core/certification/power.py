@@ -1,11 +1,10 @@
-"""Power: which defects the gates find, and how often they pass a network that has none.
+"""Power: which defects the gates find, and how often they refuse a network without defects.
 
-Generators are planted: counts of K prior latents are drawn from a known P, as a decoder that is
-certain of every operation would give them, and go through the gates' own code. What is drawn from
-binomials (posterior samples, cell connection) is computed. A census finds everything.
+Generators are simulated: counts of K prior latents are drawn from a known P, as a saturated decoder
+would give them, and are judged by the gates' own code. The power of gates on binomial counts
+(posterior samples, cell connection) is computed. Exhaustive gates find every defect.
 """
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,18 +12,19 @@ import numpy as np
 import pandas as pd
 from scipy.special import bdtr, betaincinv
 
-from .. import files, parallel
+from .. import parallel
 from ..metrics import connection, reconstruction
 from ..metrics.gates import PARTS, Certify, judged
 from ..metrics.intervals import CONFIDENCE
 from ..metrics.marginal import GROUPS, Marginal
 from ..model.operations import M
 from ..model.streams import generator
-from ..parallel import Job
+from ..report import sweep
+from ..report.sweep import Point
 
 TRIALS = 400  # 0 refusals of so many show that fewer than 1 % are refused
 GENERATION = PARTS["generation"]
-LESS = {  # defect → what the operations it strikes have left of their probability
+DEFECTS = {  # defect → the share of their probability that the affected operations keep
     "never generated": 0.0,
     "at half their probability": 0.5,
 }
@@ -36,63 +36,76 @@ BINOMIAL = {
 }
 
 
-def path() -> Path:
-    return files.root() / "reports" / "power.csv"
+def simulated_marginal(count: int, kept: float, k: int, seed: int) -> Marginal:
+    """Argmax counts of `k` latents of a saturated decoder with a defect.
 
-
-def planted(count: int, left: float, k: int, seed: int) -> Marginal:
-    """Counts of `k` latents of a certain decoder whose first `count` operations have `left` of a
-    uniform probability, the others sharing the rest."""
+    Its first `count` operations keep the share `kept` of a uniform probability, and the others
+    share the rest equally.
+    """
     p = np.full(M, 1.0)
-    p[:count] = left
-    rng = np.random.default_rng(generator(seed, "power", count, left).initial_seed())
+    p[:count] = kept
+    rng = np.random.default_rng(generator(seed, "power", count, kept).initial_seed())
     counts = rng.multinomial(k // GROUPS, p / p.sum(), size=GROUPS)
     return Marginal(counts.astype(float), counts, np.zeros(GROUPS), k)
 
 
-def verdicts(count: int, left: float, p: Certify, seed: int) -> dict[str, str]:
-    """Each gate of GENERATION over one planted generator."""
-    seen: Any = SimpleNamespace(vae="", marginal=planted(count, left, p.k, seed))
-    return {row.gate: row.verdict for row in judged(seen, p, GENERATION)}
-
-
-def table(p: Certify, trials: int = TRIALS) -> pd.DataFrame:
-    """One row a defect and size: how often each gate, and any of them, does not pass it.
-
-    The sizes are COUNTS; the row of none says how often a perfect generator is refused.
-    """
-    jobs = [
-        Job(f"{count} operations {defect}", _refused, (count, defect, p, trials))
-        for defect, left in LESS.items()
+def points(p: Certify) -> list[Point]:
+    """Each defect with each number of operations in COUNTS; 0 is a perfect generator."""
+    parameters = {name: getattr(p, name) for name in (*GENERATION, "k", "split_seed")}
+    return [
+        {"operations": count, "defect": defect, "trials": TRIALS, "parameters": parameters}
+        for defect in DEFECTS
         for count in COUNTS
-        if count or left == 0
+        if count or defect == "never generated"
     ]
-    return pd.DataFrame(parallel.each(jobs, print))
 
 
-def _refused(count: int, defect: str, p: Certify, trials: int) -> dict[str, object]:
-    found = pd.DataFrame(verdicts(count, LESS[defect], p, seed) for seed in range(trials)) != "PASS"
-    return {
-        "operations": count,
-        "defect": defect if count else "none",
-        "trials": trials,
-        **{gate: found[gate].mean() for gate in GENERATION},
-        "any": found.any(axis=1).mean(),
-    }
+def not_passed(point: Point) -> list[dict]:
+    """One row: the share of trials in which each gate, and any of them, does not pass."""
+    count, kept = point["operations"], DEFECTS[point["defect"]]
+    p: Any = SimpleNamespace(**point["parameters"])
+    trials = []
+    for seed in range(point["trials"]):
+        marginal = simulated_marginal(count, kept, p.k, seed)
+        evaluated: Any = SimpleNamespace(vae="", marginal=marginal)
+        trials.append({row.gate: row.verdict for row in judged(evaluated, p, GENERATION)})
+    found = pd.DataFrame(trials) != "PASS"
+    return [
+        {
+            "operations": count,
+            "defect": point["defect"] if count else "none",
+            "trials": point["trials"],
+            **{gate: found[gate].mean() for gate in GENERATION},
+            "any": found.any(axis=1).mean(),
+        }
+    ]
 
 
-def detected(power: pd.DataFrame, p: Certify, share: float = CONFIDENCE) -> pd.DataFrame:
-    """The smallest defect of each kind that each gate fails to pass in `share` of certificates."""
+def run(p: Certify) -> pd.DataFrame:
+    """The rows of `points`, stored as reports/power.csv."""
+    with parallel.executor() as workers:
+        return sweep.sweep("power", not_passed, points(p), workers)
+
+
+def stored(p: Certify) -> pd.DataFrame | None:
+    """reports/power.csv, or None if it is of other bounds or code than now."""
+    return sweep.stored("power", points(p))
+
+
+def minimum_detectable_defect(
+    power: pd.DataFrame, p: Certify, share: float = CONFIDENCE
+) -> pd.DataFrame:
+    """The smallest defect of each kind that a gate fails to pass in `share` of certificates."""
     rows = []
     for gate in (*GENERATION, "any"):
         line: dict[str, object] = {"gate": gate}
-        for defect in LESS:
+        for defect in DEFECTS:
             hit = power[(power.defect == defect) & (power[gate] >= share)]
             line[f"operations {defect}"] = f"{hit.operations.min():,}" if len(hit) else "none tried"
         rows.append(line)
-    for gate, (what, n) in BINOMIAL.items():
-        rows.append({"gate": gate, what: f"{_binomial(getattr(p, gate), n, share):.4%}"})
-    for gate in ("min_exact_match", "min_exact_match_worst_kind"):  # each a census
+    for gate, (title, n) in BINOMIAL.items():
+        rows.append({"gate": gate, title: f"{_binomial(getattr(p, gate), n, share):.4%}"})
+    for gate in ("min_exact_match", "min_exact_match_worst_kind"):  # both exhaustive
         bound, of = getattr(p, gate), "all" if gate == "min_exact_match" else "its kind"
         lost = "1" if bound == 1 else f"more than {1 - bound:.4%} of {of}"
         rows.append({"gate": gate, "operations lost": lost})
@@ -107,25 +120,3 @@ def _binomial(bound: float, n: int, share: float) -> float:
     most = int(misses[high <= 1 - bound].max(initial=-1))  # the most misses that still pass
     grid = np.linspace(0, 5 * (1 - bound), 5_001)
     return float(grid[np.argmax(bdtr(most, n, grid) <= 1 - share)])
-
-
-def write(p: Certify) -> pd.DataFrame:
-    """`table` of these bounds, stored as reports/power.csv with bounds and code beside it."""
-    found = table(p).assign(**_bounds(p))
-    files.write_bytes(path(), found.to_csv(index=False).encode())
-    return found
-
-
-def stored(p: Certify) -> pd.DataFrame | None:
-    """reports/power.csv, or None where it is of other bounds, latents or code than now."""
-    if not path().is_file():
-        return None
-    found = pd.read_csv(path())
-    mine = _bounds(p)
-    told = found.reindex(columns=list(mine))  # NaN where it had none
-    return found if (told == list(mine.values())).all(axis=None) else None
-
-
-def _bounds(p: Certify) -> dict[str, float | str]:
-    code = files.code_hash("model", "metrics")
-    return {f"bound {name}": getattr(p, name) for name in (*GENERATION, "k")} | {"code": code}

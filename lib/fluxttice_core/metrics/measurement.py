@@ -4,8 +4,7 @@ Nothing is printed here; tables and figures come from the file these rows are st
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,6 +13,7 @@ from ..model.network import HOW, VAES, Measurable, Network
 from ..model.operations import split
 from ..parallel import Job
 from ..params import Count, Text, Whole
+from ..report import sweep
 from . import codes, coverage, marginal, reconstruction
 from .adversaries import linear_readout, optimum
 from .controls import CONTROLS, OPTIMUM, READOUT, Control
@@ -152,15 +152,9 @@ class Results(Record):
 
 
 class Beside(Record):
-    """What stands beside every model; it depends on no model, so it is measured once.
+    """The controls of every model; they depend on no model, so they are measured once."""
 
-    code: `files.code_hash` of what measures; key: the parameters that it depends on.
-    """
-
-    code: str
-    key: dict[str, int | list[int]]
     created_utc: str
-    environment: dict[str, str]
     rows: list[Row]
 
 
@@ -198,29 +192,47 @@ def _row(model: Measurable, vae: str, p: Benchmark) -> Row:
     return Row(network=MODEL, seed=None, vae=vae, k=p.k, values=found, details=details(o))
 
 
-def beside_path() -> Path:
-    return files.root() / "reports" / "controls.json"
-
-
 def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
-    """The stored rows (reports/controls.json) where the code that measures and the parameters are
-    the same, else measured now. `make controls` stores them anew."""
-    if beside_path().is_file():
-        stored = files.parse_json(beside_path().read_bytes())
-        if stored == stored | _key(p):
-            return Beside.model_validate(stored)
-        report("reports/controls.json is of other code or parameters: measuring the controls now")
-    return measured_beside(p, report)
+    """The stored controls (reports/controls.csv) if they are by this code and these parameters,
+    otherwise measured now. `fluxttice controls` stores them."""
+    found = sweep.stored("controls", _points(p))
+    if found is None:
+        report("reports/controls.csv is of other code or parameters: measuring the controls now")
+        return measured_beside(p, report)
+    rows = [Row.model_validate_json(row) for row in found.row]
+    return Beside(created_utc=found.created_utc.max(), rows=rows)
 
 
 def measured_beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
-    """The optimum, the read-out of ten operations, and every control from each of its seeds."""
-    return Beside(
-        **_key(p),
-        created_utc=files.utc_now().isoformat(),
-        environment=files.environment(),
-        rows=parallel.each(_jobs(p), report),
-    )
+    """All controls, from each of their seeds, measured now."""
+    rows = parallel.each(_jobs(p), report)
+    return Beside(created_utc=files.utc_now().isoformat(), rows=rows)
+
+
+def store_controls(p: Benchmark) -> None:
+    """Measure what reports/controls.csv lacks of the controls."""
+    with parallel.executor() as workers:
+        sweep.sweep("controls", stored_row, _points(p), workers)
+
+
+def _points(p: Benchmark) -> list[sweep.Point]:
+    """Each control, seed and VAE, with the parameters that its row depends on."""
+    names = ("seed", "split_seed", "untrained_seed", "ns", "trials")
+    parameters = {name: getattr(p, name) for name in names}
+    return [
+        {"network": name, "seed": seed, "vae": vae, "parameters": parameters}
+        for name, seed, vae, *_ in (job.arguments for job in _jobs(p))
+    ]
+
+
+def stored_row(point: sweep.Point) -> list[dict]:
+    """The row of one control, as JSON, and when it was measured."""
+    unused = {"k": FEWEST, "checkpoint": "", "expected_sha256": "", "inherited_from": "",
+              "claims": "", "run_dir": ""}  # fmt: skip
+    p = Benchmark(**unused, **point["parameters"])
+    row = control_row(point["network"], point["seed"], point["vae"], p)
+    place = {name: point[name] for name in ("network", "seed", "vae")}
+    return [{**place, "created_utc": files.utc_now().isoformat(), "row": row.model_dump_json()}]
 
 
 def _jobs(p: Benchmark, model: Network | None = None) -> list[Job]:
@@ -245,9 +257,3 @@ def control_row(name: str, seed: int, vae: str, p: Benchmark, model: Network | N
         details=details(o) if shown else None,
         drawings=drawings(network, vae, p) if shown else None,
     )  # fmt: skip
-
-
-def _key(p: Benchmark) -> dict[str, Any]:
-    wanted = ("seed", "split_seed", "untrained_seed", "ns", "trials")
-    key = {name: getattr(p, name) for name in wanted}
-    return {"code": files.code_hash("model", "metrics"), "key": key}

@@ -14,13 +14,12 @@ import contextlib
 import io
 import itertools
 import json
-import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -35,9 +34,7 @@ from .job import NOTEBOOKS, execute, scratch, sweep
 STEPS = {notebook: step for step, notebook in NOTEBOOKS.items()}
 READ = ("checkpoint", "inherited_from", "claims")  # parameters that name files
 TRIES = 2
-WAIT = 5  # seconds for a scheduler
 PACKAGES = ("model", "metrics", "checkpoints", "training", "certification", "report")
-parallel.IMPORTED.append(__name__)
 _ONE = threading.Lock()  # in a process: a job is in a folder of its own, and a process in one
 
 
@@ -180,7 +177,7 @@ def each(
     """
     sweep()
     began, done, failed = time.monotonic(), 0, []
-    with _executor(scheduler) as workers:
+    with parallel.executor(scheduler) as workers:
         waiting = {workers.submit(function, job): (job, 1) for job in wanted}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -210,23 +207,3 @@ def each(
             f"{len(failed)} of {len(wanted)} jobs failed, the others are stored: "
             f"{'; '.join(failed)}."
         )
-
-
-@contextlib.contextmanager
-def _executor(scheduler: str) -> Iterator[Executor]:
-    """This machine's cores, or the workers of the Dask scheduler at that address."""
-    if not scheduler:
-        with parallel.Processes() as workers:
-            yield workers
-        return
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says, a sentence says
-    from distributed import Client
-
-    try:
-        client = Client(scheduler, timeout=WAIT)
-        client.wait_for_workers(1, timeout=60)
-    except (OSError, ValueError) as error:  # TimeoutError is the first
-        reason = " ".join(str(error).split())
-        raise InputError(f"No Dask scheduler with workers at {scheduler}: {reason}.") from None
-    with client:
-        yield client.get_executor(pure=False)

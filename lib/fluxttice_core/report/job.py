@@ -25,12 +25,10 @@ from .status import State
 NOTEBOOKS = {"train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify"}
 WRITTEN_ONCE = {"train": ("checkpoint", "epochs"), "benchmark": (), "certify": ("certified",)}
 LEFT = ".fluxttice-scratch-"  # and eight letters: our temporary folders
-# As it ends, one kernel in thirty waits for a thread of its own that waits for it, for half a
-# minute. What it has to say has been said by then, so the first thing at its exit is the end.
-KERNEL = (
-    "--IPKernelApp.log_level=CRITICAL",
-    "--IPKernelApp.exec_lines=__import__('atexit').register(__import__('os')._exit, 0)",
-)
+# A kernel that is asked to end waits for every child of its own, and the tracker beside the pool's
+# server heeds no signal. Nothing is left to do by then, so the kernel ends itself at once.
+END = "get_ipython().observe(lambda _: __import__('os')._exit(0), 'exit_now')"
+KERNEL = ("--IPKernelApp.log_level=CRITICAL", f"--IPKernelApp.exec_lines={END}")
 
 
 class StepFailed(InputError):

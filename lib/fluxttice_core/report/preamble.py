@@ -15,7 +15,7 @@ from ..checkpoints import folder as checkpoints
 from ..metrics.gates import Certify
 from ..metrics.measurement import Benchmark
 from ..params import NonNegative, Params, Share
-from ..training import recipes
+from ..training import loop
 from . import index, status
 from .status import State
 
@@ -42,7 +42,7 @@ def check(step: str, values: dict[str, Any], where: str) -> Params:
     Raises:
         InputError: as `params.check`.
     """
-    kind = KINDS.get(step) or recipes.parameters(values, where)
+    kind = KINDS.get(step) or loop.parameters(values, where)
     return params.check(kind, values, where)
 
 
@@ -132,8 +132,6 @@ def _say(run: Path, state: State, reason: str = "") -> None:
     link = "" if mine else '<a href="../../index.html">All runs</a>'  # a job puts the page there
     shown = HTML(banner(state, reason, link))
     display(shown, display_id="fluxttice", update=state != "running")
-    if state != "running":
-        parallel.stop()
     if mine:
         status.write(run, state, dict.fromkeys(_running, state), reason)
         index.write()
