@@ -12,17 +12,16 @@ from collections.abc import Callable
 
 import torch
 
-from fluxttice_core import files, params
+from fluxttice_core import files, parallel, params
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics import measurement
 from fluxttice_core.metrics.coverage import distinct
-from fluxttice_core.model.network import DECODING_MODES, VAES, Network, prior
-from fluxttice_core.model.operations import all_operations, split
+from fluxttice_core.model.network import HOW, VAES, Network, prior
 from fluxttice_core.model.streams import generator
-from fluxttice_core.training import loop, recipes, turned
+from fluxttice_core.training import axis_aligned, loop, selection
 
 REPEATS, N = 3, 195_000
-MEASURES = ("val_exact", *loop.FACTORS)  # of an epoch, by which recipes are compared
+MEASURES = ("val_exact", *selection.SELECTION_METRICS)  # of an epoch, by which recipes are compared
 # Multiply-adds of one sample through each part, forward; a step costs three times that.
 ENCODER = 9 * 256 + 256 * 128 + 128 * 64 + 2 * 64 * 16
 DECODER = {"A": 16 * 32 + 32 * 64 + 64 * 27, "B": 16 * 128 + 4 * 128 * 128 + 128 * 27}
@@ -66,12 +65,8 @@ def bench_coverage(model: Network) -> None:
     ratios, ours = [], []
     for repeat in range(REPEATS):
         rng = generator(repeat, "bench")
-        slow = sum(
-            wall_s(row_by_row, model, vae, how, rng) for vae in VAES for how in DECODING_MODES
-        )
-        ours.append(
-            sum(wall_s(distinct, model.decoder(vae), [N], DECODING_MODES, rng) for vae in VAES)
-        )
+        slow = sum(wall_s(row_by_row, model, vae, how, rng) for vae in VAES for how in HOW)
+        ours.append(sum(wall_s(distinct, model.decoder(vae), [N], HOW, rng) for vae in VAES))
         ratios.append(slow / ours[-1])
     floor = N * sum(DECODER.values()) / multiply_adds_per_s()
     print(f"sampled coverage at N = {N:,}, A and B: row by row / ours {spread(ratios)}")
@@ -109,8 +104,8 @@ def bench_memory() -> None:
 
 
 def bench_training() -> None:
-    """Both recipes as a run trains them, honest measures included: v5.5 to its end, and the default
-    until every measure of both its VAEs is at least v5.5's last."""
+    """Both recipes as a run trains them, validation metrics included: v5.5 to its end, the default
+    until every metric of both its VAEs is at least v5.5's last."""
     slow, quality = trained("train_v5_5", {})
     fast, _ = trained("train", quality)
     print(f"training, v5.5 / default to v5.5's final quality: {slow / fast:.1f}  (must 10, aim 20)")
@@ -120,27 +115,26 @@ def trained(name: str, quality: dict[str, float]) -> tuple[float, dict[str, floa
     """Seconds until a recipe first has `quality` (its end, if it is never asked), and what it has
     in the end. Infinite where it never has."""
     values = {"run_dir": "", **params.read_yaml(files.root() / f"params/{name}.yaml")}
-    p = params.check(recipes.parameters(values, name), values, name)
+    p = params.check(loop.parameters(values, name), values, name)
     start, reached = time.perf_counter(), math.inf
-    for epoch in recipes.fit(p):
-        found = {key: value for key, value in epoch.measures.items() if key.startswith(MEASURES)}
-        now = time.perf_counter() - start
-        if quality and all(found[key] >= least for key, least in quality.items()):
-            reached = min(reached, now)
-    print(f"{name}: {now:.1f} s to its end, score {loop.score(epoch.measures):.4f}", flush=True)
+    with parallel.executor() as workers:
+        for epoch in loop.epochs(p, workers.map):
+            found = {key: value for key, value in epoch.metrics.items() if key.startswith(MEASURES)}
+            now = time.perf_counter() - start
+            if quality and all(found[key] >= least for key, least in quality.items()):
+                reached = min(reached, now)
+    score = selection.score(epoch.metrics)
+    print(f"{name}: {now:.1f} s to its end, score {score:.4f}", flush=True)
     return reached if quality else now, found
 
 
 def bench_step() -> None:
     """A step of each VAE against its arithmetic: forward once, backward twice that."""
     values = {"run_dir": "", **params.read_yaml(files.root() / "params/train.yaml")}
-    p = params.check(turned.TrainTurned, values, "train")
-    rate, data = multiply_adds_per_s(), all_operations()[split(p.split_seed).train]
-    steps = len(data) // p.batch_size
-    for vae in VAES:
-        epochs = turned.train(vae, p, data)
-        next(epochs)
-        step = wall_s(next, epochs) / steps
+    p = params.check(axis_aligned.TrainAxisAligned, values, "train")
+    rate, steps = multiply_adds_per_s(), len(selection.training_data(p)) // p.batch_size
+    for vae, state in zip(VAES, axis_aligned.start(p), strict=True):
+        step = wall_s(axis_aligned.train_epoch, p, state) / steps
         decoded = p.batch_size + 5 * p.prior_size // 4  # codes, prior latents, midpoints
         floor = 3 * (p.batch_size * ENCODER + decoded * DECODER[vae]) / rate
         print(

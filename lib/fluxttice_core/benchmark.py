@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import Field
 
-from . import files, parallel, params
+from . import files, parallel
 from .metrics.controls import CONTROLS, Control, linear_probe, oracle
 from .metrics.marginal import MIN_LATENTS
 from .metrics.measurement import (
@@ -24,6 +24,7 @@ from .metrics.results import Record, Row
 from .model.network import VAES, Measurable, Network
 from .parallel import Job
 from .params import Seed, Whole
+from .sweep import Point, stored_rows, sweep
 
 DOCUMENT = "coverage_vs_entropy.json"
 UNTRAINED, PROBE, ORACLE = "untrained", "linear probe", "oracle"
@@ -85,11 +86,9 @@ def run(
     ]
     rows = [row for found in parallel.each(jobs, report)[::-1] for row in found]
     controls = stored_controls(p, report)
-    others = _rows(controls)
     if isinstance(model, Network) and model.normed:  # the stored untrained networks are not
-        jobs = [job for job in _jobs(p, model) if job.arguments[0] == UNTRAINED]
-        own = [row for found in parallel.each(jobs, report) for row in found]
-        others = [row for row in others if row.network != UNTRAINED] + own
+        alike = _untrained_alike(model, p, report)
+        controls = pd.concat([controls[controls.network != UNTRAINED], alike])
     return Document(
         created_utc=files.utc_now().isoformat(),
         git=files.git_commit(),
@@ -97,7 +96,7 @@ def run(
         checkpoint=record,
         params=p.model_dump(),
         controls_measured=controls.measured_utc.max(),
-        rows=[*rows, *others],
+        rows=[*rows, *_rows(controls)],
     )
 
 
@@ -120,56 +119,66 @@ def _monte_carlo(model: Measurable, vae: str, p: Benchmark) -> list[Row]:
 # --- Controls: they depend on no model, so they are measured once and stored ---------------------
 
 
-def controls_path() -> Path:
-    return files.root() / "reports" / "controls.csv"
-
-
 def stored_controls(p: Benchmark, report: Callable[[str], None] = print) -> pd.DataFrame:
     """The rows of reports/controls.csv if they are of these parameters and this code; otherwise
-    the controls are measured now. `make controls` stores them."""
-    if controls_path().is_file():
-        stored = pd.read_csv(controls_path())
-        if set(stored.get("key", ())) == {_key(p)}:
-            return stored
+    the controls are measured now."""
+    found = stored_rows("controls", control_points(p))
+    if found is None:
         report("reports/controls.csv is of other code or parameters: measuring the controls now")
-    return measured_controls(p, report)
+        return measured_controls(p, report)
+    return found
 
 
 def measured_controls(p: Benchmark, report: Callable[[str], None] = print) -> pd.DataFrame:
-    """The oracle, the linear probe and every control from each of its seeds: flat rows."""
-    rows = [row for found in parallel.each(_jobs(p), report) for row in found]
-    frame = pd.DataFrame(row.model_dump() for row in rows)
-    return frame.assign(measured_utc=files.utc_now().isoformat(), key=_key(p))
+    """The rows of every control, measured now and not stored."""
+    jobs = [Job(_name(point), control_rows, (point,)) for point in control_points(p)]
+    return pd.DataFrame(row for rows in parallel.each(jobs, report) for row in rows)
 
 
-def _jobs(p: Benchmark, model: Network | None = None) -> list[Job]:
-    """`control_rows` of every network beside a model; of its own layout if it is given."""
+def store_controls(p: Benchmark) -> None:
+    """Measure the controls that reports/controls.csv lacks, and store them there."""
+    with parallel.executor() as workers:
+        sweep("controls", control_rows, control_points(p), workers)
+
+
+def control_points(p: Benchmark) -> list[Point]:
+    """The oracle, the linear probe and every control, from each of its seeds, VAE by VAE."""
+    names = ("seed", "split_seed", "untrained_seed", "trials")
+    parameters = {name: getattr(p, name) for name in names}
     return [
-        Job(f"{name} {seed}, VAE-{vae}", control_rows, (name, seed, vae, p, model))
-        for vae in (model.vaes if model else VAES)[::-1]
+        {"network": name, "seed": seed, "vae": vae, "parameters": parameters}
+        for vae in VAES[::-1]  # B's decoder is the larger one, so its jobs start first
         for name, control in NETWORKS.items()
         for seed in range(p.untrained_seed, p.untrained_seed + control.seeds)
     ]
 
 
-def control_rows(
-    name: str, seed: int, vae: str, p: Benchmark, model: Network | None = None
-) -> list[Row]:
-    """One VAE of a control, with MIN_LATENTS latents; with all details of the first untrained
-    network, which the figures show. With `model`, an untrained network of its layout."""
-    network = model.untrained(seed) if model else NETWORKS[name].make(seed)
-    old = STREAMS.get(name, name)
-    e = Evaluation(network, vae, MIN_LATENTS, p.seed, f"{old} {seed} {vae}", p.split_seed)
+def _name(point: Point) -> str:
+    return f"{point['network']} {point['seed']}, VAE-{point['vae']}"
+
+
+def control_rows(point: Point, network: Network | None = None) -> list[dict[str, Any]]:
+    """One VAE of a control, with MIN_LATENTS latents: flat rows, and when they were measured.
+
+    The first untrained network has all details, because the figures show them. A `network` is
+    measured instead of the control that the point names.
+    """
+    name, seed, vae, given = (point[key] for key in ("network", "seed", "vae", "parameters"))
+    stream = f"{STREAMS.get(name, name)} {seed} {vae}"
+    measured = network or NETWORKS[name].make(seed)
+    e = Evaluation(measured, vae, MIN_LATENTS, given["seed"], stream, given["split_seed"])
     rows = measure(e, name, seed)
-    if (name, seed) == (UNTRAINED, p.untrained_seed):
-        rows += details(e, name, seed) + monte_carlo(e, name, seed, p.trials)
-    return rows
+    if (name, seed) == (UNTRAINED, given["untrained_seed"]):
+        rows += details(e, name, seed) + monte_carlo(e, name, seed, given["trials"])
+    now = files.utc_now().isoformat()
+    return [{**row.model_dump(), "measured_utc": now} for row in rows]
 
 
-def _key(p: Benchmark) -> str:
-    wanted = ("seed", "split_seed", "untrained_seed", "trials")
-    code = files.code_hash("model", "metrics")
-    return params.config_hash({name: getattr(p, name) for name in wanted} | {"code": code})
+def _untrained_alike(model: Network, p: Benchmark, report: Callable[[str], None]) -> pd.DataFrame:
+    """The rows of untrained networks of the model's own layout."""
+    points = [x for x in control_points(p) if x["network"] == UNTRAINED and x["vae"] in model.vaes]
+    jobs = [Job(_name(x), control_rows, (x, model.untrained(x["seed"]))) for x in points]
+    return pd.DataFrame(row for rows in parallel.each(jobs, report) for row in rows)
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:

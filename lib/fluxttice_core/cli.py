@@ -134,9 +134,7 @@ def _controls(benchmark: str) -> None:
     """measure the controls that every model is compared with"""
     from . import benchmark as measuring
 
-    p = _checked(measuring.Benchmark, benchmark)
-    text = measuring.measured_controls(p).to_csv(index=False)
-    files.write_bytes(measuring.controls_path(), text.encode())
+    measuring.store_controls(_checked(measuring.Benchmark, benchmark))
 
 
 def _power(certify: str) -> None:
@@ -145,7 +143,7 @@ def _power(certify: str) -> None:
     from .metrics.gates import Certify
 
     p = _checked(Certify, certify)
-    print(power.detected(power.write(p), p).to_string(index=False))
+    print(power.minimum_detectable_defects(power.run(p), p).to_string(index=False))
 
 
 def _checked(kind: type[params.P], path: str) -> params.P:

@@ -12,7 +12,7 @@ from fluxttice_core.metrics import reconstruction
 from fluxttice_core.metrics.controls import oracle
 from fluxttice_core.metrics.gates import Certify
 from fluxttice_core.model.network import DualVAE
-from fluxttice_core.training import loop
+from fluxttice_core.training import selection
 
 pytest.register_assert_rewrite("planted")
 
@@ -109,6 +109,6 @@ def published() -> Path:
 
 @pytest.fixture
 def thrifty(monkeypatch):
-    """What training is judged by comes from few draws."""
+    """The validation metrics of training come from few draws."""
     monkeypatch.setattr(reconstruction, "DRAWS", 2)
-    monkeypatch.setattr(loop, "LATENTS", 2_000)
+    monkeypatch.setattr(selection, "LATENTS", 2_000)

@@ -1,11 +1,14 @@
-"""The evidence: what it concludes from planted differences, and what it must show."""
+"""The evidence: its plan, its rows, and the answers to planted differences."""
+
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from fluxttice_core.metrics.observation import metric
 from scipy import stats
 
-from fluxttice_core.metrics.measurement import METRICS
+from fluxttice_core.errors import InputError
 from fluxttice_core.metrics.rate import least_rate
 from fluxttice_core.report import evidence
 from fluxttice_core.report.evidence import ASKED_OF, Answer
@@ -17,7 +20,7 @@ N = len(ASKED_OF) * 2 * len(QUESTIONS)  # differences that are asked of, over bo
 
 def planted(gain=0.0, of="mig", seeds=4, recipes=("whole", "without")):
     """A frame of recipes × seeds × VAEs, with `gain`·GAINS between the first two in `of`."""
-    base = dict.fromkeys([*ASKED_OF, *evidence.MEASURED], 0.5)
+    base = dict.fromkeys([*ASKED_OF, *evidence.METRICS], 0.5)
     return pd.DataFrame(
         {"recipe": recipe, "seed": seed, "epoch": 0, "vae": vae, **base}
         | {of: 0.5 + 0.1 * seed + (recipe == "whole") * gain * GAINS[seed]}
@@ -78,21 +81,46 @@ def test_the_rate_is_asked_above_the_least_at_that_exact_match():
     assert rows[0].row["of"] == evidence.RATE
 
 
-def test_rows_of_other_parameters_than_the_plans_are_left_out(monkeypatch, tmp_path):
-    plan = evidence.plan()
-    rows = [{"recipe": name, "vae": vae, "parameters": p} for name, p in plan for vae in "BA"]
-    frame = pd.DataFrame(rows[::-1])
-    found = evidence.planned(frame, plan)
-    assert [*found.vae] == ["A", "B"] * len(plan)
-    assert [*zip(found.recipe, found.parameters, strict=True)][::2] == [*plan]
-    frame.loc[0, "parameters"] = "0" * 12
-    assert len(evidence.planned(frame, plan)) == len(frame) - 1
-    assert evidence.planned(frame, plan, others=True).parameters.iloc[-1] == "0" * 12
-    assert evidence.curve_is_current() and len(evidence.planned(evidence.read(), plan)) == 80
-    monkeypatch.setattr(evidence, "path", lambda _name="": tmp_path / "old.csv")
-    assert not evidence.curve_is_current() and evidence.read().empty
-    frame[["recipe", "vae"]].to_csv(tmp_path / "old.csv")  # of before they had parameters
-    assert evidence.planned(evidence.read(), plan).empty and not evidence.curve_is_current()
+def test_the_stored_rows_are_those_of_the_plan_whatever_code_trained_them(monkeypatch):
+    """Of two versions the last counts; rows of other parameters are left out."""
+    points = evidence.plan()
+    found = evidence.table(points)
+    assert len(found) == 2 * len(points) and [*found.vae] == ["A", "B"] * len(points)
+    assert [*found.recipe[::2]] == [point["recipe"] for point in points]
+    stored = evidence.sweep.read("evidence")
+    newer = stored[stored.recipe == "v5.5"].assign(epoch=7, key=lambda t: t.key + "newer")
+    other = stored[stored.recipe == "default"].assign(key="0" * 12 + "-unknown")
+    both = pd.concat([stored[stored.recipe != "default"], newer, other])
+    monkeypatch.setattr(evidence.sweep, "read", lambda _name: both)
+    found = evidence.table(points)
+    assert {*found[found.recipe == "v5.5"].epoch} == {7} and "default" not in {*found.recipe}
+
+
+def test_the_learning_curve_is_beside_a_linear_probe_of_as_many_operations():
+    """Ten operations fit a linear read-out of the nine trits, three do not."""
+    rows = pd.DataFrame(
+        {"train_size": n, "vae": "A", "seed": 1, "split_seed": 42, "exact_match_test": 0.5}
+        for n in (10, 3)
+    )
+    curve = evidence.learning_curve(rows)
+    assert [*curve.columns] == ["operations", "vae", "trained", "read_out"]
+    assert (curve.read_out[0], curve.read_out[1] < 0.1, *curve.trained) == (1, True, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a: {file: params/train.yaml}", "evidence.yaml: a: seed must be a list of seeds."),
+        ("a: {seed: [1], zzz: 2}", "evidence.yaml: a: unknown parameter zzz"),
+        ("a: {seed: [1, x]}", "evidence.yaml: a: seed "), ("[1]", "must be a plan"),
+        ("a: {seed: [1], recipe: turned}", "recipe is 'turned', but must be one of axis_aligned"),
+    ],
+)  # fmt: skip
+def test_a_bad_plan_is_one_sentence(text, words, monkeypatch, tmp_path):
+    (tmp_path / "evidence.yaml").write_text(text)
+    monkeypatch.setattr(evidence, "PLAN", str(tmp_path / "evidence.yaml"))
+    with pytest.raises(InputError, match=re.escape(words)):
+        evidence.plan()
 
 
 def test_the_summary_names_the_worst_seed_and_never_rounds_to_all():
@@ -101,7 +129,7 @@ def test_the_summary_names_the_worst_seed_and_never_rounds_to_all():
     frame["rate"] = 16.0 + frame["seed"]  # of which the largest is the worst
     whole, *_ = evidence.summary(frame).to_dict("records")
     assert (whole["recipe"], whole["VAE"], whole["seeds"]) == ("whole", "A", "4")
-    assert whole[METRICS["mig"].title] == "0.75, worst 0.59"
-    assert whole[METRICS["rate"].title] == "17.5, worst 19"
-    assert whole[METRICS["exact_match"].title] == "100.00%"
-    assert whole[METRICS["exact_match_test"].title] == ">99.9999%"
+    assert whole[metric("mig").title] == "0.750, worst 0.590"
+    assert whole[metric("rate").title] == "17.5000, worst 19.0000"
+    assert whole[metric("exact_match").title] == "100.00%"
+    assert whole[metric("exact_match_test").title] == "99.99999%"

@@ -1,5 +1,6 @@
-"""Jobs side by side: in order, alone with what befalls them, and never longer than who asked."""
+"""Jobs side by side: results in order, one sentence for a killed worker, no process left over."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,19 +8,19 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
-from fluxttice_core import parallel
+from fluxttice_core import parallel, workers
 from fluxttice_core.errors import InputError
 from fluxttice_core.parallel import Job
 from fluxttice_core.params import read_yaml
+from fluxttice_core.report import job
 
 # Jobs are functions of a module that the workers can import; these are the library's and Python's.
 
 
-def test_results_keep_the_order_of_the_jobs_whoever_finishes_first():
+def test_results_are_in_the_order_of_the_jobs_from_one_thread_each():
     said = []
     jobs = [Job(f"{s}", time.sleep, (s,)) for s in (0.3, 0.0)]
     jobs += [Job("pid", os.getpid, ()), Job("threads", torch.get_num_threads, ())]
@@ -32,30 +33,20 @@ def test_results_keep_the_order_of_the_jobs_whoever_finishes_first():
     assert parallel.each([], said.append) == []
 
 
-def test_what_a_job_raises_is_raised_here_and_those_that_wait_are_left_out(tmp_path):
-    jobs = [Job("bad", read_yaml, ("nowhere.yaml",)), *[Job("sleep", time.sleep, (0.05,))] * 9]
+def test_an_error_is_raised_here_and_ends_the_other_jobs(tmp_path):
+    jobs = [Job("bad", read_yaml, ("nowhere.yaml",)), *[Job("sleep", time.sleep, (60,))] * 9]
+    started = time.monotonic()
     with pytest.raises(InputError, match=r"No parameter file at nowhere\.yaml"):
         parallel.each([*jobs, Job("last", Path.touch, (tmp_path / "last",))], print)
-    assert parallel.each([Job("abs", abs, (-1,))], print) == [1]
+    assert multiprocessing.active_children() == [] and time.monotonic() - started < 30
+    assert parallel.each([Job("abs", abs, (-1,))], print) == [1]  # by new workers
     assert not (tmp_path / "last").exists()
 
 
-def test_a_job_that_is_killed_fails_alone_and_what_fails_says_where():
-    with parallel.Processes() as workers:
-        killed, summed = workers.submit(os._exit, 1), workers.submit(sum, [1, 2])
-        failed = workers.submit(read_yaml, "nowhere.yaml")
-        assert isinstance(killed.exception(), parallel.Killed) and summed.result() == 3
-        assert "in read_yaml" in failed.exception().__notes__[0]
-
-
-def test_a_job_that_is_ended_tidies_up():
-    """`subprocess.call` ends its process if anything is raised in it."""
-    sleep = ["sleep", "61.7"]
-    jobs = [Job("sleep", subprocess.call, (sleep,))]
-    jobs.append(Job("bad", subprocess.check_output, (["sh", "-c", "sleep 1; exit 1"],)))
-    with pytest.raises(subprocess.CalledProcessError):
-        parallel.each(jobs, print)
-    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == sleep]
+def test_a_killed_worker_is_one_sentence_and_the_next_call_has_new_ones():
+    with pytest.raises(InputError, match=r"^A worker process was killed: .*\?$"):
+        parallel.each([Job("killed", os._exit, (1,))], print)
+    assert parallel.each([Job("abs", abs, (-1,))], print) == [1]
 
 
 SCRIPT = """
@@ -67,11 +58,15 @@ each([Job("sleep", time.sleep, (60,))], str)
 
 
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
-def test_a_script_from_standard_input_has_workers_that_end_with_it(ended_by):
-    """A script without a guard, too, which workers that read it would start again."""
+@pytest.mark.parametrize("folder", ["short", "a" * 90])
+def test_a_script_without_a_guard_has_workers_that_end_with_it(ended_by, folder, tmp_path):
+    """From standard input, which workers could not read again; and with a temporary folder whose
+    name is too long for a socket."""
+    (tmp_path / folder).mkdir()
     with subprocess.Popen(
         [sys.executable], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        env={**os.environ, "TMPDIR": str(tmp_path / folder)},
     ) as script:  # fmt: skip
         script.stdin.write(SCRIPT.encode())
         script.stdin.close()
@@ -82,27 +77,37 @@ def test_a_script_from_standard_input_has_workers_that_end_with_it(ended_by):
         assert script.wait(20) != 0
 
 
-def test_generators_go_in_step_until_the_shortest_ends():
-    assert list(parallel.together(range, [(3,), (10, 15)])) == [(0, 10), (1, 11), (2, 12)]
-    steps = parallel.together(range, [(10**9,)])
-    assert [next(steps), next(steps)] == [(0,), (1,)]
-    steps.close()  # and ends the process
+KERNEL = """
+import time
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(extra_arguments=[{end!r}])
+used = "from fluxttice_core.parallel import *; each([Job('', abs, (1,))], str)"
+client.execute_interactive(used, output_hook=print)
+start = time.monotonic()
+manager.shutdown_kernel()
+print(time.monotonic() - start)
+"""
 
 
-@pytest.mark.parametrize(
-    "function, job, error, words",
-    [
-        (range, ("three",), TypeError, "integer"),
-        (os._exit, (1,), parallel.Killed, "a worker process was killed"),
-    ],
-)
-def test_what_ends_a_generator_is_raised_here(function, job, error, words):
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(error, match=words):
-        list(parallel.together(function, [job]))
-    assert signal.getsignal(signal.SIGINT) is before  # only the workers ignore Ctrl-C
+def test_a_kernel_that_used_the_pool_ends_within_a_second():
+    code = KERNEL.format(end=job.KERNEL[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'text/plain': '[1]'" in done.stdout and float(done.stdout.split()[-1]) < 1
 
 
-def test_the_environment_says_how_many_workers(monkeypatch):
-    monkeypatch.setenv(parallel.WORKERS, "3")
-    assert parallel.Processes()._max_workers == 3
+def test_as_many_workers_as_usable_cores_or_as_the_environment_says(monkeypatch):
+    monkeypatch.delenv(workers.COUNT, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)  # of the machine, not of this process
+    assert workers.count() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv(workers.COUNT, "3")
+    assert workers.count() == 3
+    for bad in ("0", "auto", "-1", "1.5", "²"):
+        monkeypatch.setenv(workers.COUNT, bad)
+        with pytest.raises(InputError, match="must be a whole number above 0"):
+            workers.count()
+
+
+def test_a_job_from_other_code_is_refused():
+    assert parallel._here(parallel.files.code_hash(*parallel.CODE), abs, -1) == 1
+    with pytest.raises(InputError, match="another version of fluxttice"):
+        parallel._here("other", abs, -1)

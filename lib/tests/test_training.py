@@ -1,5 +1,8 @@
-"""The rule that selects, what it is judged by, and both recipes: the turned one's terms against
-brute force and closed forms, v5.5's schedules, terms and steps against its description."""
+"""The rule that selects an epoch, and both recipes.
+
+The axis-aligned recipe's terms are compared with brute force and closed forms; v5.5's schedules,
+terms and steps with its description.
+"""
 
 import itertools
 import math
@@ -7,31 +10,32 @@ from copy import deepcopy
 
 import pytest
 import torch
+from fluxttice_core.metrics.codes import kl_nats
 from planted import no_number, same
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from fluxttice_core import files, params
+from fluxttice_core import files, parallel, params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
-from fluxttice_core.metrics.latent_space import kl_nats
 from fluxttice_core.metrics.rate import rate
 from fluxttice_core.metrics.reconstruction import posterior, samples
 from fluxttice_core.model.initialisation import looks_linear
 from fluxttice_core.model.network import VAES, D, DualVAE, Posterior, linears, prior
 from fluxttice_core.model.operations import C, T, all_operations, split, split_record
 from fluxttice_core.model.streams import generator
-from fluxttice_core.training import learning_curve, loop, recipes, turned, v5_5
-from fluxttice_core.training.loop import FACTORS, RULE, Epoch, TrainingError, follow, score
+from fluxttice_core.training import axis_aligned, loop, selection, v5_5
+from fluxttice_core.training.loop import Epoch
+from fluxttice_core.training.selection import RULE, SELECTION_METRICS, TrainingError, score
 
 VALUES = {
     name: params.read_yaml(files.root() / "params" / f"{file}.yaml")
-    for name, file in (("turned", "train"), ("v5_5", "train_v5_5"))
+    for name, file in (("axis_aligned", "train"), ("v5_5", "train_v5_5"))
 }
 
 
-def parameters(recipe="turned", **changes):
+def parameters(recipe="axis_aligned", **changes):
     values = {**VALUES[recipe], **changes}
-    return params.check(recipes.parameters(values, "test"), values, "test")
+    return params.check(loop.parameters(values, "test"), values, "test")
 
 
 # --- The rule ---
@@ -45,7 +49,7 @@ def epochs(scores):
         if isinstance(value, BaseException):
             raise value
         model.grad_norm_A_ema.fill_(number)
-        found = {f"{factor}_{vae}": 1.0 for factor in FACTORS for vae in VAES}
+        found = {f"{name}_{vae}": 1.0 for name in SELECTION_METRICS for vae in VAES}
         yield Epoch(number, {**found, "coverage_B": value, "loss": -number}, model)
         model.grad_norm_A_ema.fill_(torch.nan)  # the next is under way
 
@@ -57,15 +61,17 @@ def marks(folder):
 
 
 def run(folder, scores, **changes):
-    """Follow planted scores, into that folder; the rows."""
+    """Select from planted scores, into that folder; the rows."""
     p = parameters(**{"keep_every": 100, "patience": 100, "epochs": 100, **changes})
-    return follow(epochs(scores), p, folder, lambda row: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "epochs", lambda _p, _map: epochs(scores))
+        return loop.train_and_select(p, folder, lambda row: None)
 
 
 @pytest.mark.parametrize("a, b", [((1, 0.9, 1), (0.5, 1, 1)), ((1, 1, 0.5), (1, 0.6, 1))])
 def test_the_score_is_that_of_the_worse_vae(a, b):
     """Each factor counts, and what one VAE does well makes up for nothing in the other."""
-    names = [f"{factor}_{vae}" for vae in VAES for factor in FACTORS]
+    names = [f"{name}_{vae}" for vae in VAES for name in SELECTION_METRICS]
     assert score(dict(zip(names, [*a, *b], strict=True))) == pytest.approx(0.5)
 
 
@@ -112,7 +118,7 @@ def test_without_an_epoch_nothing_is_written_and_nothing_is_written_over(tmp_pat
     manifest = checkpoint.load(tmp_path / "checkpoint").manifest
     assert rows[1].pop("selected")
     assert manifest["selection"] == {"rule": RULE, "epochs_run": 3, "measures": rows[1]}
-    assert manifest["config"]["prior_size"] == VALUES["turned"]["prior_size"]
+    assert manifest["config"]["prior_size"] == VALUES["axis_aligned"]["prior_size"]
     assert manifest["seeds"] == {"seed": 5, "split_seed": 42}
     assert manifest["split"] == split_record(42)
 
@@ -125,12 +131,14 @@ def test_it_measures_one_vae_alone_and_exact_match_of_validation(
 ):
     """Encoder A loses trit 0, so it is right where that trit is 0 and generates as before.
     B is no number."""
-    monkeypatch.setattr(loop, "LATENTS", 40_000)
+    monkeypatch.setattr(selection, "LATENTS", 40_000)
     perfect_model.encoder_A.fc_mu.weight.data[0] = 0
     no_number(perfect_model.encoder_B, perfect_model.decoder_B)
     p = parameters(split_seed=7, coverage_n=5_000)
     truth = float((all_operations()[split(7).val][:, 0] == 0).double().mean())
-    found, other, again = (loop.honest_measures(perfect_model, "A", p, n) for n in (0, 1, 0))
+    found, other, again = (
+        selection.validation_metrics(perfect_model, "A", p, n) for n in (0, 1, 0)
+    )
     assert found["val_exact_A"] == pytest.approx(truth)
     q = posterior(perfect_model, "A")
     rng = generator(p.seed, "posterior sample", "epoch 0 A")  # of this epoch alone
@@ -141,46 +149,68 @@ def test_it_measures_one_vae_alone_and_exact_match_of_validation(
     assert found == again and found["coverage_A"] != other["coverage_A"]
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert loop.pick_device("auto").type == loop.pick_device("cpu").type == "cpu"
-    with pytest.raises(InputError, match="no GPU"):
-        loop.pick_device("cuda")
+def test_training_data_repeat_the_first_operations_of_the_split():
+    """So every training takes as many steps, on as many different operations as it is given."""
+    train = all_operations()[split(42).train]
+    assert torch.equal(selection.training_data(parameters(split_seed=42)), train)
+    found = selection.training_data(parameters(train_size=10))
+    assert torch.equal(found, train[torch.arange(len(train)) % 10])
 
 
-def test_a_point_of_the_learning_curve_trains_on_few_and_is_judged_on_test(
-    perfect_model, monkeypatch
-):
-    """Ten operations fit a linear read-out of the nine trits, three do not."""
-    seen = []
+# Losses and rates, A and B, after each epoch of three steps: a refactoring that changes a draw or
+# a step shows here.
+FIRST = {
+    "axis_aligned": [
+        160.1371,
+        570.1569,
+        0.0508685,
+        0.0522190,
+        160.1371,
+        570.1569,
+        14.7781,
+        104.109,
+    ],
+    "v5_5": [9.91920, 9.47214, 0.1337371, 0.0892297],
+}
+SMALL = {"epochs": 1, "batch_size": 4_000, "coverage_n": 500, "keep_every": 1}
 
-    def planted(vae, p, data):
-        seen.append((len(data), len(data.unique(dim=0))))
-        yield DualVAE.fresh(0), 9.0
-        yield perfect_model, 1.0
 
-    monkeypatch.setattr(learning_curve, "train", planted)
-    ten, three = (learning_curve.point(n, "A", seed=1) for n in (10, 3))
-    assert (ten["trained"], ten["decode_logits"], three["decode_logits"] < 0.1) == (1, 1, True)
-    assert seen == [(15_746, 10), (15_746, 3)]
+@pytest.mark.parametrize("recipe", FIRST)
+def test_the_first_losses_are_those_committed_and_the_same_in_other_processes(recipe, thrifty):
+    """In this process one VAE after the other, then side by side: the same to the bit."""
+    more = {"finetune_steps": 10, "prior_size": 64} if recipe == "axis_aligned" else {}
+    p = parameters(recipe, **SMALL, **more)
+    here = [(e.metrics, deepcopy(e.model.state_dict())) for e in loop.epochs(p)]
+    names = [f"{name}_{vae}" for name in ("loss", "rate") for vae in VAES]
+    found = [metrics[name] for metrics, _ in here for name in names]
+    assert found == pytest.approx(FIRST[recipe], rel=1e-3)
+    with parallel.executor() as workers:
+        for epoch, (metrics, weights) in zip(loop.epochs(p, workers.map), here, strict=True):
+            assert same(weights, epoch.model.state_dict())
+            assert all(epoch.metrics[f"loss_{vae}"] == metrics[f"loss_{vae}"] for vae in VAES)
 
 
-# --- The turned recipe ---
+# --- The axis-aligned recipe ---
 
 QUICK = {
-    "epochs": 1, "batch_size": 512, "prior_size": 64, "settle_steps": 10, "device": "cpu",
-    "coverage_n": 500,
+    "epochs": 1, "batch_size": 512, "prior_size": 64, "finetune_steps": 10, "coverage_n": 500,
 }  # fmt: skip
 DATA = all_operations()[::10]  # four steps of 512 - enough to move every weight
 
 
-def trained(vae="A", **changes):
-    """The finished network's state."""
-    *_, (model, _) = turned.train(vae, parameters(**{**QUICK, **changes}), DATA)
-    return model.state_dict()
+def trained(vae="A", data=DATA, **changes):
+    """The finished network's weights and metrics."""
+    p = parameters(**{**QUICK, **changes})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(axis_aligned, "training_data", lambda _p: data)
+        patch.setattr(axis_aligned, "validation_metrics", lambda *_: {})
+        state = axis_aligned.start(p)[VAES.index(vae)]
+        for _ in range(p.last_epoch + 1):
+            state, _metrics = axis_aligned.train_epoch(p, state)
+    return state.model.state_dict()
 
 
-def test_unevenness_is_the_chi_square_of_one_and_two_trits_by_brute_force():
+def test_the_uniformity_loss_is_the_chi_square_of_one_and_two_trits_by_brute_force():
     """From the tables of all pairs of trits: 9·Σ P² - 1 of a pair holds its order two and each of
     its trits' order one, which so comes eight times. P² is over pairs of different latents, so it
     has no bias."""
@@ -190,24 +220,24 @@ def test_unevenness_is_the_chi_square_of_one_and_two_trits_by_brute_force():
         table = p[:, t] if s == t else torch.einsum("kc,kd->kcd", p[:, t], p[:, s]).flatten(1)
         square = sum(float(table[k] @ table[m]) for k, m in pairs) / len(pairs)
         total += -7 * (3 * square - 1) if s == t else 9 * square - 1
-    assert float(turned.unevenness(logits)) == pytest.approx(total)
+    assert float(axis_aligned.uniformity_loss(logits)) == pytest.approx(total)
 
 
-def test_crookedness_is_zero_for_affine_logits_and_two_less_root_two_for_squares():
+def test_the_nonlinearity_loss_is_zero_for_affine_logits_and_two_less_root_two_for_squares():
     """f = z²: Var[(1/2 - 1/√2)(z² + z'²) + z·z'] / Var[z²] = 2·(1/2 - 1/√2)² + 1/2 = 2 - √2."""
     z = prior(40_000, generator(3, "test"))
     middle = (z[:20_000] + z[:20_000].roll(1, 0)) / math.sqrt(2)
     slopes = torch.randn(D, T * C, generator=generator(3, "slopes"))
     affine = ((x @ slopes + 1).view(-1, T, C) for x in (z, middle))
-    assert turned.crookedness(*affine) < 1e-10
-    found = turned.crookedness(z.square()[..., None], middle.square()[..., None])
+    assert axis_aligned.nonlinearity_loss(*affine) < 1e-10
+    found = axis_aligned.nonlinearity_loss(z.square()[..., None], middle.square()[..., None])
     assert float(found) == pytest.approx(2 - math.sqrt(2), rel=0.03)
 
 
 @pytest.mark.parametrize("n", [32, 1_536])
 def test_whitened_latents_have_the_priors_moments_and_are_a_linear_map_of_what_was_drawn(n):
     z = 3 * prior(n, generator(n, "test")) + 1
-    w = turned.whitened(z)
+    w = axis_aligned.whitened(z)
     assert torch.allclose(w.mean(0), torch.zeros(D), atol=1e-5)
     assert torch.allclose(w.T @ w / n, torch.eye(D), atol=1e-4)
     ones = torch.cat([z, torch.ones(n, 1)], 1)
@@ -216,17 +246,21 @@ def test_whitened_latents_have_the_priors_moments_and_are_a_linear_map_of_what_w
 
 def test_the_schedules():
     warm = 4 * 0.5 * (1 + math.cos(0.025 * math.pi))
-    assert [turned.anneal(8, t) for t in (0, 0.025, 0.5, 1)] == pytest.approx([0, warm, 4, 0])
-    grown = [turned.grown(t, 0.5, 1e-4) for t in (0, 0.25, 0.5, 1)]
-    assert grown == pytest.approx([1e-4, 1e-2, 1, 1])
+    assert [axis_aligned.cosine_schedule(8, t) for t in (0, 0.025, 0.5, 1)] == pytest.approx(
+        [0, warm, 4, 0]
+    )
+    ramp = [axis_aligned.geometric_ramp(t, 0.5, 1e-4) for t in (0, 0.25, 0.5, 1)]
+    assert ramp == pytest.approx([1e-4, 1e-2, 1, 1])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("vae", VAES)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_turn_finds_one_latent_a_trit_and_leaves_every_code_its_logits(perfect_model, vae, seed):
-    """The perfect model, turned away from its axes: the turn brings it back, up to signs and order,
-    and cuts off what is not read. Its logits are linear in the latents."""
+def test_rotation_finds_one_latent_a_trit_and_leaves_every_code_its_logits(
+    perfect_model, vae, seed
+):
+    """The perfect model, rotated away from its axes, is rotated back, up to signs and order, and
+    unused latents are pruned. Its logits are linear in the latents."""
     enc, dec = perfect_model.encoder(vae), perfect_model.decoder(vae)
     x, first, rng = all_operations()[::7], linears(dec)[0], generator(seed, "test")
     q, _ = torch.linalg.qr(torch.randn(D, D, generator=rng))
@@ -234,11 +268,11 @@ def test_a_turn_finds_one_latent_a_trit_and_leaves_every_code_its_logits(perfect
     enc.fc_mu.weight.copy_(q @ enc.fc_mu.weight)
     enc.fc_mu.bias.fill_(1)
     still, weight, before = deepcopy((enc, dec)), first.weight.clone(), dec(enc(x.float()).mu)
-    turned.turn(*still, False, rng)
+    axis_aligned.rotate_latents(*still, False, rng)
     read = linears(still[1])[0].weight.any(0)
     assert torch.equal(linears(still[1])[0].weight, weight * read)
 
-    w, c = turned.turn(enc, dec, True, rng)
+    w, c = axis_aligned.rotate_latents(enc, dec, True, rng)
     unread, owned = w.norm(dim=0) == 0, w.view(T, C, D).norm(dim=1)
     assert ((owned > 1e-2 * owned.max()).sum(1) == 1).all() and int(unread.sum()) == D - T
     assert not first.weight[:, unread].any()
@@ -249,13 +283,13 @@ def test_a_turn_finds_one_latent_a_trit_and_leaves_every_code_its_logits(perfect
     torch.testing.assert_close(q.mu @ w.T + c, centred, rtol=1e-3, atol=1.0)
 
 
-def test_the_certainty_is_what_sampling_finds():
+def test_the_normalised_margins_are_those_of_sampling():
     """How often the true class is not behind a rival, of 200,000 draws of q through the logits."""
     rng = generator(7, "test")
     w, c = torch.randn(T * C, D, generator=rng), torch.randn(T * C, generator=rng)
     x = all_operations()[torch.randint(3**T, (2,), generator=rng)]
     q = Posterior(torch.randn(2, D, generator=rng), torch.randn(2, D, generator=rng))
-    closed = torch.special.ndtr(turned.certainty(q, w, c, x))
+    closed = torch.special.ndtr(axis_aligned.normalised_margins(q, w, c, x))
     for mu, logvar, right, found in zip(*q, x + 1, closed, strict=True):
         z = mu + (logvar / 2).exp() * torch.randn(200_000, D, generator=rng)
         lead = (z @ w.T + c).view(-1, T, C)
@@ -264,14 +298,14 @@ def test_the_certainty_is_what_sampling_finds():
         assert torch.allclose(found, ahead, atol=0.005)
 
 
-def test_settling_buys_exactness_for_rate_and_leaves_the_decoder(perfect_model):
-    """Codes at twice the distance that is needed: settled ones cost less, and still come back."""
+def test_fine_tuning_trades_exactness_for_rate_and_leaves_the_decoder(perfect_model):
+    """Codes at twice the distance that is needed: fine-tuned ones cost less, and still decode."""
     enc, dec = perfect_model.encoder_A, perfect_model.decoder_A
     enc.fc_mu.weight.data.mul_(2)
     before, state = kl_nats(*enc(DATA.float())), deepcopy(dec.state_dict())
-    w, c = (part.float() for part in turned.slopes(dec, generator(0, "slopes")))
-    p = parameters(**{**QUICK, "settle_steps": 150, "lr": 0.003})
-    turned.settle(enc, w, c, DATA, p, generator(0, "settle"))
+    w, c = (part.float() for part in axis_aligned.linear_fit(dec, generator(0, "fit")))
+    p = parameters(**{**QUICK, "finetune_steps": 150, "lr": 0.003})
+    axis_aligned.finetune_encoder(enc, w, c, DATA, p, generator(0, "finetune"))
     q = enc(DATA.float())
     assert kl_nats(*q).sum() < 0.8 * before.sum()
     z = q.mu + (q.logvar / 2).exp() * prior(len(DATA), generator(1, "test"))
@@ -289,22 +323,22 @@ def test_a_vaes_weights_come_of_the_seed_as_if_the_other_were_not_there(vae, oth
 
     clean = trained(vae)
     assert not same(clean, trained(vae, seed=7), f"decoder_{vae}")
-    monkeypatch.setattr(turned, "looks_linear", poisoned)
+    monkeypatch.setattr(axis_aligned, "looks_linear", poisoned)
     found = trained(vae)
     assert same(clean, found, f"coder_{vae}")
     assert all(found[k].isnan().all() for k in found if f"coder_{other}" in k)
 
 
-def test_training_reads_no_operation_outside_its_split(monkeypatch, thrifty):
+def test_training_reads_no_operation_outside_its_split(monkeypatch):
     """The others are of no class; and a training operation that is replaced changes the weights."""
     p = parameters(**{**QUICK, "batch_size": 4_000})
-    *_, (weights, measures) = turned._measured("A", p)
     parts, data = split(p.split_seed), all_operations().clone()
-    monkeypatch.setattr(turned, "all_operations", lambda: data)
+    monkeypatch.setattr(selection, "all_operations", lambda: data)
+    weights = trained(data=selection.training_data(p), batch_size=4_000)
     for poisoned, value in ((torch.cat([parts.test, parts.val]), 7), (parts.train[:999], 0)):
         data[poisoned] = value
-        *_, (found, again) = turned._measured("A", p)
-        assert same(weights, found) == (measures == again) == (value == 7)
+        found = trained(data=selection.training_data(p), batch_size=4_000)
+        assert same(weights, found) == (value == 7)
 
 
 def test_the_scale_of_the_logits_moves_no_training():
@@ -317,7 +351,9 @@ def test_a_loss_that_is_not_finite_ends_training_in_one_sentence():
     with pytest.raises(TrainingError, match=r"^The loss of VAE-B in epoch \d is no longer .*\.$"):
         trained("B", lr=1.0, epochs=3)
     with pytest.raises(TrainingError, match=r"^The square of the logits .* is no longer finite"):
-        turned.slopes(lambda z: (z[:, :1, None] * 1e30).expand(-1, T, C), generator(0, "x"))
+        axis_aligned.linear_fit(
+            lambda z: (z[:, :1, None] * 1e30).expand(-1, T, C), generator(0, "x")
+        )
 
 
 # --- The v5.5 recipe ---
@@ -422,28 +458,30 @@ def test_one_step_has_the_gradient_that_the_description_says(monkeypatch):
 
 
 def fit(**changes):
-    """`(measures, state, model)` of two epochs, measured from few latents."""
-    p = parameters("v5_5", epochs=2, batch_size=1_024, coverage_n=500, device="cpu", **changes)
-    for epoch in v5_5.fit(p):
-        yield epoch.measures, {k: v.clone() for k, v in epoch.model.state_dict().items()}, epoch
-        epoch.model.sample(100, "A", "categorical", rng=generator(42, "noise"))  # between two
+    """`(metrics, weights, model)` of two epochs, measured from few latents."""
+    p = parameters("v5_5", epochs=2, batch_size=1_024, coverage_n=500, **changes)
+    [state] = v5_5.start(p)
+    for _ in range(p.epochs):
+        state, metrics = v5_5.train_epoch(p, state)
+        yield metrics, deepcopy(state.model.state_dict()), state.model
+        state.model.sample(100, "A", "categorical", rng=generator(42, "noise"))  # between two
 
 
 def test_two_epochs_of_one_seed_read_no_operation_outside_the_split(monkeypatch, thrifty):
     """Again with the other operations of no class, they are the same; StateNet gets no gradient
     and steers from the second epoch."""
-    (first, _, _), (second, state, epoch) = epochs = list(fit())
+    (first, _, _), (second, weights, model) = epochs = list(fit())
     start, parts, data = DualVAE.fresh(42).state_dict(), split(42), all_operations().clone()
-    for name, parameter in epoch.model.named_parameters():
+    for name, parameter in model.named_parameters():
         frozen = name.startswith("state_net")
-        assert (torch.equal(state[name], start[name]), parameter.grad is None) == (frozen, frozen)
+        assert (torch.equal(weights[name], start[name]), parameter.grad is None) == (frozen, frozen)
     assert first["lr"] == 1e-3 != second["lr"] and abs(second["lr"] / 1e-3 - 1) <= 0.05
     assert max(second["loss_A"], second["loss_B"]) < T * math.log(3)  # below a guesser's
 
     data[torch.cat([parts.val, parts.test])] = 7
-    monkeypatch.setattr(v5_5, "all_operations", lambda: data)
-    for (measures, state, _), again in zip(epochs, fit(), strict=True):
-        assert measures == again[0] and all(torch.equal(state[k], again[1][k]) for k in state)
+    monkeypatch.setattr(selection, "all_operations", lambda: data)
+    for (metrics, weights, _), again in zip(epochs, fit(), strict=True):
+        assert metrics == again[0] and same(weights, again[1])
     assert next(fit(seed=43))[0]["loss_A"] != first["loss_A"]
     monkeypatch.setattr(v5_5, "repulsion", lambda z: z.sum() * torch.nan)
     with pytest.raises(TrainingError, match=r"^The loss of VAE-[AB] in epoch 0 is no.*\.$"):

@@ -1,132 +1,137 @@
-"""Power: which defects the gates find, and how often they pass a network that has none.
+"""Power: which defects the gates find, and how often they refuse a network without defects.
 
-Generators are planted: counts of K prior latents are drawn from a known P, as a decoder that is
-certain of every operation would give them, and go through the gates' own code. What is drawn from
-binomials (posterior samples, path consistency) is computed. Exact match of all operations finds
-everything.
+Generators are simulated: counts of K prior latents are drawn from a known P, as a saturated decoder
+would give them, and are judged by the gates' own code. The power of gates on binomial counts
+(posterior samples, paths, agreement) is computed. Exact gates find every defect.
 """
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import bdtr, betaincinv
+from scipy.special import bdtr
 
-from .. import files, parallel
-from ..metrics import path_consistency, reconstruction
-from ..metrics.gates import GATES, Certify, metric_of, verdict_of
+from .. import parallel
+from ..metrics import agreement, path_consistency, reconstruction
+from ..metrics.gates import GATES, Certify, evaluate_gates, metric_of, verdict_of
 from ..metrics.intervals import CONFIDENCE
 from ..metrics.marginal import GROUPS, Marginal
 from ..metrics.measurement import GENERATES, METRICS
+from ..metrics.results import binomial
 from ..model.operations import M
 from ..model.streams import generator
-from ..parallel import Job
+from ..sweep import Point, stored_rows, sweep
 
 TRIALS = 400  # 0 refusals of so many show that fewer than 1 % are refused
-GENERATION = tuple(g for g in GATES if METRICS[metric_of(g)].question == GENERATES)
-LESS = {  # defect → what the operations it strikes have left of their probability
-    "never generated": 0.0,
-    "at half their probability": 0.5,
+GENERATION = [gate for gate in GATES if METRICS[metric_of(gate)].question == GENERATES]
+MANY = (1, 2, 5, 20, 100, 200, 1_000)
+# Defect → the affected operations' share of a uniform frequency, and how many are affected.
+DEFECTS = {
+    "none": (1.0, (0,)),
+    "never generated": (0.0, MANY),
+    "at half their frequency": (0.5, MANY),
+    "at a fifth of its frequency": (0.2, (1,)),
+    "3 times too frequent": (3.0, (1,)),
+    "8 times too frequent": (8.0, (1,)),
 }
-COUNTS = (0, 1, 2, 5, 20, 100, 200, 1_000)
-SAMPLED = reconstruction.DRAWS * M
-BINOMIAL = {
-    "min_exact_match_sampled": ("operations lost from a posterior sample", SAMPLED),
-    "min_path_consistency": ("prior latents not joined to their code", path_consistency.N),
+BINOMIAL = {  # gate → its number of draws, and what a miss is
+    "min_exact_match_sampled": (reconstruction.DRAWS * M, "posterior samples decoded wrongly"),
+    "min_path_consistency": (path_consistency.N, "prior latents not joined to their code"),
+    "min_agreement_float64": (agreement.LATENTS, "decisions that float64 changes"),
+    "min_agreement_small_batches": (agreement.ROWS, "decisions that small batches change"),
 }
 
 
-def path() -> Path:
-    return files.root() / "reports" / "power.csv"
+def simulated_marginal(count: int, frequency: float, k: int, seed: int) -> Marginal:
+    """Argmax counts of `k` latents of a saturated decoder with a defect.
 
-
-def planted(count: int, left: float, k: int, seed: int) -> Marginal:
-    """Counts of `k` latents of a certain decoder whose first `count` operations have `left` of a
-    uniform probability, the others sharing the rest."""
+    Its first `count` operations have `frequency` times a uniform probability, before all are made
+    to sum to 1.
+    """
     p = np.full(M, 1.0)
-    p[:count] = left
-    rng = np.random.default_rng(generator(seed, "power", count, left).initial_seed())
+    p[:count] = frequency
+    rng = np.random.default_rng(generator(seed, "power", count, frequency).initial_seed())
     counts = rng.multinomial(k // GROUPS, p / p.sum(), size=GROUPS)
     return Marginal(counts.astype(float), counts, np.zeros(GROUPS), k)
 
 
-def verdicts(count: int, left: float, p: Certify, seed: int) -> dict[str, str]:
-    """Each gate of GENERATION over one planted generator."""
-    seen: Any = SimpleNamespace(marginal=planted(count, left, p.k, seed))
-    found = {gate: METRICS[metric_of(gate)].compute(seen) for gate in GENERATION}
-    return {g: verdict_of(m.low, m.high, getattr(p, g), g) for g, m in found.items()}
-
-
-def table(p: Certify, trials: int = TRIALS) -> pd.DataFrame:
-    """One row a defect and size: how often each gate, and any of them, does not pass it.
-
-    The sizes are COUNTS; the row of none says how often a perfect generator is refused.
-    """
-    jobs = [
-        Job(f"{count} operations {defect}", _refused, (count, defect, p, trials))
-        for defect, left in LESS.items()
-        for count in COUNTS
-        if count or left == 0
+def points(p: Certify) -> list[Point]:
+    """Each defect with each number of operations; "none" is a perfect generator."""
+    bounds = {gate: getattr(p, gate) for gate in GENERATION}
+    return [
+        {"defect": defect, "operations": count, "trials": TRIALS, "k": p.k, "bounds": bounds}
+        for defect, (_, counts) in DEFECTS.items()
+        for count in counts
     ]
-    return pd.DataFrame(parallel.each(jobs, print))
 
 
-def _refused(count: int, defect: str, p: Certify, trials: int) -> dict[str, object]:
-    found = pd.DataFrame(verdicts(count, LESS[defect], p, seed) for seed in range(trials)) != "PASS"
-    return {
-        "operations": count,
-        "defect": defect if count else "none",
-        "trials": trials,
-        **{gate: found[gate].mean() for gate in GENERATION},
-        "any": found.any(axis=1).mean(),
-    }
+def not_passed(point: Point) -> list[dict]:
+    """The share of trials in which each gate, and any of them, does not pass: a row a gate."""
+    frequency, trials = DEFECTS[point["defect"]][0], []
+    for seed in range(point["trials"]):
+        marginal = simulated_marginal(point["operations"], frequency, point["k"], seed)
+        evaluation: Any = SimpleNamespace(vae="", marginal=marginal)
+        trials.append({g.gate: g.verdict for g in evaluate_gates(evaluation, point["bounds"])})
+    missed = pd.DataFrame(trials) != "PASS"
+    missed["any"] = missed.any(axis=1)
+    about = {name: point[name] for name in ("defect", "operations", "trials")}
+    return [{**about, "gate": gate, "not_passed": missed[gate].mean()} for gate in missed]
 
 
-def detected(power: pd.DataFrame, p: Certify, share: float = CONFIDENCE) -> pd.DataFrame:
-    """The smallest defect of each kind that each gate fails to pass in `share` of certificates."""
-    rows = []
-    for gate in (*GENERATION, "any"):
-        line: dict[str, object] = {"gate": gate}
-        for defect in LESS:
-            hit = power[(power.defect == defect) & (power[gate] >= share)]
-            line[f"operations {defect}"] = f"{hit.operations.min():,}" if len(hit) else "none tried"
-        rows.append(line)
-    for gate, (what, n) in BINOMIAL.items():
-        rows.append({"gate": gate, what: f"{_binomial(getattr(p, gate), n, share):.4%}"})
-    lost = "1" if p.min_exact_match == 1 else f"more than {1 - p.min_exact_match:.4%} of all"
-    rows.append({"gate": "min_exact_match", "operations lost": lost})
-    rows.append({"gate": "max_rate", "nats above the bound": "any: it is exact"})
-    return pd.DataFrame(rows).fillna("–")
-
-
-def _binomial(bound: float, n: int, share: float) -> float:
-    """The least share of misses that a gate with `n` draws does not pass in `share` of cases."""
-    misses = np.arange(0, int(n * (1 - bound)) + 2)
-    high = betaincinv(misses + 1, n - misses, (1 + CONFIDENCE) / 2)  # Clopper-Pearson
-    most = int(misses[high <= 1 - bound].max(initial=-1))  # the most misses that still pass
-    grid = np.linspace(0, 5 * (1 - bound), 5_001)
-    return float(grid[np.argmax(bdtr(most, n, grid) <= 1 - share)])
-
-
-def write(p: Certify) -> pd.DataFrame:
-    """`table` of these bounds, stored as reports/power.csv with bounds and code beside it."""
-    found = table(p).assign(**_bounds(p))
-    files.write_bytes(path(), found.to_csv(index=False).encode())
-    return found
+def run(p: Certify) -> pd.DataFrame:
+    """The rows of `points`, stored as reports/power.csv."""
+    with parallel.executor() as workers:
+        return sweep("power", not_passed, points(p), workers)
 
 
 def stored(p: Certify) -> pd.DataFrame | None:
-    """reports/power.csv, or None where it is of other bounds, latents or code than now."""
-    if not path().is_file():
-        return None
-    found = pd.read_csv(path())
-    mine = _bounds(p)
-    told = found.reindex(columns=list(mine))  # NaN where it had none
-    return found if (told == list(mine.values())).all(axis=None) else None
+    """reports/power.csv, or None if it is of other bounds or code than now."""
+    return stored_rows("power", points(p))
 
 
-def _bounds(p: Certify) -> dict[str, float | str]:
-    code = files.code_hash()
-    return {f"bound {name}": getattr(p, name) for name in (*GENERATION, "k")} | {"code": code}
+def false_refusals(power: pd.DataFrame) -> str:
+    """How often a perfect generator is refused, in a sentence."""
+    [row] = power[(power.defect == "none") & (power.gate == "any")].itertuples()
+    share = binomial(round(row.not_passed * row.trials), row.trials)
+    return (
+        f"A VAE that generates perfectly did not pass in {share.value:.2%} of {row.trials} trials "
+        f"(95 %: {share.low:.2%} … {share.high:.2%})."
+    )
+
+
+def minimum_detectable_defects(
+    power: pd.DataFrame, p: Certify, share: float = CONFIDENCE
+) -> pd.DataFrame:
+    """For each gate, the smallest defect of each kind that it does not pass in `share` of
+    certificates."""
+    found = (
+        power[power.not_passed >= share].groupby(["gate", "defect"], sort=False).operations.min()
+    )
+    rows = []
+    for gate in GATES:
+        bound = getattr(p, gate)
+        if gate in BINOMIAL:
+            n, miss = BINOMIAL[gate]
+            text = f"{detectable_share(gate, bound, n, share):.2g} of {miss}"
+        elif gate in GENERATION:
+            kinds = found.loc[gate].items() if gate in found.index else ()
+            text = "; ".join(f"{count:,} operations {defect}" for defect, count in kinds)
+        elif gate == "min_exact_match":
+            text = "1 operation" if bound == 1 else f"{1 - bound:.2%} of the operations"
+        else:
+            text = "any value beyond the bound and its interval"
+        rows.append(
+            {"gate": METRICS[metric_of(gate)].title, "finds": text or "none that was tried"}
+        )
+    return pd.DataFrame(rows)
+
+
+def detectable_share(gate: str, bound: float, n: int, share: float) -> float:
+    """The least share of misses that a gate with `n` draws does not pass in `share` of cases."""
+    for most in range(int(n * (1 - bound)) + 2):
+        counted = binomial(n - most, n)
+        if verdict_of(counted.low, counted.high, bound, gate) != "PASS":
+            break
+    grid = np.linspace(0, 5 * (1 - bound), 5_001)
+    return float(grid[np.argmax(bdtr(most - 1, n, grid) <= 1 - share)])

@@ -41,8 +41,8 @@ class Paired(NamedTuple):
 
 
 def mcnemar(vae: str, metric: str, first: np.ndarray, second: np.ndarray) -> Paired:
-    """McNemar's exact test (1947) of paired successes (n,), bool. It is conservative where pairs have
-    different probabilities."""
+    """McNemar's exact test (1947) of paired successes (n,), bool. It is conservative where pairs
+    have different probabilities."""
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     total, most = gained + lost, max(gained, lost)
     # Without a difference each discordant pair is a fair coin: P(X ≥ most), on both sides.

@@ -9,10 +9,8 @@ list, as `ns` is, the list is its one value.)
 import contextlib
 import io
 import itertools
-import logging
 import re
-from collections.abc import Iterator
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +44,7 @@ def run(plan: str, scheduler: str = "") -> Path:
         job for job in wanted if not (place / job.folder / f"{NOTEBOOKS[job.step]}.html").exists()
     ]
     print(f"{len(todo)} of {len(wanted)} jobs to do, into {files.display_path(place)}", flush=True)
-    with executor(scheduler) as workers:
+    with parallel.executor(scheduler) as workers:
         futures = {workers.submit(_perform, job, place / job.folder): job for job in todo}
         for future in as_completed(futures):
             said, job = "done", futures[future]
@@ -99,23 +97,3 @@ def _perform(job: Job, folder: Path) -> None:
     params.record(files.run_folder(str(folder), ""), job.step, job.parameters)
     with contextlib.redirect_stdout(io.StringIO()):
         execute(job.step, job.parameters, folder)
-
-
-@contextlib.contextmanager
-def executor(scheduler: str) -> Iterator[Executor]:
-    """This machine's cores, or the workers of the Dask scheduler at that address."""
-    if not scheduler:
-        with parallel.Processes() as workers:
-            yield workers
-        return
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    from distributed import Client
-
-    try:
-        client = Client(scheduler, timeout=5)
-        client.wait_for_workers(1, timeout=60)
-    except (OSError, ValueError) as error:  # TimeoutError is the first
-        reason = " ".join(str(error).split())
-        raise InputError(f"No Dask scheduler with workers at {scheduler}: {reason}.") from None
-    with client:
-        yield client.get_executor(pure=False)

@@ -1,164 +1,156 @@
-"""The evidence for the recipes: seeds × recipes, trained by 1_train; one table, and its answers:
-does a part of a recipe help, hurt, do nothing, or is it undecided?
+"""The evidence for the recipes: each is trained from five seeds, whole and without each part.
 
-`make evidence` is the batch of params/evidence.yaml. It writes reports/evidence.csv, one row a
-VAE; what is there already, by the same parameters, is not run again. Delete the file, or rows of
-it, to start afresh.
+`fluxttice evidence` trains the plan in params/evidence.yaml, measures the selected epochs into
+reports/evidence.csv, one row a VAE, and runs 4_evidence, which shows the table and the answers.
 """
 
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .. import files, params
+from .. import files, parallel, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
+from ..metrics.controls import linear_probe
 from ..metrics.intervals import CONFIDENCE, student_t
-from ..metrics.observation import metric, observe, values
+from ..metrics.marginal import MIN_LATENTS
+from ..metrics.measurement import METRICS, Evaluation, measure
 from ..metrics.rate import least_rate
-from ..model.operations import split
-from ..training import learning_curve
-from . import batch
+from ..sweep import Point, point_key, read, sweep
+from ..training import loop
+from ..training.selection import Train
 from .run import execute
-from .tables import number
+from .tables import format_value
 
+PLAN = "params/evidence.yaml"
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
-QUESTIONS = {  # what is asked: the whole recipe, and without the part
-    "Does the unevenness term help?": ("default", "default, no unevenness term"),
-    "Does the crookedness term help?": ("default", "default, no crookedness term"),
-    "Does turning help?": ("default", "default, not turned"),
-    "Do small logits at the start help?": ("default", "default, logits of usual size at the start"),
-    "Does settling help?": ("default", "default, the encoder hardly settles"),
-    "Does a high price of errors help?": ("default", "default, an error costs a tenth"),
-    "Is the default recipe better than v5.5?": ("default", "v5.5"),
+PACKAGES = (*files.MEASURING, "training")  # whose code a row depends on
+WHOLE = "default"
+QUESTIONS = {  # question → the whole recipe, and the recipe without the part
+    "Does the uniformity loss help?": (WHOLE, "default, no uniformity loss"),
+    "Does the nonlinearity loss help?": (WHOLE, "default, no nonlinearity loss"),
+    "Does rotating the latents help?": (WHOLE, "default, no rotation"),
+    "Do small initial logits help?": (WHOLE, "default, initial logits of usual size"),
+    "Does fine-tuning the encoder help?": (WHOLE, "default, 10 fine-tuning steps"),
+    "Does a large error weight help?": (WHOLE, "default, a tenth of the error weight"),
+    "Is the default recipe better than v5.5?": (WHOLE, "v5.5"),
 }
-METRICS = (
+COLUMNS = (
     "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
-    "exact_match_sampled", "exact_match_test", "rate", "mig", "dci", "active_units",
-    "cell_connection",
+    "exact_match_sampled", "exact_match_test", "rate", "mig", "mi_disentanglement",
+    "active_units", "path_consistency",
 )  # fmt: skip
-COLUMNS = {
-    "evidence": ["recipe", "seed", "epoch", "vae", "parameters", *METRICS],
-    "learning_curve": ["operations", "vae", "trained", "decode_logits", "parameters"],
-}
-MARGIN = 1.0  # points (nats for the rate): less than that is called no effect
-# What is asked of; shares in percentage points, nats of the rate, where less is better, above the
-# least at that exact match: alone, the rate is won by losing operations.
+MARGIN = 1.0  # points, or nats for the rate: a smaller effect is called no effect
+# The metrics that answer a question, and what multiplies a difference: shares become percentage
+# points, and a lower rate is better. Losing operations lowers the rate, so it is compared with the
+# least rate at its exact match.
 ASKED_OF = {"argmax_coverage_50000": 100, "exact_match_sampled": 100, "mig": 100, "rate": -1}
 RATE = "rate above the least at that exact match"
 
 
-def path(name: str = "evidence") -> Path:
-    return files.root() / "reports" / f"{name}.csv"
+def plan() -> list[Point]:
+    """The trainings of params/evidence.yaml: recipe, parameters, and how they are measured.
+
+    Raises:
+        InputError: a bad plan or parameter file, named.
+    """
+    points = []
+    for recipe, changes in params.read_plan(files.root() / PLAN).items():
+        where, seeds = f"{PLAN}: {recipe}", changes.pop("seed", None)
+        if not isinstance(seeds, list):
+            raise InputError(f"{where}: seed must be a list of seeds.")
+        file = changes.pop("file", "params/train.yaml")
+        # A recipe that misses its score is a finding, so no score is required.
+        given = params.read_yaml(files.root() / file) | changes | {"min_score": 0}
+        for seed in seeds:
+            p = _checked({**given, "seed": seed}, where).model_dump(exclude={"run_dir"})
+            points.append({"recipe": recipe, "k": K, "seed": SEED, "parameters": p})
+    return points
+
+
+def _checked(given: dict, where: str) -> Train:
+    kind = loop.parameters(given, where)
+    return params.check(kind, {**given, "run_dir": ""}, where)
+
+
+def train(point: Point) -> list[dict]:
+    """Train one recipe from one seed, and measure the selected epoch: a row a VAE."""
+    p = _checked(point["parameters"], point["recipe"])
+    with tempfile.TemporaryDirectory() as place:
+        loop.train_and_select(p, Path(place), lambda row: None)
+        loaded = checkpoints.load(f"{place}/checkpoint")
+    rows = []
+    for vae in loaded.model.vaes:
+        e = Evaluation(loaded.model, vae, point["k"], point["seed"], vae, p.split_seed)
+        row = {"recipe": point["recipe"], "seed": p.seed, "epoch": loaded.epoch, "vae": vae}
+        rows.append(row | {one.metric: one.value for one in measure(e, "model", None, COLUMNS)})
+    return rows
 
 
 def run(scheduler: str = "") -> Path:
-    """Train and measure what the table lacks; then the learning curve, unless it is of these
-    parameters; then the page of both, in a folder that is returned.
+    """Train and measure what reports/evidence.csv lacks, then run 4_evidence; its folder.
 
     Raises:
         InputError: a bad plan or parameter file, named; trainings that failed.
-        StepFailed: the evidence is not what the page asks for.
+        StepFailed: the evidence is not what the page requires.
     """
-    wanted = plan()
-    done = {*_keys(read())}
-    missing = [job for key, job in wanted.items() if key not in done]
-    print(f"{len(missing)} of {len(wanted)} trainings to do", flush=True)
-
-    with batch.executor(scheduler) as workers:
-        for future in as_completed([workers.submit(train, job) for job in missing]):
-            rows = pd.DataFrame(future.result())
-            frame = planned(pd.concat([read(), rows]), wanted, others=True)
-            files.write_bytes(path(), frame.to_csv(index=False, float_format="%.8f").encode())
-    if not curve_is_current():
-        print("the learning curve", flush=True)
-        curve = pd.DataFrame(learning_curve.measure(SEED))
-        files.write_bytes(path("learning_curve"), curve.to_csv(index=False).encode())
+    points = plan()
+    with parallel.executor(scheduler) as workers:
+        sweep("evidence", train, points, workers, PACKAGES)
     folder = files.run_folder("", "evidence")
     execute("evidence", {}, folder)
     return folder
 
 
-def _any_score(job: batch.Job) -> dict[str, Any]:
-    """Its parameters, but for the score that 1_train asks for: a recipe that fails is a finding."""
-    return {**job.parameters, "min_score": 0}
+def table(points: list[Point]) -> pd.DataFrame:
+    """The stored rows of these points, in their order, with `train_size` and `split_seed`.
 
-
-def plan() -> dict[tuple[str, str], batch.Job]:
-    """The trainings of params/evidence.yaml by recipe and fingerprint of their parameters.
-
-    Raises:
-        InputError: a bad plan or parameter file, named.
+    Rows count whichever code computed them; of several versions, the last stored. The code is the
+    second part of a row's `key`.
     """
-    wanted = batch.jobs("params/evidence.yaml")
-    keys = {(job.entry, job.parameters["seed"]) for job in wanted}
-    if len(keys) < len(wanted) or {job.step for job in wanted} != {"train"}:
-        raise InputError("params/evidence.yaml takes 1_train, and lists of no key but seed.")
-    return {(job.entry, params.config_hash(_any_score(job))): job for job in wanted}
+    places = {point_key(point): place for place, point in enumerate(points)}
+    found = read("evidence")
+    found["place"] = found.key.str.partition("-")[0].map(places)
+    found = found.dropna(subset="place").drop_duplicates(["place", "vae"], keep="last")
+    found = found.sort_values(["place", "vae"], ignore_index=True)
+    used = pd.DataFrame([point["parameters"] for point in points]).loc[found.place]
+    return found.join(used[["train_size", "split_seed"]].reset_index(drop=True))
 
 
-def _keys(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    return zip(table.recipe, table.parameters, strict=True)
+def learning_curve(rows: pd.DataFrame) -> pd.DataFrame:
+    """Exact match on test operations: trained networks beside a linear probe of as many examples.
 
+    Args:
+        rows: those of `table` whose recipes differ in `train_size` alone.
 
-def planned(
-    table: pd.DataFrame, wanted: dict[tuple[str, str], batch.Job], others: bool = False
-) -> pd.DataFrame:
-    """The rows of `table` that the plan asks for, by just these parameters, in its order; and at
-    the end the `others`."""
-    order = {key: place for place, key in enumerate(wanted)}
-    table = table.assign(place=[order.get(key, len(order)) for key in _keys(table)])
-    table = table[others | (table.place < len(order))]
-    return table.sort_values(["place", "vae"], kind="stable").drop(columns="place")
-
-
-def curve_is_current() -> bool:
-    """Is reports/learning_curve.csv of the default recipe as params/train.yaml has it now?"""
-    now = params.config_hash(learning_curve.default(SEED).model_dump())
-    return {*read("learning_curve").parameters} == {now}
-
-
-def train(job: batch.Job) -> list[dict]:
-    """A run of 1_train, and what it selected, measured: a row a VAE."""
-    p = _any_score(job)
-    with tempfile.TemporaryDirectory() as folder:
-        execute("train", p, Path(folder))
-        loaded, rows = checkpoints.load(Path(folder, "checkpoint")), []
-    for vae in loaded.model.vaes:
-        o = observe(loaded.model, vae, K, SEED)
-        about = {"recipe": job.entry, "seed": p["seed"], "epoch": loaded.epoch, "vae": vae,
-                 "parameters": params.config_hash(p)}  # fmt: skip
-        measured = values(o, split(p["split_seed"]), METRICS)
-        rows.append(about | {metric_: row.value for metric_, row in measured.items()})
-    return rows
-
-
-def read(name: str = "evidence") -> pd.DataFrame:
-    """A stored table of reports/ with its COLUMNS, which may lack in an older one; empty without
-    it."""
-    if not path(name).exists():
-        return pd.DataFrame(columns=COLUMNS[name])
-    return pd.read_csv(path(name), dtype={"parameters": str}).reindex(columns=COLUMNS[name])
+    Returns:
+        `{operations, vae, trained, linear_probe}`.
+    """
+    curve = rows.rename(columns={"train_size": "operations", "exact_match_test": "trained"})
+    probes = []
+    for row in curve.itertuples():
+        probe = linear_probe(row.seed, row.operations)
+        e = Evaluation(probe, row.vae, MIN_LATENTS, row.seed, row.vae, row.split_seed)
+        probes.append(float(e.exact_matches[e.split.test].double().mean()))
+    return curve[["operations", "vae", "trained"]].assign(linear_probe=probes)
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Recipe by VAE: mean over seeds and the worst seed, one column a metric."""
-    table = []
+    lines = []
     for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
         line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
         line["selected epoch"] = ", ".join(map(str, sorted(set(group.epoch))))
-        for name in METRICS:
-            about, found = metric(name), group[name]
+        for name in COLUMNS:
+            about, found = METRICS[name], group[name]
             worst = found.max() if name in ("rate", "active_units") else found.min()
-            mean, least = number(found.mean(), about.unit), number(worst, about.unit)
+            mean, least = format_value(found.mean(), about.unit), format_value(worst, about.unit)
             line[about.title] = mean if mean == least else f"{mean}, worst {least}"
-        table.append(line)
-    return pd.DataFrame(table)
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 class Answer(NamedTuple):
@@ -189,7 +181,7 @@ class Answer(NamedTuple):
         return {
             "question": self.question,
             "VAE": self.vae,
-            "of": RATE if self.metric == "rate" else metric(self.metric).title,
+            "of": RATE if self.metric == "rate" else METRICS[self.metric].title,
             "seeds": self.seeds,
             "better by": f"{self.difference:+.2f} ({self.low:+.2f} … {self.high:+.2f})",
             "unit": "nats" if self.metric == "rate" else "points",

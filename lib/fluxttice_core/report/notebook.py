@@ -12,13 +12,14 @@ from ..benchmark import Benchmark
 from ..checkpoints import folder as checkpoints
 from ..errors import ThresholdMissed
 from ..metrics.gates import Certify
-from ..params import NonNegative, Params, Share
-from ..training import recipes
+from ..params import NonNegative, Params, Seed, Share
+from ..training import loop
 
 
 class Evidence(Params):
     """Parameters of 4_evidence: the bounds for the default recipe's worst seed."""
 
+    seed: Seed
     min_exact_match_sampled: Share
     max_rate: NonNegative
 
@@ -33,7 +34,7 @@ def check(step: str, values: dict[str, Any], where: str) -> Params:
     Raises:
         InputError: an unknown recipe, or as `params.check`.
     """
-    kind = KINDS.get(step) or recipes.parameters(values, where)
+    kind = KINDS.get(step) or loop.parameters(values, where)
     return params.check(kind, values, where)
 
 
@@ -52,7 +53,8 @@ def begin(step: str) -> tuple[Any, Path]:
     params.record(run_dir, step, p.model_dump())
     parallel.start()
     libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
-    print(f"seed       {p.seed}\nrun folder {files.display_path(run_dir)}\nlibraries  {libraries}")
+    seed = dict(p).get("seed", "follows from the weights")
+    print(f"seed       {seed}\nrun folder {files.display_path(run_dir)}\nlibraries  {libraries}")
     return p, run_dir
 
 
@@ -97,7 +99,7 @@ def _parameters(step: str) -> dict[str, Any]:
     if "recipe" in injected:
         names = injected
     else:
-        kind = KINDS.get(step) or recipes.parameters(variables, f"notebook {step}")
+        kind = KINDS.get(step) or loop.parameters(variables, f"notebook {step}")
         names = [*kind.model_fields, *injected]
     return {name: variables[name] for name in names if name in variables}
 

@@ -1,15 +1,13 @@
-"""The v5.5 recipe, kept for comparison: every schedule and term, and none of the waste.
+"""The `v5_5` recipe, kept for comparison: all schedules and loss terms of v5.5.
 
-Its numbers are facts of the original system, as its description gives them, and no parameters:
-each stands where it is used. Epochs count from 0.
+Its constants are facts of the original system, as its description gives them, so they are no
+parameters, and each is written where it is used. Epochs count from 0.
 
-What of it has no effect is said where it stands: StateNet never gets a gradient, and the
-entropy term of the loss is a histogram, which has none. Both are computed once an epoch, from
-numbers that are there anyway, instead of in every step.
+Two parts have no effect on the weights: StateNet never gets a gradient, and the entropy term of
+the loss is a histogram, which has none. Both are computed once an epoch instead of in every step.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,18 +18,18 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..metrics.latent_space import entropy_nats, kl_nats
 from ..model.network import VAES, D, DualVAE
-from ..model.operations import C, all_operations, split
+from ..model.operations import C
 from ..model.streams import generator
-from .loop import Epoch, Train, finite, honest_measures, pick_device
+from .selection import Train, finite, training_data, validation_metrics
 
 LEARNING_RATES = {
     0: 1e-3, 50: 5e-4, 120: 3e-4, 180: 1e-4, 220: 5e-5, 250: 2e-5, 300: 1e-5, 350: 5e-6,
 }  # fmt: skip
-LATE = 250  # from this epoch on, T_A, T_B and ρ change their ways
+LATE = 250  # from this epoch on, T_A, T_B and ρ follow other schedules
 
 
 class TrainV55(Train):
-    """Its parameters: what is common to all recipes."""
+    """The recipe's parameters: those that all recipes have."""
 
     recipe: Literal["v5_5"]
 
@@ -41,12 +39,12 @@ def clamp(x: float, low: float, high: float) -> float:
 
 
 def between(start: float, end: float, progress: float) -> float:
-    """From `start` to `end` in a straight line; progress counts as 0 … 1."""
+    """Linear from `start` to `end`; progress is clamped to 0 … 1."""
     return start + (end - start) * clamp(progress, 0, 1)
 
 
 def learning_rate(epoch: int) -> float:
-    """A staircase: the value of the last step reached."""
+    """Piecewise constant: the value of the last epoch in LEARNING_RATES that is reached."""
     return [lr for start, lr in LEARNING_RATES.items() if epoch >= start][-1]
 
 
@@ -56,9 +54,9 @@ def cycle(epoch: int) -> float:
 
 
 def temperature_A(epoch: int) -> float:
-    """Linear fall plus a cosine whose amplitude is a tenth of it, and a constant when late.
+    """A linear decrease plus a cosine of a tenth of its amplitude; from LATE on, of 0.5.
 
-    v5.5 says "0.1·base (0.5 from epoch 250)"; the 0.5 is read as an amplitude, not as a share.
+    v5.5 says "0.1·base (0.5 from epoch 250)". The 0.5 is read as an amplitude, not as a share.
     """
     base = between(1.0, 0.3, epoch / 400)
     amplitude = 0.5 if epoch >= LATE else 0.1 * base
@@ -66,7 +64,7 @@ def temperature_A(epoch: int) -> float:
 
 
 def temperature_B(epoch: int) -> float:
-    """Linear fall that starts 30 epochs late, then a constant."""
+    """A linear decrease that starts at epoch 30; from LATE on, a constant."""
     return 0.3 if epoch >= LATE else between(0.9, 0.2, (epoch - 30) / 400)
 
 
@@ -119,7 +117,7 @@ def vae_loss(logits: Tensor, classes: Tensor, kl: Tensor, beta: float) -> Tensor
 
 @dataclass
 class Controller:
-    """λ1, λ2, λ3, the learning rate and the gradient balance: what changes once an epoch."""
+    """λ1, λ2, λ3, learning rate and gradient balance; they change once an epoch."""
 
     lambda1: float = 0.7
     lambda2: float = 0.7
@@ -128,15 +126,17 @@ class Controller:
     balanced: bool = False
 
     def start(self, epoch: int, corrections: list[float]) -> None:
-        """The epoch's learning rate and λ3, and StateNet's four outputs: a relative correction of
-        the learning rate, absolute ones of the λ."""
+        """Set the epoch's learning rate and λ from their schedules and StateNet's four outputs.
+
+        StateNet corrects the learning rate relatively, and the λ absolutely.
+        """
         d0, d1, d2, d3 = corrections
         self.lr = clamp(learning_rate(epoch) * (1 + 0.05 * d0), 1e-6, 0.01)
         self._set(self.lambda1 + 0.01 * d1, self.lambda2 + 0.01 * d2)
         self.lambda3 = clamp(lambda3(epoch) + 0.01 * d3, 0.15, 0.75)
 
     def balance(self, ratio: float, coverage_ratio: float) -> None:
-        """λ1, λ2 after an epoch with gradient ratio B/A and coverage ratio B/A."""
+        """Set λ1 and λ2 after an epoch, by its ratios B/A of gradient norms and of coverage."""
         self.balanced = 0.8 < ratio < 1.2
         if not self.balanced:
             step = 0.02 if ratio <= 0.8 else -0.02
@@ -190,53 +190,89 @@ def descend(
     optimiser.step()
 
 
-def fit(p: TrainV55) -> Iterator[Epoch]:
-    """Train both VAEs together and yield after each epoch; the caller says when to stop.
+@dataclass
+class State:
+    """Both VAEs in training; each has its own loss and sees the other's latents."""
 
-    Draws come from streams of `p.seed` named after training alone, so measuring (which has its
-    own) changes nothing; the coverage in the λ rule is v5.5's own feedback at `p.coverage_n`.
-    H is of all of the epoch's codes (a batch of 64 is biased low for 50 bins).
+    model: DualVAE
+    optimiser: torch.optim.Optimizer
+    order: torch.Generator
+    noise: torch.Generator
+    control: Controller
+    corrections: list[float]
+    epoch: int = 0
+    trains: tuple[str, ...] = ("",)  # prefixes of names of weights: all of them
+
+
+def start(p: TrainV55) -> list[State]:
+    """One state, for both VAEs together."""
+    model = DualVAE.fresh(p.seed)
+    weights = [v for both in own_parameters(model) for v in both]
+    optimiser = torch.optim.AdamW(weights, weight_decay=1e-4, fused=True)
+    order, noise = generator(p.seed, "order"), generator(p.seed, "noise")
+    return [State(model, optimiser, order, noise, Controller(), [0.0] * 4)]
+
+
+def own_parameters(model: DualVAE) -> list[list[torch.nn.Parameter]]:
+    """The parameters of VAE-A, and those of VAE-B."""
+    return [[*model.encoder(v).parameters(), *model.decoder(v).parameters()] for v in VAES]
+
+
+def train_epoch(p: TrainV55, state: State) -> tuple[State, dict[str, float]]:
+    """One epoch of both VAEs.
+
+    Training has random streams of its own, so measuring changes nothing. The coverage in the λ
+    rule is v5.5's own feedback, at `p.coverage_n`.
+
+    Returns:
+        The state, changed in place, and its metrics: losses, v5.5's schedules, and
+        `validation_metrics` of each VAE.
 
     Raises:
         TrainingError: the loss is no longer finite.
-        InputError: `p.device` is not there.
     """
-    device = pick_device(p.device)
-    model = DualVAE.fresh(p.seed).to(device)
-    data = all_operations()[split(p.split_seed).train].to(device)
-    own = [[*model.encoder(v).parameters(), *model.decoder(v).parameters()] for v in VAES]
-    optimiser = torch.optim.AdamW(own[0] + own[1], weight_decay=1e-4, fused=True)
-    order_rng, noise_rng = generator(p.seed, "order"), generator(p.seed, "noise")
-    control, corrections = Controller(), [0.0] * 4
-    for epoch in range(p.epochs):
-        control.start(epoch, corrections)
-        optimiser.param_groups[0]["lr"] = control.lr
-        share = rho(epoch, control.balanced)
-        shuffled = data[torch.randperm(len(data), generator=order_rng).to(device)]
-        noise = torch.randn(len(data), 2, D, generator=noise_rng).to(device)
-        sums, drawn = torch.zeros(4, device=device), []
-        for x, eps in zip(shuffled.split(p.batch_size), noise.split(p.batch_size), strict=True):
-            loss, kl, z = losses(model, x, eps, epoch, share)
-            descend(model, optimiser, own, loss, control)
-            sums += torch.cat([loss.detach(), kl.sum(2).mean(0)]) * len(x)
-            drawn.append(z)
-        loss_A, loss_B, kl_A, kl_B = (sums / len(data)).tolist()
-        H_A, H_B = (entropy_nats(codes) for codes in torch.cat(drawn).unbind(1))
-        # v5.5's total: the scales g change in every step, and a histogram moves no weight.
-        entropy_term = control.lambda3 * abs(H_A - H_B)
-        measures = {
-            "loss": control.lambda1 * loss_A + control.lambda2 * loss_B + entropy_term,
-            "loss_A": loss_A, "loss_B": loss_B, "kl_A_nats": kl_A, "kl_B_nats": kl_B,
-            "H_A_nats": H_A, "H_B_nats": H_B, "rho": share, "lambda1": control.lambda1,
-            "lambda2": control.lambda2, "lambda3": control.lambda3, "lr": control.lr,
-        }  # fmt: skip
-        for vae in VAES:
-            finite(measures[f"loss_{vae}"], f"loss of VAE-{vae} in epoch {epoch}")
-            measures |= honest_measures(model, vae, p, epoch)
-        ratio = float(model.grad_norm_B_ema / model.grad_norm_A_ema)
-        control.balance(ratio, measures["coverage_B"] / max(measures["coverage_A"], 1e-12))
-        state = [H_A, H_B, kl_A, kl_B, ratio, share]
-        state += [control.lambda1, control.lambda2, control.lambda3]
-        with torch.no_grad():  # as in v5.5: no gradient ever reaches StateNet
-            corrections = model.state_net(torch.tensor(state, device=device)).tolist()
-        yield Epoch(epoch, {**measures, "grad_ratio": ratio}, model)
+    model, control, epoch = state.model, state.control, state.epoch
+    control.start(epoch, state.corrections)
+    state.optimiser.param_groups[0]["lr"] = control.lr
+    share = rho(epoch, control.balanced)
+    metrics = _descend_epoch(p, state, share)
+    for vae in VAES:
+        finite(metrics[f"loss_{vae}"], f"loss of VAE-{vae} in epoch {epoch}")
+        metrics |= validation_metrics(model, vae, p, epoch)
+    ratio = float(model.grad_norm_B_ema / model.grad_norm_A_ema)
+    control.balance(ratio, metrics["coverage_B"] / max(metrics["coverage_A"], 1e-12))
+
+    seen = [metrics[name] for name in ("H_A_nats", "H_B_nats", "kl_A_nats", "kl_B_nats")]
+    seen += [ratio, share, control.lambda1, control.lambda2, control.lambda3]
+    with torch.no_grad():  # as in v5.5: no gradient ever reaches StateNet
+        state.corrections = model.state_net(torch.tensor(seen)).tolist()
+    state.epoch += 1
+    return state, {**metrics, "grad_ratio": ratio}
+
+
+def _descend_epoch(p: TrainV55, state: State, share: float) -> dict[str, float]:
+    """A step for each batch; losses and KL averaged over the epoch, and what controls them.
+
+    The latent entropies H are of all of the epoch's codes, because the histogram of a batch of 64
+    is biased low for 50 bins.
+    """
+    model, control, data = state.model, state.control, training_data(p)
+    own = own_parameters(model)
+    shuffled = data[torch.randperm(len(data), generator=state.order)]
+    noise = torch.randn(len(data), 2, D, generator=state.noise)
+    sums, drawn = torch.zeros(4), []
+    for x, eps in zip(shuffled.split(p.batch_size), noise.split(p.batch_size), strict=True):
+        loss, kl, z = losses(model, x, eps, state.epoch, share)
+        descend(model, state.optimiser, own, loss, control)
+        sums += torch.cat([loss.detach(), kl.sum(2).mean(0)]) * len(x)
+        drawn.append(z)
+    loss_A, loss_B, kl_A, kl_B = (sums / len(data)).tolist()
+    H_A, H_B = (entropy_nats(codes) for codes in torch.cat(drawn).unbind(1))
+    # The reported total leaves out the scales g, which change in every step. Its last term is a
+    # difference of histograms, which moves no weight.
+    total = control.lambda1 * loss_A + control.lambda2 * loss_B + control.lambda3 * abs(H_A - H_B)
+    return {
+        "loss": total, "loss_A": loss_A, "loss_B": loss_B, "kl_A_nats": kl_A, "kl_B_nats": kl_B,
+        "H_A_nats": H_A, "H_B_nats": H_B, "rho": share, "lambda1": control.lambda1,
+        "lambda2": control.lambda2, "lambda3": control.lambda3, "lr": control.lr,
+    }  # fmt: skip
