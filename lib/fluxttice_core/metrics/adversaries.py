@@ -7,47 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..model.network import D, Decode, DualVAE, Functions, Measurable, Posterior, linears
+from ..model.network import D, Decode, Functions, Measurable, Posterior
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
-from .rate import RADIUS, TERCILE, straight_cells
+from .oracles import SHARPNESS, oracle
+from .rate import RADIUS
 
-SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % of the information
+optimum = oracle
 CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
-
-
-@torch.no_grad()
-def optimum(exact_match: float = 0.9999) -> DualVAE:
-    """The optimum, written by hand in this very architecture: each metric's best attainable value.
-
-    Latent i < 9 owns trit i, cut at the normal terciles by sharp logits; the posterior is the
-    cheapest at `exact_match` from a sample (`rate.straight_cells`); the other seven latents
-    are the prior. Every ReLU layer carries +x and -x in two units, since x = relu(x) - relu(-x)
-    and |x| = relu(x) + relu(-x), from which the encoder makes ln σ² of -1, 0, +1. It has learnt
-    nothing and gets PASS: a certificate is about what a network does.
-    """
-    model, cells = DualVAE.fresh(0), straight_cells(exact_match)
-    pairs, eye = torch.cat([torch.eye(T), -torch.eye(T)]), torch.eye(2 * T)  # (18, T), (18, 18)
-    middle, outer = 2 * torch.tensor([cells.middle, cells.outer]).log()
-    logvar = torch.cat([middle.repeat(T), torch.zeros(D - T)])
-    ends = torch.tensor([-1.0, 0.0, 1.0])
-    weight = SHARPNESS * torch.kron(torch.eye(T), ends[:, None]) @ pairs.T
-    bias = (-SHARPNESS * TERCILE * ends.square()).repeat(T)
-    spread = (outer - middle) * pairs.T.abs(), logvar
-    codes = [(pairs,), (eye,), (eye,), (cells.mean * pairs.T,), spread]
-    for part, values in (
-        (model.encoder_A, codes),
-        (model.encoder_B, codes),
-        (model.decoder_A, [(pairs,), (eye,), (weight, bias)]),
-        (model.decoder_B, [(pairs,), *[()] * 4, (weight, bias)]),
-    ):
-        for parameter in part.parameters():
-            parameter.zero_()
-        for layer, corners in zip(linears(part), values, strict=True):
-            for tensor, corner in zip((layer.weight, layer.bias), corners, strict=False):
-                tensor[tuple(map(slice, corner.shape))] = corner
-    return model
 
 
 def permuted(model: Measurable, seed: int) -> Functions:
