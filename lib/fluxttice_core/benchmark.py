@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from . import files, parallel, params
-from .metrics.controls import CONTROLS, Control, linear_probe, oracle
+from .metrics.controls import CONTROLS, Control, linear_probe
 from .metrics.marginal import MIN_LATENTS
 from .metrics.measurement import (
     HOURS,
@@ -20,17 +20,19 @@ from .metrics.measurement import (
     measure,
     monte_carlo,
 )  # fmt: skip
+from .metrics.oracles import oracle, packed_oracle
 from .metrics.results import Record, Row
 from .model.network import VAES, Measurable, Network
 from .parallel import Job
 from .params import Seed, Whole
 
 DOCUMENT = "coverage_vs_entropy.json"
-UNTRAINED, PROBE, ORACLE = "untrained", "linear probe", "oracle"
+UNTRAINED, PROBE, ORACLE, PACKED = "untrained", "linear probe", "oracle", "packed oracle"
 # Names of random streams, which are seeds, stay those of the first release.
 STREAMS = {ORACLE: "by hand", PROBE: "ten operations"}
 NETWORKS = {
     ORACLE: Control(lambda _seed: oracle(), 1),
+    PACKED: Control(lambda _seed: packed_oracle(), 1),
     PROBE: Control(linear_probe, 1),
     **CONTROLS,
 }
@@ -136,7 +138,7 @@ def stored_controls(p: Benchmark, report: Callable[[str], None] = print) -> pd.D
 
 
 def measured_controls(p: Benchmark, report: Callable[[str], None] = print) -> pd.DataFrame:
-    """The oracle, the linear probe and every control from each of its seeds: flat rows."""
+    """The oracles, the linear probe and every control from each of its seeds: flat rows."""
     rows = [row for found in parallel.each(_jobs(p), report) for row in found]
     frame = pd.DataFrame(row.model_dump() for row in rows)
     return frame.assign(measured_utc=files.utc_now().isoformat(), key=_key(p))

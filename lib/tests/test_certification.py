@@ -28,8 +28,8 @@ from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.checkpoints.folder import MANIFEST, WEIGHTS
 from fluxttice_core.errors import InputError
 from fluxttice_core.metrics import gates, reconstruction
-from fluxttice_core.metrics.controls import oracle
 from fluxttice_core.metrics.marginal import MIN_LATENTS
+from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.model.operations import split_record
 
