@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from . import files, parallel
-from .metrics.controls import CONTROLS, Control, linear_probe, oracle
+from .metrics.controls import CONTROLS, Control, linear_probe
 from .metrics.marginal import MIN_LATENTS
 from .metrics.measurement import (
     HOURS,
@@ -20,6 +20,7 @@ from .metrics.measurement import (
     measure,
     monte_carlo,
 )  # fmt: skip
+from .metrics.oracles import oracle, packed_oracle
 from .metrics.results import Record, Row
 from .model.network import VAES, Measurable, Network
 from .parallel import Job
@@ -27,11 +28,12 @@ from .params import Seed, Whole
 from .sweep import Point, stored_rows, sweep
 
 DOCUMENT = "coverage_vs_entropy.json"
-UNTRAINED, PROBE, ORACLE = "untrained", "linear probe", "oracle"
+UNTRAINED, PROBE, ORACLE, PACKED = "untrained", "linear probe", "oracle", "packed oracle"
 # Names of random streams, which are seeds, stay those of the first release.
 STREAMS = {ORACLE: "by hand", PROBE: "ten operations"}
 NETWORKS = {
     ORACLE: Control(lambda _seed: oracle(), 1),
+    PACKED: Control(lambda _seed: packed_oracle(), 1),
     PROBE: Control(linear_probe, 1),
     **CONTROLS,
 }

@@ -9,8 +9,8 @@ import torch
 from fluxttice_core import cli, files, params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.metrics import reconstruction
-from fluxttice_core.metrics.controls import oracle
 from fluxttice_core.metrics.gates import Certify
+from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.model.network import DualVAE
 from fluxttice_core.training import selection
 

@@ -14,8 +14,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn.functional import cross_entropy
 
 from fluxttice_core.metrics import controls, rate, reconstruction
-from fluxttice_core.metrics.controls import oracle
 from fluxttice_core.metrics.latent_space import active_units, entropy_nats, kl_nats
+from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.metrics.rate import axis_aligned_cells, least_rate
 from fluxttice_core.metrics.reconstruction import (
     correct_trits,

@@ -9,7 +9,7 @@ from planted import LN3, same
 
 from fluxttice_core import benchmark, files
 from fluxttice_core.benchmark import NETWORKS, ORACLE, UNTRAINED, Benchmark
-from fluxttice_core.metrics.controls import CONTROLS, oracle
+from fluxttice_core.metrics.controls import CONTROLS
 from fluxttice_core.metrics.intervals import prediction_interval
 from fluxttice_core.metrics.marginal import MIN_LATENTS
 from fluxttice_core.metrics.measurement import (
@@ -21,6 +21,7 @@ from fluxttice_core.metrics.measurement import (
     control_ranges,
     measure,
 )  # fmt: skip
+from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.metrics.results import Row
 from fluxttice_core.model.network import DECODING_MODES, VAES, D, Network
 from fluxttice_core.model.operations import M, T

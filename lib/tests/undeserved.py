@@ -5,7 +5,7 @@ They depend on a machine's kernels, or on knowing which latents a certificate wi
 
 import torch
 
-from fluxttice_core.metrics.controls import oracle
+from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.model.network import D, DualVAE, Functions, linears
 from fluxttice_core.model.operations import C, T
 

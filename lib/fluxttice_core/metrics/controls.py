@@ -1,9 +1,8 @@
 """Controls: the networks that a number is compared with.
 
-CONTROLS are untrained, so a number that one of them reaches says nothing about learning. The oracle
-has weights set by hand, and the linear probe shows how little knowledge exact match takes. A
-certificate must also refuse `memoriser`, `permuted` and the three changed copies of the model
-(`gates.negative_controls`).
+CONTROLS are untrained, so a number that one of them reaches says nothing about learning. The linear
+probe shows how little knowledge exact match takes. A certificate must also refuse `memoriser` and
+`permuted`, in which generator and encoder disagree (`gates.negative_controls` lists all).
 
 Each is a network like any other: `encoder(vae)` gives posteriors, `decoder(vae)` gives logits.
 """
@@ -21,11 +20,10 @@ from ..model.network import D, Decode, DualVAE, Functions, Measurable, Posterior
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
-from .rate import TERCILE, axis_aligned_cells
+from .oracles import SHARPNESS, oracle
 from .reconstruction import posterior
 
 LOGIT_SCALE = 200.0  # at least that of params/train.yaml (tested)
-SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % of the information
 RADIUS = float(chdtri(D, 0.001)) ** 0.5  # 6.265: the norm of a prior latent is below it in 99.9 %
 CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
 
@@ -88,40 +86,7 @@ CONTROLS = {
 }
 
 
-# --- Weights set by hand, and a probe -----------------------------------------------------------
-
-
-@torch.no_grad()
-def oracle(exact_match: float = 0.9999) -> DualVAE:
-    """Weights set by hand in this architecture: an even generator with one latent per entry.
-
-    Latent i < 9 owns trit i, cut at the normal terciles by large logits; the posterior is the
-    cheapest at `exact_match` from a sample (`rate.axis_aligned_cells`); the other seven latents
-    are the prior. Every ReLU layer carries +x and -x in two units, since x = relu(x) - relu(-x)
-    and |x| = relu(x) + relu(-x), from which the encoder makes ln σ² of -1, 0, +1. It has learnt
-    nothing and gets PASS, because a certificate is about what a network does.
-    """
-    model, cells = DualVAE.fresh(0), axis_aligned_cells(exact_match)
-    pairs, eye = torch.cat([torch.eye(T), -torch.eye(T)]), torch.eye(2 * T)  # (18, T), (18, 18)
-    middle, outer = 2 * torch.tensor([cells.middle, cells.outer]).log()
-    logvar = torch.cat([middle.repeat(T), torch.zeros(D - T)])
-    ends = torch.tensor([-1.0, 0.0, 1.0])
-    weight = SHARPNESS * torch.kron(torch.eye(T), ends[:, None]) @ pairs.T
-    bias = (-SHARPNESS * TERCILE * ends.square()).repeat(T)
-    spread = (outer - middle) * pairs.T.abs(), logvar
-    codes = [(pairs,), (eye,), (eye,), (cells.mean * pairs.T,), spread]
-    for part, values in (
-        (model.encoder_A, codes),
-        (model.encoder_B, codes),
-        (model.decoder_A, [(pairs,), (eye,), (weight, bias)]),
-        (model.decoder_B, [(pairs,), *[()] * 4, (weight, bias)]),
-    ):
-        for parameter in part.parameters():
-            parameter.zero_()
-        for layer, corners in zip(linears(part), values, strict=True):
-            for tensor, corner in zip((layer.weight, layer.bias), corners, strict=False):
-                tensor[tuple(map(slice, corner.shape))] = corner
-    return model
+# --- A probe -----------------------------------------------------------------------------------
 
 
 def linear_probe(seed: int, n_train: int = 10) -> Functions:
@@ -162,11 +127,15 @@ def permuted(model: Measurable, seed: int) -> Functions:
     """
     table = _table(torch.randperm(M, generator=generator(seed, "permuted"))).to(model.device)
 
-    def permute(z: Tensor, logits: Tensor) -> Tensor:
-        inside = z.norm(dim=1) < RADIUS
-        return torch.where(inside[:, None, None], table[indices(logits, "argmax")], logits)
+    def decoder(vae: str) -> Decode:
+        def decode(z: Tensor) -> Tensor:
+            logits = model.decoder(vae)(z)
+            inside = z.norm(dim=1) < RADIUS
+            return torch.where(inside[:, None, None], table[indices(logits, "argmax")], logits)
 
-    return changed(model, permute)
+        return decode
+
+    return Functions(model.encoder, decoder, model.vaes, model.device)
 
 
 def memoriser(seed: int, parts: Split) -> Functions:
@@ -192,25 +161,6 @@ def memoriser(seed: int, parts: Split) -> Functions:
         return table[indices(best.decoder("A")(z), "argmax")]
 
     return Functions(lambda _vae: encode, lambda _vae: decode)
-
-
-def uneven(model: Measurable, factor: float = 8.0) -> Functions:
-    """`model`, but operation 0 has `factor` times its probability: latents beyond the norm that the
-    prior exceeds in (factor - 1)/M of draws decode to it, too."""
-    radius = float(chdtri(D, (factor - 1) / M)) ** 0.5
-    first = _table(torch.zeros(1, dtype=torch.int64)).to(model.device)  # (1, T, C)
-    return changed(
-        model, lambda z, logits: torch.where((z.norm(dim=1) > radius)[:, None, None], first, logits)
-    )
-
-
-def changed(model: Measurable, change: Callable[[Tensor, Tensor], Tensor]) -> Functions:
-    """`model` with `change(z, logits)` in place of its decoders' logits."""
-
-    def decoder(vae: str) -> Decode:
-        return lambda z: change(z, model.decoder(vae)(z))
-
-    return Functions(model.encoder, decoder, model.vaes, model.device)
 
 
 def _table(order: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from pydantic import model_validator
 from ..model.network import Measurable
 from ..model.operations import split
 from ..params import NonNegative, Share
-from .controls import CONTROLS, changed, linear_probe, memoriser, permuted, uneven
+from .controls import CONTROLS, linear_probe, memoriser, permuted
 from .marginal import MIN_LATENTS
 from .measurement import METRICS, Evaluation, Measurement
+from .negative_controls import scaled_logits, uneven
 from .results import Measured, Record
 
 Verdict = Literal["PASS", "FAIL", "ABSTAIN"]
@@ -156,14 +157,10 @@ def negative_controls(model: Measurable, p: Certify) -> dict[str, Callable[[], M
         "linear probe": partial(linear_probe, seed),
         "memoriser": partial(memoriser, seed, split(p.split_seed)),
         "permuted generator": partial(permuted, model, seed),
-        "uniform likelihood": partial(_scaled, model, 1e-6),
-        "huge logits": partial(_scaled, model, 1e25),
-        "one operation 8 times too frequent": partial(uneven, model),
+        "uniform likelihood": partial(scaled_logits, model, 1e-6),
+        "huge logits": partial(scaled_logits, model, 1e25),
+        "one operation 8 times too frequent": partial(uneven, model, 8.0),
     }
-
-
-def _scaled(model: Measurable, factor: float) -> Measurable:
-    return changed(model, lambda _z, logits: factor * logits)
 
 
 def evaluate_control(

@@ -10,7 +10,7 @@ from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
-from ..benchmark import ORACLE, PROBE, UNTRAINED, Benchmark
+from ..benchmark import ORACLE, PACKED, PROBE, UNTRAINED, Benchmark
 from ..metrics.controls import CONTROLS
 from ..metrics.gates import ControlResult, GateResult, metric_of
 from ..metrics.marginal import LIMIT_NATS, MIN_LATENTS
@@ -79,10 +79,12 @@ def summary(rows: pd.DataFrame, caption: str) -> Styler:
 
 
 def comparison(rows: pd.DataFrame, caption: str) -> HTML:
-    """Every metric beside the controls, the linear probe and the oracle, grouped by question: first
-    those that beat every control, then, folded, those that a control reaches."""
+    """Every metric beside the controls, the linear probe and the oracles, grouped by question. The
+    metrics that beat every control come first; those that a control reaches are folded."""
     compared, ranges = compare(rows), control_ranges(rows)
-    first = {key: rows[(rows.network == key) & (rows.vae == "A")] for key in (PROBE, ORACLE)}
+    first = {
+        key: rows[(rows.network == key) & (rows.vae == "A")] for key in (PROBE, ORACLE, PACKED)
+    }
     lines = []
     for name, both in compared.groupby(level="metric", sort=False):
         about = METRICS[str(name)]
@@ -93,7 +95,11 @@ def comparison(rows: pd.DataFrame, caption: str) -> HTML:
             line[title] = format_interval(
                 ends["low"].min().min(), ends["high"].max().max(), about.unit
             )
-        for title, found in (("linear probe, 10 examples", PROBE), ("oracle", ORACLE)):
+        for title, found in (
+            ("linear probe, 10 examples", PROBE),
+            (ORACLE, ORACLE),
+            (PACKED, PACKED),
+        ):
             values = first[found].set_index("metric").value
             line[title] = format_value(values.get(name), about.unit)
         lines.append(line | {"beats": both.beats_controls.all()})
