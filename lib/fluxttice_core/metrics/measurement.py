@@ -204,7 +204,7 @@ def beside_path() -> Path:
 
 def beside(p: Benchmark, report: Callable[[str], None] = print) -> Beside:
     """The stored rows (reports/controls.json) where the code that measures and the parameters are
-    the same, else measured now. `make controls` stores them anew."""
+    the same, else measured now. `fluxttice controls` stores them anew."""
     if beside_path().is_file():
         stored = files.parse_json(beside_path().read_bytes())
         if stored == stored | _key(p):

@@ -1,7 +1,7 @@
 """The evidence for the recipes: seeds × recipes, trained by 1_train; one table, and its answers:
 does a part of a recipe help, hurt, do nothing, or is it undecided?
 
-`make evidence` is the batch of params/evidence.yaml. It writes reports/evidence.csv, one row a
+`fluxttice evidence` is the batch of params/evidence.yaml. It writes reports/evidence.csv, one row a
 VAE; what is there already, by the same parameters, is not run again. Delete the file, or rows of
 it, to start afresh.
 """
