@@ -7,7 +7,7 @@ the model they hold.
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from pydantic import ValidationError
@@ -196,24 +196,29 @@ def _again(
 
 def agreement(row: Judged, again: Judged, same: bool) -> str:
     """`compare_values` of their figures; another verdict DIFFERS."""
-    said = compare_values(row.measured.model_dump(), again.measured.model_dump(), same)
-    return said if row.verdict == again.verdict else "DIFFERS"
+    then, now = ((m.value, m.low, m.high) for m in (row.measured, again.measured))
+    return compare_values(then, now, same) if row.verdict == again.verdict else "DIFFERS"
 
 
-def compare_values(old: Any, new: Any, same: bool) -> str:
-    """How two values from JSON agree, of which a `Measured` row is one: "equal"; on a machine that
-    is not the `same` also "in interval", or for a number without one "near"; else "DIFFERS".
+Number = tuple[float | None, float | None, float | None]
 
-    Float32 products are summed in another order there: a figure whose interval is a point may move
-    by a millionth, and a number without an interval, which may be drawn, by a hundredth (of itself,
-    or of 1 if it is less).
+
+def compare_values(old: Number, new: Number, same: bool) -> str:
+    """How two measured numbers agree, each with value, low and high (None where there is none).
+
+    "equal"; on a machine that is not the `same` also "in interval", or "near" for a number without
+    an interval; else "DIFFERS".
+
+    Float32 products are summed in another order there. So a number whose interval is a point may
+    move by a millionth, and a number without an interval, which may be drawn, by a hundredth (of
+    itself, or of 1 if it is less).
     """
+    (was, low, high), now = old, new[0]
     if old == new:
         return "equal"
-    was, now = (leaf["value"] if isinstance(leaf, dict) else leaf for leaf in (old, new))
-    if same or not all(type(value) in (int, float) for value in (was, now)):
+    if same or was is None or now is None:
         return "DIFFERS"
-    if not isinstance(old, dict):
+    if low is None or high is None:
         return "near" if abs(now - was) <= 0.01 * max(1, abs(was)) else "DIFFERS"
-    room = 1e-6 * abs(old["low"]) if old["low"] == old["high"] else 0.0
-    return "in interval" if old["low"] - room <= now <= old["high"] + room else "DIFFERS"
+    room = 1e-6 * abs(low) if low == high else 0.0
+    return "in interval" if low - room <= now <= high + room else "DIFFERS"

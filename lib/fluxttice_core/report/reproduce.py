@@ -7,7 +7,7 @@ number must lie within its recorded interval.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -96,24 +96,19 @@ def _rows(value: Any, labels: dict[str, Any], name: tuple[str, ...]) -> Iterator
 
 
 def compare(
-    old: pd.DataFrame, new: pd.DataFrame, same: bool, skipped: Collection[str] = ()
+    old: pd.DataFrame, new: pd.DataFrame, same: bool, skipped: Set[str] = frozenset()
 ) -> pd.DataFrame:
     """Two `table`s beside each other, with an `agreement`: `compare_values`, or "not checked" for
     the networks in `skipped`. A number that only one of them has DIFFERS."""
-    both = old.merge(new, "outer", KEY, suffixes=("_then", "_now"), indicator="found")
-
-    def agreement(row: Any) -> str:
-        if row.network in skipped or row.found != "both":
-            return "not checked" if row.network in skipped else "DIFFERS"
-        then = _leaf(row.value_then, row.low_then, row.high_then)
-        return compare_values(then, _leaf(row.value_now, row.low_now, row.high_now), same)
-
-    return both.assign(agreement=[agreement(row) for row in both.itertuples()])
-
-
-def _leaf(*number: float) -> Any:
-    value, low, high = (None if pd.isna(end) else end for end in number)
-    return value if low is None else {"value": value, "low": low, "high": high}
+    both = old.merge(new, "outer", KEY, suffixes=(" then", " now"), indicator="found")
+    plain = both.astype(object).where(both.notna(), None)
+    then, now = (plain[[f"{end} {when}" for end in NUMBER]].to_numpy() for when in ("then", "now"))
+    both["agreement"] = [
+        compare_values(tuple(was), tuple(is_), same) if found == "both" else "DIFFERS"
+        for found, was, is_ in zip(both.found, then, now, strict=True)
+    ]
+    both.loc[both.network.isin(skipped), "agreement"] = "not checked"
+    return both
 
 
 def _measure_controls(
@@ -135,9 +130,10 @@ def _measure_controls(
 def _report(result: pd.DataFrame, path: Path, problems: list[str]) -> None:
     files.write_bytes(path, result.drop(columns="found").to_csv(index=False).encode())
     differ, words = result.query("agreement == 'DIFFERS'"), result.agreement.tolist()
-    names = [" ".join(filter(None, row)) for row in differ[KEY].itertuples(index=False)]
-    for name, row in zip(names[:SHOWN], differ.itertuples(), strict=False):
-        print(f"{name}: {row.value_then:.9g} then, {row.value_now:.9g} now")
+    names = [" ".join(filter(None, row)) for row in differ[KEY].to_numpy()]
+    pairs = zip(names[:SHOWN], differ["value then"], differ["value now"], strict=False)
+    for name, then, now in pairs:
+        print(f"{name}: {then:.9g} then, {now:.9g} now")
     counts = {word: words.count(word) for word in ("equal", "in interval", "near", "DIFFERS")}
     said = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
     print(f"{sum(counts.values()):,} numbers measured again: {said or 'none'}")
