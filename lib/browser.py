@@ -1,6 +1,7 @@
 """A page in a real Chromium, over its DevTools protocol: what the browser tests open.
 
-Run as a script (`make picture`), it takes README's picture from the published explore.html.
+Run as a script (`.venv/bin/python lib/browser.py`), it takes README's picture from the published
+explore.html.
 """
 
 import base64
@@ -125,9 +126,7 @@ def picture(source: Path, target: Path, scheme: str = "light") -> None:
 if __name__ == "__main__":
     listed = subprocess.check_output(["git", "ls-files", "reports/*/explore.html"], text=True)
     if chromium() is None:
-        raise SystemExit(
-            "make picture needs Chromium or Chrome, and there is none on this machine."
-        )
+        raise SystemExit("The picture needs Chromium or Chrome, and there is none on this machine.")
     published = Path(listed.strip())
     picture(published, published.with_suffix(".png"))
     print(published.with_suffix(".png"))

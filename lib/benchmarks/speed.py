@@ -1,4 +1,5 @@
-"""`make bench`: is it fast, and how far from what the arithmetic allows? Ratios within one run.
+"""Is it fast, and how far from what the arithmetic allows? Ratios within one run, by
+`.venv/bin/python lib/benchmarks/speed.py`.
 
 Wall times of this machine at this moment; ratios of alternating runs survive its noise.
 """

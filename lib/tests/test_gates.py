@@ -1,7 +1,7 @@
 """The gates: what they pass, what they must refuse, and how small a defect they find.
 
-What must be refused is written by hand, has learnt nothing or is planted; `make power` makes the
-whole table of what is found.
+What must be refused is written by hand, has learnt nothing or is planted; `fluxttice power` makes
+the whole table of what is found.
 """
 
 import itertools

@@ -1,10 +1,12 @@
 """What is installed: the pins hold on every Python promised, and the wheel works on its own."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import nbformat
@@ -48,6 +50,43 @@ def uv(*words: object) -> None:
     if done.returncode and UNREACHABLE.search(done.stderr):
         pytest.fail("The package index cannot be reached, and this test needs it.", pytrace=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout whose path has a blank and a `#`, with a .venv that was made for it; and `make
+    .venv/ready` there, by a Python that is too old to make another."""
+    place = tmp_path / "a #b"
+    place.mkdir()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, place)
+    pins = subprocess.run("cat requirements.lock pyproject.toml | cksum", shell=True, cwd=place,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    (place / ".venv").mkdir()
+    (place / ".venv/ready").write_text(f"{place.resolve()} {pins.stdout}")
+
+    def make(folder):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        command = ["make", ".venv/ready", "PYTHON=false"]
+        return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
+
+    return place, make
+
+
+def test_an_environment_is_made_again_only_for_another_place_or_other_pins(checkout, tmp_path):
+    place, make = checkout
+    ahead = time.time() + 10**8
+    os.utime(place / "requirements.lock", (ahead, ahead))
+    done = make(place)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    shutil.copytree(place, tmp_path / "copied")
+    with (place / "requirements.lock").open("a") as pins:
+        pins.write("another==1\n")
+    for folder in (place, tmp_path / "copied"):
+        done = make(folder)
+        first, *rest = done.stderr.splitlines()
+        assert first.startswith("fluxttice needs Python 3.11 or newer, and false is not")
+        assert done.returncode and all(line.startswith("make") for line in rest)
 
 
 @pytest.mark.parametrize("python", ["3.11.0", "3.12", "3.13", "3.14"])

@@ -7,7 +7,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from ..model.network import Decode, Functions, Measurable, read_out
+from ..model.network import Decode, Functions, Measurable, decode_logits
 from ..model.operations import C, T
 from .rate import TERCILE
 
@@ -55,4 +55,4 @@ def uneven(model: Measurable, times: float) -> Functions:
 
 def _is_zero(logits: Tensor) -> Tensor:
     """(B,) bool: whether all trits are 0 (class 1) by argmax, of logits (B, T, C)."""
-    return (read_out(logits, "argmax") == 1).all(1)
+    return (decode_logits(logits, "argmax") == 1).all(1)
