@@ -7,9 +7,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from planted import notebook, sentence
+from test_checkpoint import pt, v5_5
 
 from fluxttice_core import cli, files, params
 from fluxttice_core.certification import signing
+from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.report import run
 
 MISSED = "from fluxttice_core.errors import ThresholdMissed\nraise ThresholdMissed('0.1 is low')"
@@ -52,7 +54,7 @@ def test_a_finished_notebook_has_a_page_that_needs_no_network(execute, monkeypat
     "code, words",
     [
         ("raise KeyError(f'{seed} is\\ntoo low')", "1_train stopped: KeyError: '2 is"),
-        ("import os\nos.kill(os.getpid(), 9)", "1_train stopped: its kernel died without a word."),
+        ("import os\nos.kill(os.getpid(), 9)", "1_train stopped: its kernel died. It was killed"),
     ],
 )
 def test_a_stopped_notebook_is_unfinished_and_its_page_shows_where(execute, caplog, code, words):
@@ -74,7 +76,7 @@ def test_a_missed_training_is_finished_and_nothing_follows_it(project, reports, 
     [shown] = [output for cell in book.cells for output in cell.get("outputs", [])]
     assert shown.traceback == ["ThresholdMissed: 0.1 is low"]
     assert "encountered" not in (folder / "1_train.html").read_text("utf-8")
-    assert "its training missed a bound: 0.1" in refused("report", "--resume", str(folder)).err
+    assert "its training missed a bound." in refused("report", "--resume", str(folder)).err
 
 
 @pytest.fixture
@@ -130,6 +132,18 @@ def test_a_given_checkpoint_is_measured_and_nothing_is_trained(stubs, saved):
     assert cli.main(["report", "--checkpoint", str(saved)]) == 0
     measured = {step: values["checkpoint"] for step, values in stubs[0].items()}
     assert measured == dict.fromkeys(("benchmark", "certify"), str(saved))
+
+
+def test_a_foreign_file_is_converted_once_and_the_run_measures_its_own_copy(
+    stubs, reports, tmp_path, untrained
+):
+    (tmp_path / "x.pt").write_bytes(pt(v5_5(untrained)))
+    assert cli.main(["report", "--checkpoint", str(tmp_path / "x.pt")]) == 0
+    [folder] = reports.glob("*/*/")
+    loaded = checkpoints.load(folder / "checkpoint")
+    assert loaded.section("imported")["sha256"] == files.sha256((tmp_path / "x.pt").read_bytes())
+    measured = {step: values["checkpoint"] for step, values in stubs[0].items()}
+    assert measured == dict.fromkeys(("benchmark", "certify"), "")
 
 
 @pytest.mark.parametrize("name", ["benchmark", "certify"])

@@ -95,17 +95,12 @@ def _parameters(step: str) -> dict[str, Any]:
     from IPython import get_ipython
 
     variables = get_ipython().user_ns
-    injected = _assigned(variables["In"])
+    cells = [cell for cell in variables["In"] if cell.startswith("# Parameters")]
+    nodes = [node for cell in cells[-1:] for node in ast.walk(ast.parse(cell))]
+    injected = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     if "recipe" in injected:
         names = injected
     else:
         kind = KINDS.get(step) or loop.parameters(variables, f"notebook {step}")
         names = [*kind.model_fields, *injected]
     return {name: variables[name] for name in names if name in variables}
-
-
-def _assigned(cells: list[str]) -> list[str]:
-    """The names that papermill's cell assigns; none where no cell of `cells` is papermill's."""
-    source = next((cell for cell in reversed(cells) if cell.startswith("# Parameters")), "")
-    names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
-    return [node.id for node in names if isinstance(node.ctx, ast.Store)]

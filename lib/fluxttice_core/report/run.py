@@ -14,8 +14,6 @@ from typing import Any
 
 import nbformat
 import papermill
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
@@ -23,8 +21,8 @@ from traitlets.config import Config
 
 from .. import files, params
 from ..checkpoints import folder as checkpoints
-from ..errors import InputError, ThresholdMissed, printable
-from . import index
+from ..errors import InputError, ThresholdMissed
+from . import index, kernel
 from .notebook import check
 
 # Step → its notebook, in the order they run.
@@ -97,7 +95,7 @@ def _check_signing_key() -> None:
 
     key = os.environ.get(signing.KEY_VARIABLE)
     if key:
-        signing.public_key(files.resolve(key))
+        signing.public_key(files.root() / Path(key).expanduser())  # as 3_certify finds it
 
 
 def _new(
@@ -153,21 +151,14 @@ def _unfinished(path: str) -> tuple[Path, dict[str, dict[str, Any]]]:
         raise InputError(f"{path} cannot be resumed because it records no parameters of a run.")
     if not steps:
         raise InputError(f"{path} cannot be resumed because it is complete.")
-    if missed := _missed(folder / f"{NOTEBOOKS['train']}.ipynb"):
-        raise InputError(f"{path} cannot be resumed because its training missed a bound: {missed}")
+    training = folder / f"{NOTEBOOKS['train']}.ipynb"
+    if training.is_file() and "fluxttice" in nbformat.read(training, as_version=4).metadata:
+        raise InputError(f"{path} cannot be resumed because its training missed a bound.")
     for step in steps:
         for pattern in (f"{NOTEBOOKS[step]}.*", *OUTPUTS.get(step, ())):
             for left in folder.glob(pattern):
                 files.delete(left)
     return folder, steps
-
-
-def _missed(notebook: Path) -> str:
-    """The sentence by which an executed notebook failed its verdict; empty if it did not."""
-    if not notebook.is_file():
-        return ""
-    metadata = nbformat.read(notebook, as_version=4).metadata
-    return metadata.get("fluxttice", {}).get("missed", "")
 
 
 def execute(step: str, parameters: dict[str, Any], folder: Path) -> None:
@@ -226,26 +217,6 @@ def export_html(path: Path) -> Path:
     return target
 
 
-class _Kernel(AsyncKernelManager):
-    """A kernel of this very Python, whichever one is installed under the name python3.
-
-    Its standard error goes to a file, because libraries write there as they end. Its temporary
-    files go into the folder of its sockets, so that a killed kernel leaves nothing elsewhere.
-    """
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        python = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        ours = "--IPKernelApp.kernel_class=fluxttice_core.report.kernel.Kernel"
-        return KernelSpec(argv=[*python, ours, "--IPKernelApp.log_level=CRITICAL"])
-
-    async def start_kernel(self, **named: Any) -> None:
-        place = os.path.dirname(self.ip)
-        with open(f"{place}/stderr", "wb") as stderr:
-            env = {**os.environ, "TMPDIR": place}
-            await super().start_kernel(stderr=stderr, env=env, **named)
-
-
 def _papermill(name: str, parameters: dict[str, Any], target: Path) -> None:
     """papermill of notebooks/NAME.ipynb from the repository's root; cell output is printed.
 
@@ -256,17 +227,15 @@ def _papermill(name: str, parameters: dict[str, Any], target: Path) -> None:
     for logger in ("papermill", "traitlets", "asyncio"):  # our own sentences say it
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     with files.short_tempdir() as place:
-        kernel = {"transport": "ipc", "ip": f"{place}/kernel", "shutdown_wait_time": 60,
-                  "connection_file": f"{place}/kernel.json"}  # fmt: skip
+        sockets = {"transport": "ipc", "ip": f"{place}/kernel", "shutdown_wait_time": 60,
+                   "connection_file": f"{place}/kernel.json"}  # fmt: skip
         try:
             papermill.execute_notebook(
                 str(files.root() / f"notebooks/{name}.ipynb"), str(target), parameters=parameters,
                 kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
-                config=Config({"KernelManager": kernel}), kernel_manager_class=_Kernel,
+                config=Config({"KernelManager": sockets}), kernel_manager_class=kernel.Manager,
                 cwd=str(files.root()),
             )  # fmt: skip
-        except RuntimeError:  # DeadKernelError, and what nbclient raises before the first cell
-            said = Path(place, "stderr").read_text("utf-8", "replace").strip()
-            last = printable(said.rpartition("\n")[2])
-            words = f"({last})" if last else "without a word"
-            raise StepFailed(f"{name} stopped: its kernel died {words}.") from None
+        except RuntimeError:  # from nbclient; a DeadKernelError, or one before the first cell
+            died = "its kernel died. It was killed, or there was too little memory"
+            raise StepFailed(f"{name} stopped: {died}.") from None
