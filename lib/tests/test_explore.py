@@ -8,11 +8,11 @@ import torch
 from planted import ceiling
 from py_mini_racer import MiniRacer
 from scipy import stats
-from test_lineage import STATES
+from test_layouts import STATES
 
 import browser
 from fluxttice_core.checkpoints import folder as checkpoints
-from fluxttice_core.checkpoints.lineage import network_of
+from fluxttice_core.checkpoints.layouts import network_of
 from fluxttice_core.metrics.coverage import indices
 from fluxttice_core.model.network import DualVAE, prior
 from fluxttice_core.model.operations import C, M, T, all_operations

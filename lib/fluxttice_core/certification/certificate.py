@@ -136,7 +136,7 @@ def issue(folder: Path, loaded: Checkpoint, stated: Certificate, key: str = "") 
     Raises:
         InputError: `folder` exists, or the key cannot sign.
     """
-    contents, signature = dict(checkpoints.contents(loaded)), None
+    contents, signature = dict(loaded.contents), None
     if key:
         contents[signing.PUBLIC_KEY] = signing.public_key(key)
         print_ = signing.fingerprint(contents[signing.PUBLIC_KEY])
