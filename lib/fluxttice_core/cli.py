@@ -100,10 +100,10 @@ def _verify(path: str, quick: bool, public_key: str | None, attest: str | None) 
 
 
 def _import(old: str, folder: str) -> None:
-    """turn a .pt of the original's into one of ours"""
+    """turn a .pt of torch into a checkpoint folder"""
     from .checkpoints import folder as checkpoints  # torch, too, takes a second
 
-    checkpoints.import_original(old, Path(folder))
+    checkpoints.import_pt(old, Path(folder))
     loaded = checkpoints.load(folder)
     print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
     print(f"from {old}, sha256 {loaded.manifest['imported']['sha256']}")

@@ -19,6 +19,6 @@ class ThresholdMissed(InputError):
     """
 
 
-def printable(text: object) -> str:
-    """A foreign file's words, fit for a sentence: at most 80 characters, all of them printable."""
-    return "".join(c if c.isprintable() else "?" for c in str(text)[:80])
+def printable(text: object, most: int = 80) -> str:
+    """A foreign file's words, fit for a sentence: at most `most` characters, all printable."""
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:most])

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import answer
 
 from fluxttice_core import cli, files, params
+from fluxttice_core.checkpoints import convert
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.metrics import reconstruction
 from fluxttice_core.metrics.gates import Certify
@@ -74,6 +76,12 @@ def strict() -> Certify:
     """The strict bounds of certification, as their YAML file has them."""
     stated = params.read_yaml(ROOT / "params" / "certify.yaml")
     return params.check(Certify, {**stated, "checkpoint": "x", "run_dir": ""}, "test")
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """A `.pt` is read by a fork of this process."""
+    monkeypatch.setattr(convert, "answer", answer)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Hostile files are loaded by a process of their own, so that a crash, and the mem
 show. Attacks on what is signed are in test_certification.py.
 """
 
-import contextlib
 import io
 import itertools
 import json
@@ -20,19 +19,16 @@ import zipfile
 from collections import OrderedDict
 
 import numpy as np
-import pytest
 import safetensors.torch
 import torch
+from forked import answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoint import pt, v5_5
-from test_lineage import BARE
+from test_layouts import BARE
 
 from fluxttice_core import files
-from fluxttice_core.checkpoints import archive
 from fluxttice_core.checkpoints import folder as checkpoint
-from fluxttice_core.checkpoints.lineage import network_of, read_original
-from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
 
 CALLS = """
@@ -119,7 +115,7 @@ def listed(*steps):
 ORDERED, ENCODE = b"ccollections\nOrderedDict\n", b"c_codecs\nencode\n"
 PAIR = b"X\x01\0\0\0kN"  # a key and its value
 
-# What torch.load(weights_only=True) makes without a word.
+# What torch.load(weights_only=True) itself makes without a word.
 LET_THROUGH = {
     "name twice": state_of(b"}(" + PAIR + PAIR + b"u"),
     "name twice in time": state_of(b"}" + (PAIR + b"s") * 2),
@@ -179,9 +175,9 @@ def hostile_programs():
         "tuple as key": state_of(b"}", tuples, b"Ns"), "list as key": state_of(b"}]Ns"),
         "laughs": state_of(listed(*laughs)),
         "deep": state_of(b"]" * 9_000, b"a" * 8_999),
-        "many lists": b"\x80\x02(" + b"]" * (archive.MAX_STEPS - 9) + b"t.",
-        "too many": b"\x80\x02(" + b"]" * archive.MAX_STEPS + b"t.",
-        "too long": b"\x80\x02(" + b"]" * (archive.MAX_PROGRAM + 9) + b"t.",
+        "many lists": b"\x80\x02(" + b"]" * (2**19) + b"t.",
+        "too many": b"\x80\x02(" + b"]" * 2**20 + b"t.",
+        "too long": b"\x80\x02(" + b"]" * (2**22) + b"t.",
         "huge dtype": state_of(code), "huge number": state_of(
             b"cnumpy._core.multiarray\nscalar\n", code, b"\x85R"),
         "big endian number": state_of(pickle.dumps(np.dtype(">f8"), 2)[2:-1]),
@@ -335,30 +331,27 @@ def write_links(place, saved):
             make(folder / name)
 
 
-# Read as data, and refused because there is no network in them: a flag without effect, a large
-# memo number, many lists, code that nothing reads, and tensors that torch itself can hold.
-HARMLESS = {
-    "flag 8", "flag 2048", "huge memo", "many lists", "torchscript", "two folders",
-    *(f"tensor {n}{where}" for n in (1, 2, 15, 16, 17) for where in ("", " beside")),
-}  # fmt: skip
 LOADER = """
 import json, resource, sys
 from pathlib import Path
-from fluxttice_core.checkpoints import archive, folder
+import forked
+from fluxttice_core.checkpoints import convert, folder, sandbox
 from fluxttice_core.errors import InputError
-found, was_read, read = {}, [], archive.read
-def noted(data):
-    content = read(data)
-    was_read.append(path.name)
-    return content
-archive.read = noted
+users = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+convert.answer, found, slowest = forked.answer, {}, 0
+sandbox.PROCESSOR = 1  # second, or the endless ones take most of the time
+def processor():
+    return sum(sum(resource.getrusage(user)[:2]) for user in users)
 for path in Path(sys.argv[1]).iterdir():
+    began = processor()
     try:
-        found[path.name] = [False, repr(folder.load(path))]
+        found[path.name] = ["read", repr(folder.load(path))]
     except BaseException as error:
-        found[path.name] = [type(error) is InputError, str(error) or repr(error)]
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([found, was_read, peak]))
+        kind = "refused" if type(error) is InputError else "failed"
+        found[path.name] = [kind, str(error) or repr(error)]
+    slowest = max(slowest, processor() - began)
+peak = max(resource.getrusage(user).ru_maxrss for user in users)
+print(json.dumps([found, peak, slowest]))
 """
 
 
@@ -384,51 +377,33 @@ def write_hostile(place, mark, saved):
     return names
 
 
-def test_hostile_files_are_refused_in_a_sentence_and_nothing_runs(tmp_path, saved):
+def test_no_hostile_file_runs_crashes_or_takes_much(tmp_path, saved):
+    """Each is refused in a sentence; a `.pt` may also be read, as a network that it does hold."""
     place, mark = tmp_path / "hostile", tmp_path / "it-ran"
     place.mkdir()
     names = write_hostile(place, mark, saved)
     loading = [sys.executable, "-c", LOADER, place]
-    done = subprocess.run(loading, capture_output=True, text=True, timeout=300)
+    here = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    done = subprocess.run(loading, capture_output=True, text=True, timeout=300, env=here)
     assert done.returncode == 0, done.stderr[-2_000:]
-    found, was_read, peak = json.loads(done.stdout)
-    sentences = {names.get(name, name): said for name, (_, said) in found.items()}
-    assert [(names.get(name, name), how) for name, how in found.items() if not how[0]] == []
-    assert [s for s in sentences.values() if "\n" in s or s[-1] != "." or len(s) > 700] == []
-    assert all(name in sentences[f"reduce {name}"] for name in CALLS)
-    assert {names[name] for name in was_read} == HARMLESS
-    assert not mark.exists() and peak * 1024 < 10**9 and len(found) > 800
-
-
-@pytest.mark.parametrize("name", BARE)
-def test_what_is_thrown_at_v5_5_no_layout_lets_through(tmp_path, name):
-    """Code in each part of its file, damaged archives, and headers that lie."""
-    state, mark = BARE[name], tmp_path / "it-ran"
-    good = {"model_state": state, "optimizer": {}, "metrics": {"Q": 2.0}, "config": {}}
-    let_through = []
-    archives = hostile_places(mark, good), hostile_tensors(state), damaged(pt(good))
-    network_of(read_original(written(good), "x")[0], "x")  # without an attack it is read
-    for what, data in itertools.chain(*archives):
-        with contextlib.suppress(InputError):
-            let_through.append((what, network_of(read_original(data, what)[0], what)))
-    for what, data in hostile_safetensors(network_of(state, "x")):
-        if what == "extra name":  # and then whole files, which test_lineage edits in each layout
-            break
-        manifest = json.dumps({"weights": {"sha256": files.sha256(data)}}).encode()
-        with contextlib.suppress(InputError):
-            let_through.append((what, checkpoint.from_bytes(data, manifest, what, what)))
-    assert let_through == [] and not mark.exists()
+    found, peak, slowest = json.loads(done.stdout)
+    read = {names.get(name, name) for name, (kind, _) in found.items() if kind == "read"}
+    said = {names.get(name, name): text for name, (kind, text) in found.items() if kind != "read"}
+    assert not mark.exists() and len(found) > 800
+    assert peak * 1024 < 10**9 and slowest < 3
+    assert [how for how in found.values() if how[0] == "failed"] == []
+    assert [text for text in said.values() if "\n" in text or text[-1] != "."] == []
+    assert [text for text in said.values() if len(text) > len(str(place)) + 400] == []
+    assert len(read) < 10  # of 581, and each holds all that a network needs
+    assert "posix.system" in said["reduce posix.system"]
 
 
 def test_the_attacks_are_real(tmp_path):
-    """The calls would run, and torch lets through what is said of it; or nothing above counts."""
+    """The calls would run, or nothing above counts."""
     calls = dict(hostile_calls(mark := tmp_path / "it-ran"))
     with zipfile.ZipFile(io.BytesIO(calls["reduce posix.system"])) as opened:
         pickle.loads(opened.read("archive/data.pkl"))
     assert mark.exists()
-    for program in LET_THROUGH.values():
-        with torch.serialization.safe_globals(archive.NUMPY):
-            torch.load(io.BytesIO(zipped(program)), weights_only=True)
 
 
 with zipfile.ZipFile(io.BytesIO(pt({"model": {"x": torch.ones(4)}, "phase": [1.5, "a"]}))) as _file:
@@ -439,10 +414,8 @@ CHANGED = st.tuples(st.integers(0, len(PROGRAM)), st.integers(0, 9), st.binary(m
 )
 
 
-@settings(max_examples=600, deadline=None, database=None, derandomize=True)
+@settings(max_examples=100, deadline=None, database=None, derandomize=True)
 @given(ANY | CHANGED)
-def test_any_program_is_read_or_refused(program):
-    try:
-        archive.read(zipped(program))
-    except archive.Refused as error:
-        assert "\n" not in str(error)
+def test_any_program_is_answered_with_a_line(program):
+    facts, _, weights = answer(zipped(program)).partition(b"\n")
+    assert ("refused" in json.loads(facts)) == (weights == b"")

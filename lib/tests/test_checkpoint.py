@@ -1,10 +1,11 @@
-"""Checkpoints of ours and the original's: what is written comes back, all else is refused.
+"""Checkpoints and foreign `.pt` files: what is written is read again, all else is refused.
 
 Files made to do harm are in test_attacks.py.
 """
 
 import io
 import json
+import math
 import os
 import pickle
 import zipfile
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from forked import answer
 from planted import same, sentence
 
 from fluxttice_core import cli, files
-from fluxttice_core.checkpoints import archive
+from fluxttice_core.checkpoints import convert, sandbox
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
 from fluxttice_core.model.network import DualVAE
@@ -132,53 +134,84 @@ def test_a_path_to_nothing_is_refused(tmp_path):
     assert "64 MiB" in refused(file)
 
 
+HTML = b"\n<!DOCTYPE html><html><body>Sign in</body></html>"
 FOREIGN = {
-    "pickle": pickle.dumps({"model": {}}),
-    "safetensors of nothing": safetensors.torch.save({}),
-    "torch list": pt([1, 2]),
-    "no state dict": pt({"epoch": 1}),
-    "model is a list": pt({"model": [1]}),
-    "model is empty": pt({"model": {}}),
-    "odd keys": pt({"model": {1: torch.ones(1), None: 2}}),
-    "legacy torch": pt({"model": {"x": torch.ones(3)}}, _use_new_zipfile_serialization=False),
-    "protocol 4": pt({"model": {"x": torch.ones(3)}}, pickle_protocol=4),
-}
+    "bare pickle": pickle.dumps({"model": {}}),
+    "safetensors": safetensors.torch.save({}),
+    "no dict": pt([1, 2]),
+    "must have one state dict": pt({"epoch": 1}),
+    "none of model": pt({"model": [1]}),
+    "no encoder": pt({"model": {}}),
+    "is no dense tensor": pt({"model": {1: torch.ones(1), None: 2}}),
+    "torch before 1.6":
+        pt({"model": {"x": torch.ones(3)}}, _use_new_zipfile_serialization=False),
+    "not write it": pt({"model": {"x": torch.ones(3)}}, pickle_protocol=4),
+    "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 975000\n",
+    "a web page": HTML,
+    "checksums": pt({"model": {"x": torch.ones(99)}}).replace(b"\0\0\x80?", b"\0\0\x81?"),
+    "not a .pt of torch": b"no archive",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
-def test_a_foreign_file_is_refused(tmp_path, data):
+@pytest.mark.parametrize("words", FOREIGN)
+def test_a_foreign_file_is_refused_as_what_it_is(tmp_path, words, forked):
     path = tmp_path / "file.pt"
-    path.write_bytes(data)
+    path.write_bytes(FOREIGN[words])
     assert str(path) in refused(path)
+    assert words in refused(path) or words == "safetensors"
 
 
 # --- Reading a .pt as data ---
 
 
+def claims(content):
+    """The facts of a `.pt` that holds `content` beside an empty state dict."""
+    return sandbox.read(pt({"model": {}, **content}))[0]
+
+
 def test_scalars_of_an_older_numpy_load():
     """Its scalars name `numpy.core`, which newer versions call `numpy._core`."""
-    with zipfile.ZipFile(io.BytesIO(pt([np.float64(0.25)]))) as source:
-        [program] = [source.read(name) for name in source.namelist() if "data.pkl" in name]
+    with zipfile.ZipFile(io.BytesIO(pt({"model": {}, "x": np.float64(0.25)}))) as source:
+        records = {name: source.read(name) for name in source.namelist()}
     with zipfile.ZipFile(older := io.BytesIO(), "w") as target:
-        target.writestr("archive/data.pkl", program.replace(b"cnumpy._core.", b"cnumpy.core."))
-    assert b"cnumpy._core." in program and archive.read(older.getvalue()) == [0.25]
+        for name, data in records.items():
+            target.writestr(name, data.replace(b"cnumpy._core.", b"cnumpy.core."))
+    assert any(b"cnumpy._core." in data for data in records.values())
+    assert sandbox.read(older.getvalue())[0]["claims"] == {"x": 0.25}
 
 
 SHARED = {"version": "5.12"}
 PLAIN = [
-    None, True, False, 0, -1, 255, 65_535, 2**31, -(2**63), 2**63 - 1, 0.1, -0.0, float("inf"), "",
-    "Größe", [], [[1], [2]], {}, {"a": {"b": [1.5]}}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4),
-    {7: "number"}, list(range(3_000)), b"bytes", [SHARED, SHARED],
+    None, True, False, 0, -1, 255, 65_535, 2**31, -(2**63), 2**63 - 1, 0.1, -0.0, "", "Größe", [],
+    [[1], [2]], {}, {"a": {"b": [1.5]}}, list(range(3_000)), [SHARED, SHARED],
 ]  # fmt: skip
 SCALARS = [
     np.float64(0.1), np.float32(0.5), np.float16(0.5), np.int64(-7), np.int32(7), np.int8(-1),
-    np.uint8(255), np.uint64(2**63), np.bool_(True), np.bool_(False),
+    np.uint8(255), np.uint64(2**63), np.bool_(True), np.bool_(False), torch.tensor(1.5),
 ]  # fmt: skip
 
 
 def test_plain_values_come_as_they_were_and_numpys_as_their_numbers():
-    read = archive.read(pt(PLAIN + SCALARS))
-    assert repr(read) == repr(PLAIN + [value.item() for value in SCALARS])
+    facts = claims({"x": PLAIN + SCALARS})
+    assert repr(facts["claims"]["x"]) == repr(PLAIN + [value.item() for value in SCALARS])
+    assert facts["cut"] == 0
+
+
+def test_claims_are_cut_to_plain_data_and_counted():
+    deep = []
+    for _ in range(99):
+        deep = [deep]
+    facts = claims({
+        "bytes": b"x", "pair": (1, -math.inf), "nan": [math.nan], "huge": 2**64, 7: {1: 2},
+        "long": [0] * 2**20, "text": "x" * 2**20, "deep": deep, "ema": {"shadow": [torch.ones(2)]},
+        "surrogate": "\ud800", "radii": torch.ones(10), "optimizer": {}, "epoch": "last",
+    })  # fmt: skip
+    assert facts["parts"] == ["ema", "radii"] and facts["cut"] == 5 and facts["epoch"] is None
+    assert "(list)" in repr(facts["claims"].pop("deep"))
+    assert facts["claims"] == {
+        "bytes": "(bytes)", "pair": [1, "-inf"], "nan": ["nan"], "huge": "(int)", "7": {"1": 2},
+        "long": "(list)", "text": "(str)", "surrogate": "?", "optimizer": {}, "epoch": "last",
+    }  # fmt: skip
 
 
 DTYPES = "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
@@ -189,14 +222,27 @@ def test_tensors_views_and_parameters_come_as_they_were(dtype):
     base = (3 * torch.randn(4, 6, generator=generator(0, "test"))).to(getattr(torch, dtype))
     tensors = [base, base.T, base[2], base[::2, 1::3], base, base[0, 0], base[:0], base[None, :1]]
     tensors.append(torch.nn.Parameter(base, requires_grad=dtype.startswith("float")))
-    for read, tensor in zip(archive.read(pt(tensors)), tensors, strict=True):
-        assert read.dtype == tensor.dtype and torch.equal(read, tensor)
+    state = {str(number): tensor for number, tensor in enumerate(tensors)}
+    found = safetensors.torch.load(sandbox.read(pt({"model": state}))[1])
+    assert same(found, state) and all(found[k].dtype == state[k].dtype for k in state)
+
+
+def test_the_child_reads_a_file_and_is_ended_in_time(monkeypatch, old):
+    """In a Python of its own. The slow pickle hashes a pair of pairs of pairs …, 60 deep."""
+    data = old.read_bytes()
+    assert convert.answer(data) == answer(data) != b""
+    pairs = b"".join(b"q%ch%c\x86" % (number, number) for number in range(60))
+    with zipfile.ZipFile(slow := io.BytesIO(), "w") as target:
+        target.writestr("archive/data.pkl", b"\x80\2})" + pairs + b"Ns.")
+        target.writestr("archive/version", b"3\n")
+    monkeypatch.setattr(convert, "SECONDS", 1)
+    assert convert.answer(slow.getvalue()) == b""
 
 
 # --- Importing ---
 
 
-def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys):
+def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys, forked):
     assert cli.main(["import", str(old), str(tmp_path / "new" / "ours")]) == 0
     loaded, data = checkpoint.load(tmp_path / "new" / "ours"), old.read_bytes()
     assert same(loaded.model.state_dict(), untrained.state_dict()) and loaded.epoch == 103
@@ -204,23 +250,23 @@ def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys)
     assert loaded.sha256 in capsys.readouterr().out
     assert loaded.manifest["imported"] == {
         "file": "old.pt", "sha256": files.sha256(data), "bytes": len(data), "layout": "v5.5",
-        "state": "model", "left_out": {"optimizer": "state of an optimiser"},
+        "state": "model", "ignored": {"optimizer": "state of an optimiser"}, "cut": 0,
     }  # fmt: skip
     wrote = v5_5(untrained, config={"a": 1}, note="x")
     wrote["statenet_corrections"]["delta_lambda3"] = ["nan"]
     assert loaded.manifest["claims"] == {k: wrote[k] for k in wrote.keys() - {"model", "optimizer"}}
 
 
-def test_what_is_ours_already_is_not_imported(tmp_path, saved, old):
-    imported = checkpoint.import_original(old, tmp_path / "a")
+def test_what_is_a_checkpoint_already_is_not_imported(tmp_path, saved, old, forked):
+    imported = checkpoint.import_pt(old, tmp_path / "a")
     for path in (saved, saved / checkpoint.WEIGHTS, imported):
-        with pytest.raises(InputError, match="ours already"):
-            checkpoint.import_original(path, tmp_path / "ours")
+        with pytest.raises(InputError, match="already"):
+            checkpoint.import_pt(path, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.parametrize("where", ["exists", "file/ours", "link"])
-def test_a_place_that_cannot_be_written_is_named_and_left(tmp_path, old, where, capsys):
+def test_a_place_that_cannot_be_written_is_named_and_left(tmp_path, old, where, capsys, forked):
     (tmp_path / "exists").mkdir()
     (tmp_path / "file").write_text("precious")
     (tmp_path / "link").symlink_to("nowhere")

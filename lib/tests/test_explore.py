@@ -7,11 +7,11 @@ import pytest
 import torch
 from planted import ceiling
 from py_mini_racer import MiniRacer
-from test_lineage import STATES
+from test_layouts import STATES
 
 import browser
 from fluxttice_core.checkpoints import folder as checkpoints
-from fluxttice_core.checkpoints.lineage import network_of
+from fluxttice_core.checkpoints.layouts import network_of
 from fluxttice_core.metrics.coverage import distinct, indices
 from fluxttice_core.model.network import DECODING_MODES, DualVAE, prior
 from fluxttice_core.model.operations import M, all_operations

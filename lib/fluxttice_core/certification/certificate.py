@@ -16,7 +16,6 @@ from pydantic import Field, model_validator
 
 from .. import files, parallel, params
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
-from ..checkpoints.folder import contents as checkpoint_files
 from ..errors import InputError
 from ..metrics import gates
 from ..metrics.gates import Certify, ControlResult, GateResult, Verdict, overall_verdict
@@ -168,7 +167,7 @@ def write_certificate(
             f"The verdict of {loaded.path} is {certificate.verdict}: only a checkpoint whose own "
             "verdict is PASS gets a certificate."
         )
-    contents = dict(checkpoint_files(loaded))
+    contents = dict(loaded.contents)
     if key:
         contents[signing.PUBLIC_KEY] = signing.public_key(key)
     changes = {

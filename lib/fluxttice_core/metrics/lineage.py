@@ -164,7 +164,7 @@ def measure(model: Network, vae: str, draws: int, seed: int) -> dict[str, Measur
     from 2 draws or more; at 99.9 %, so that of some thirty true claims none differs by chance.
     """
     q, rng = posterior(model, vae), generator(seed, "lineage", vae)
-    ball = model.projections.get(vae)
+    ball = getattr(model, "projections", {}).get(vae)
     c = ball.stated["curvature"][0] if ball else None
     samples = []
     for scale in [1.0] * draws + [0.0]:  # at last mu

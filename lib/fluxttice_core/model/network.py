@@ -125,9 +125,8 @@ class Network(nn.Module):
         self.decoder_A = DecoderA(normed)
         if "B" in vaes:
             self.decoder_B = DecoderB()
-        self.kept: dict[str, Tensor] = {}  # what else its file holds
-        self.left_out: dict[str, str] = {}  # why none of that is part of encoding or decoding
-        self.projections: dict[str, Any] = {}  # of latents into the ball, where it has them
+        self.other_tensors: dict[str, Tensor] = {}  # of its file, not used in encoding or decoding
+        self.ignored_tensors: dict[str, str] = {}  # those that nothing uses, and why, if known
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +135,12 @@ class Network(nn.Module):
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Everything its file holds, by name."""
-        return {**self.state_dict(), **self.kept}
+        return {**self.state_dict(), **self.other_tensors}
+
+    @property
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """The tensors of its projections into the ball, by name; none before v5.11."""
+        return {k: v for k, v in self.other_tensors.items() if k not in self.ignored_tensors}
 
     def encoder(self, vae: str) -> Encoder:
         return getattr(self, f"encoder_{_known(vae)}")

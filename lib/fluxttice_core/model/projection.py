@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .network import D, layers
+from .network import D, Network, layers
 
 MAX_WIDTH = 1_024  # of its layers
 
@@ -54,3 +54,21 @@ class Projection(nn.Module):
         c, _ = self.stated["curvature"]
         scaled = (c**0.5 * y.norm(dim=-1, keepdim=True)).clamp(min=1e-15)
         return scaled.atanh() / scaled * y
+
+
+def attach(model: Network, config: Any) -> dict[str, Projection]:
+    """Makes modules of `model` from its extra tensors: the projections, by encoder."""
+    tensors, made = model.extra_tensors, {}
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    for place in ("projection", "projection.proj_A", "projection.proj_B"):
+        if f"{place}.direction_net.0.weight" in tensors:
+            with torch.device("meta"):
+                ball = made[place] = Projection(shapes, place, config)
+            own = {k.removeprefix(f"{place}."): v for k, v in tensors.items() if place in k}
+            ball.load_state_dict(own, assign=True)
+            for c in ball.manifold.values():
+                ball.stated["curvature"] = nn.functional.softplus(c).item(), "isp_c"
+    model.projection_modules = nn.ModuleList(made.values())  # so that `untrained` resets them
+    found = dict(zip(model.encoders, [*made.values()] * 2, strict=False)) if made else {}
+    vars(model)["projections"] = found
+    return found

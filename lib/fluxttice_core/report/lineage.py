@@ -1,5 +1,6 @@
 """The section of the pages on files of the original's: what one is, has, and claims."""
 
+import copy
 from collections import Counter
 from decimal import Decimal
 
@@ -13,6 +14,11 @@ from ..benchmark import Benchmark
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from ..metrics.lineage import ELSEWHERE, Claim, Lineage, beside, compare, measure
+<<<<<<< HEAD
+=======
+from ..metrics.observation import Measurement
+from ..model.projection import attach
+>>>>>>> e99334917ba122090e37611669dbba83676d3c70
 from ..parallel import Job
 from .tables import (
     GREY,
@@ -42,7 +48,8 @@ def of(
     """
     if "imported" not in loaded.manifest:
         return None
-    model, stated = loaded.model, dict(loaded.section("claims"))
+    model, stated = copy.deepcopy(loaded.model), dict(loaded.section("claims"))
+    balls = attach(model, stated.get("config"))
     theirs = checkpoints.load(inherited_from).model.tensors if inherited_from else {}
     given, written = {}, {}
     if claims:
@@ -52,7 +59,7 @@ def of(
         if type(value) not in (int, float) or abs(value) >= 1e300:
             raise InputError(f"{claims}: {name} is {value!r}, but a claim must be a number.")
         stated[name + ELSEWHERE] = Decimal(written[name]) if type(value) is float else value
-    coupled = "controller_state" in loaded.section("imported")["left_out"]
+    coupled = "controller_state" in loaded.section("imported")["ignored"]
     layout = "epsilon-coupled" if coupled else model.layout
     print("measuring by the lineage's own metrics")
     jobs = [Job(f"encoder {vae}", measure, (model, vae, 10, p.seed)) for vae in model.encoders]
@@ -60,8 +67,8 @@ def of(
     return Lineage(
         layout=model.layout,
         vaes=model.vaes,
-        left_out=model.left_out,
-        stated={vae: ball.stated for vae, ball in model.projections.items()},
+        left_out=model.ignored_tensors,
+        stated={vae: ball.stated for vae, ball in balls.items()},
         measured=measured,
         beside=beside(model, p.untrained_seed, p.seed),
         claims=compare(stated, measured, layout),

@@ -1,0 +1,127 @@
+"""Which network a file's tensors are: the layouts of v5.5 to v5.12.4.
+
+The layout is read from tensor names and shapes, never from the file's own config. A row of LAYOUTS
+only names it: encoders, decoders, norms and activations follow from the tensors themselves.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, printable
+from ..model.network import D, DualVAE, Network
+
+STATE_NET, NORM = "state_net.encoder.0.weight", "encoder_A.encoder.1.weight"
+FIRST = "projection.proj_A.direction_net"
+LAYOUTS = (  # name; the tensor, and its shape where that matters, of the first row that fits
+    ("appetitive", "curiosity.z_history", None),
+    ("v5.5", STATE_NET, (32, 9)),
+    ("v5.6 to v5.9", STATE_NET, (32, 12)),
+    ("v5.7", STATE_NET, (48, 14)),
+    ("v5.10 before 2025-12-14", STATE_NET, (64, 18)),
+    ("v5.10", STATE_NET, (64, 21)),
+    ("v5.12.4 improved", NORM, (256,)),
+    ("v5.11.3 structural", f"{FIRST}.0.weight", (128, 16)),
+    ("v5.12 to v5.12.4 plain", f"{FIRST}.8.weight", (16, 64)),
+    ("v5.12 to v5.12.4 plain, without dropout", f"{FIRST}.6.weight", (16, 64)),
+    ("v5.11.11 and later", "projection.proj_A.manifold.isp_c", ()),
+    ("v5.11 dual", f"{FIRST}.0.weight", None),
+    ("v5.11 single projection", "projection.direction_net.0.weight", None),
+)
+ALONE = "encoders and decoders alone"
+PREFIXES = r"^((_orig_mod|module|base)\.)*"  # of compiling, parallel training and a wrapper
+STRICT = ("encoder_", "decoder_", "projection.")
+STEERS = "steers training alone"
+IGNORED = {  # how the name of a tensor or of a part of a file begins; why no measurement needs it
+    r"(state_net|attention_head_scales|controller\.net)\.|controller_state$": STEERS,
+    r"(metric|hyperbolic|curriculum)_attention\.": STEERS,
+    r"symbiosis\.|curiosity\.|ranking\.|closure\.": STEERS,
+    r"(grad_norm|r)_[AB]_ema$|loss_|mean_radius_|prior_sigma$|curvature$|appetite_":
+        "a running number of training",
+    r"(model_)?optim": "state of an optimiser",
+    r"snap": "radii by the true valuation, given, not learnt: the network is measured without",
+}  # fmt: skip
+
+
+def reason(name: str) -> str:
+    """Why a tensor or a part of a file is ignored; empty if that is not known."""
+    return next((why for begins, why in IGNORED.items() if re.match(begins, name)), "")
+
+
+def network_of(tensors: dict[str, Tensor], name: str) -> Network:
+    """The network that `tensors` are, in evaluation mode.
+
+    Encoders, decoders and projections are strict. Other tensors of the file are ignored: they are
+    kept, and `ignored_tensors` has the reason for each.
+
+    Args:
+        tensors: by their names, without prefixes.
+        name: what to call the file in an error.
+
+    Raises:
+        InputError: no network, or the first tensor that is missing, unexpected, of another shape,
+            not float32, or not finite.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    fits = (row for row, key, shape in LAYOUTS if key in shapes and shape in (None, shapes[key]))
+    layout = next(fits, ALONE)
+    if not any(key.startswith(("encoder_", "decoder_")) for key in shapes):
+        raise InputError(f"{name} has no encoder or decoder in it: there is nothing to measure.")
+    vaes = ("A", "B") if any(key.startswith("decoder_B.") for key in shapes) else ("A",)
+    with torch.device("meta"):  # shapes alone: the numbers are the file's
+        model = DualVAE() if layout == "v5.5" else Network(vaes, NORM in shapes)
+    own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    wanted = own | projections(shapes)
+    for key in [*wanted, *tensors]:
+        problem = ""
+        if key not in wanted:
+            problem = "is not part of it" if key.startswith(STRICT) else ""
+        elif key not in shapes:
+            problem = "is missing"
+        elif (tensors[key].dtype, shapes[key]) != (torch.float32, wanted[key]):
+            found = f"{tensors[key].dtype} {shapes[key]}"
+            problem = f"is {printable(found)}, but must be torch.float32 {wanted[key]}"
+        elif not tensors[key].isfinite().all():
+            problem = "holds values that are not finite"
+        if problem:
+            lineage = f"{name} is no network of the lineage ({layout})"
+            raise InputError(f"{lineage}: {printable(key)} {problem}.")
+    model.load_state_dict({key: tensors[key] for key in own}, assign=True)
+    model.layout = layout
+    model.other_tensors = {key: tensors[key] for key in tensors if key not in own}
+    model.ignored_tensors = {key: reason(key) for key in tensors if key not in wanted}
+    return model.eval()
+
+
+def projections(shapes: dict[str, tuple]) -> dict[str, tuple]:
+    """The names and shapes that the tensors of a file's projections must have; none before v5.11.
+
+    direction_net has linear layers from D to D latents, and a LayerNorm after each but the last;
+    radius_net has as many from D to 1. Their number and inner widths are the file's. Activations,
+    and in some files dropout, take a number and hold no tensor.
+    """
+    if not any(key.startswith("projection.") for key in shapes):
+        return {}
+    single = any(key.startswith("projection.direction_net.") for key in shapes)
+    wanted: dict[str, tuple] = {}
+    for place in ["projection"] if single else ["projection.proj_A", "projection.proj_B"]:
+        for net, step, end in (("direction_net", 3, D), ("radius_net", 2, 1)):
+            weight = re.compile(re.escape(f"{place}.{net}.") + r"(0|[1-9]\d?)\.weight")
+            found = {int(hit[1]): shapes[hit[0]] for hit in map(weight.fullmatch, shapes) if hit}
+            linear = sorted(number for number, shape in found.items() if len(shape) == 2) or [0]
+            last = len(linear) - 1
+            step += linear[last] != step * last  # of dropout
+            wide = D
+            for i, number in enumerate(linear):
+                narrow = end if i == last else found[number][0]
+                sizes: dict[int, tuple] = {step * i: (narrow, wide)}
+                if net == "direction_net" and i < last:
+                    sizes[step * i + 1] = (narrow,)
+                for at, size in sizes.items():
+                    wanted[f"{place}.{net}.{at}.weight"] = size
+                    wanted[f"{place}.{net}.{at}.bias"] = (narrow,)
+                wide = narrow
+        if any(key.endswith(".manifold.isp_c") for key in shapes):  # both have one, or none has
+            wanted[f"{place}.manifold.isp_c"] = ()
+    return wanted
