@@ -21,7 +21,7 @@ from fluxttice_core.model.operations import M, T, split
 NS, CODE = [1_000, 5_000], files.code_hash("model", "metrics")
 P = Benchmark(
     seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=FEWEST,
-    untrained_seed=1_000, ns=NS, trials=5, inherited_from="", claims="",
+    untrained_seed=1_000, ns=NS, trials=5,
 )  # fmt: skip
 
 

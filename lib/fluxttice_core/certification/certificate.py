@@ -18,7 +18,6 @@ from ..checkpoints import folder as checkpoints
 from ..checkpoints.folder import MANIFEST, WEIGHTS, Checkpoint
 from ..metrics import gates
 from ..metrics.gates import Certify, Judged, Refusal
-from ..metrics.lineage import Lineage
 from ..metrics.marginal import FEWEST
 from ..metrics.results import Record
 from ..parallel import Job
@@ -73,7 +72,7 @@ class Certificate(Record):
     recipe: dict[str, str | None] | None
     split: dict[str, Any]
     imported: dict[str, Any] | None
-    lineage: Lineage | None = None  # of a file of the original's
+    lineage: None = None  # stays empty until this form changes
     gates: list[Judged] = Field(min_length=1)
     controls: list[Refusal]
     params: dict[str, Any]
@@ -86,11 +85,7 @@ class Certificate(Record):
 
 
 def state(
-    loaded: Checkpoint,
-    p: Certify,
-    rows: list[Judged],
-    controls: list[Refusal],
-    lineage: Lineage | None = None,
+    loaded: Checkpoint, p: Certify, rows: list[Judged], controls: list[Refusal]
 ) -> Certificate:
     """What a certificate states, apart from subject and signature, which `issue` adds.
 
@@ -99,7 +94,6 @@ def state(
         p: the parameters of the measurement.
         rows: `gates.gates` of it.
         controls: `gates.control_rows`.
-        lineage: `Lineage` of a file of the original's; no gate reads it.
 
     Raises:
         InputError: the checkpoint records another split than the one of `p.split_seed`.
@@ -115,7 +109,6 @@ def state(
         recipe={"name": config.get("recipe"), "sha256": files.sha256(spelled)} if config else None,
         split=split,
         imported=loaded.section("imported") or None,
-        lineage=lineage,
         gates=rows,
         controls=controls,
         params={**p.model_dump(), "run_dir": "", "checkpoint": loaded.path},

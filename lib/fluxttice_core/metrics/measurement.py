@@ -13,7 +13,7 @@ from .. import files, parallel
 from ..model.network import HOW, VAES, Measurable, Network
 from ..model.operations import split
 from ..parallel import Job
-from ..params import Count, Text, Whole
+from ..params import Count, Whole
 from . import codes, coverage, marginal, reconstruction
 from .adversaries import linear_readout, optimum
 from .controls import CONTROLS, OPTIMUM, READOUT, Control
@@ -30,16 +30,10 @@ BESIDE = {
 
 
 class Benchmark(Measurement):
-    """What 2_benchmark takes. `ns` are numbers of draws.
-
-    Of a file of the original's: `inherited_from`, a checkpoint whose tensors it may hold;
-    `claims`, a YAML file of name: number, for what is claimed of it elsewhere.
-    """
+    """What 2_benchmark takes. `ns` are numbers of draws."""
 
     ns: Annotated[list[Annotated[Count, Field(le=195_000)]], Field(min_length=1)]
     trials: Annotated[Whole, Field(ge=5, le=10_000, description=HOURS)]
-    inherited_from: Text
-    claims: Text
 
 
 class Details(Record):

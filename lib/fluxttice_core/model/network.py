@@ -136,6 +136,11 @@ class Network(nn.Module):
         """Everything its file holds, by name."""
         return {**self.state_dict(), **self.kept}
 
+    @property
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """The tensors of its projections into the ball, by name."""
+        return {k: v for k, v in self.state_dict().items() if k.startswith("projection.")}
+
     def encoder(self, vae: str) -> Encoder:
         return getattr(self, f"encoder_{_known(vae)}")
 

@@ -33,7 +33,7 @@ from . import preamble, status
 from .job import NOTEBOOKS, execute, scratch, sweep
 
 STEPS = {notebook: step for step, notebook in NOTEBOOKS.items()}
-READ = ("checkpoint", "inherited_from", "claims")  # parameters that name files
+READ = ("checkpoint",)  # parameters that name files
 TRIES = 2
 WAIT = 5  # seconds for a scheduler
 PACKAGES = ("model", "metrics", "checkpoints", "training", "certification", "report")

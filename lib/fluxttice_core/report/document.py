@@ -6,7 +6,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from .. import files
-from ..metrics.lineage import Lineage
 from ..metrics.measurement import Results
 from ..metrics.results import Record
 
@@ -25,7 +24,7 @@ class Document(Record):
     checkpoint: dict[str, str | int | None]
     params: dict[str, Any]
     results: Results
-    lineage: Lineage | None = None  # of a file of the original's
+    lineage: None = None  # stays empty until this form changes
 
 
 def store(document: Document, path: Path) -> Document:

@@ -6,15 +6,16 @@ import html
 import logging
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from .. import files, parallel, params
 from ..checkpoints import folder as checkpoints
 from ..metrics.gates import Certify
 from ..metrics.measurement import Benchmark
-from ..params import NonNegative, Params, Share
+from ..params import Digest, NonNegative, Params, Seed, Share, Text, Whole
 from ..training import recipes
 from . import index, status
 from .status import State
@@ -33,7 +34,22 @@ class Evidence(Params):
     max_rate: NonNegative
 
 
-KINDS: dict[str, type[Params]] = {"benchmark": Benchmark, "certify": Certify, "evidence": Evidence}
+class Lineage(Params):
+    """What 5_lineage takes. `draws`: posterior samples of all operations, of each encoder."""
+
+    checkpoint: Text
+    expected_sha256: Digest
+    split_seed: Seed
+    untrained_seed: Seed
+    draws: Annotated[Whole, Field(ge=2, le=1_000)]
+
+
+KINDS: dict[str, type[Params]] = {
+    "benchmark": Benchmark,
+    "certify": Certify,
+    "evidence": Evidence,
+    "lineage": Lineage,
+}
 
 
 def check(step: str, values: dict[str, Any], where: str) -> Params:
