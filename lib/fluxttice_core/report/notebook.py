@@ -3,16 +3,17 @@
 import ast
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from .. import files, parallel, params
 from ..benchmark import Benchmark
 from ..checkpoints import folder as checkpoints
 from ..errors import ThresholdMissed
 from ..metrics.gates import Certify
-from ..params import NonNegative, Params, Seed, Share
+from ..params import Digest, NonNegative, Params, Seed, Share, Text, Whole
 from ..training import loop
 
 
@@ -24,8 +25,24 @@ class Evidence(Params):
     max_rate: NonNegative
 
 
+class Lineage(Params):
+    """Parameters of 5_lineage. `draws`: posterior samples of all operations, of each encoder."""
+
+    seed: Seed
+    checkpoint: Text
+    expected_sha256: Digest
+    split_seed: Seed
+    untrained_seed: Seed
+    draws: Annotated[Whole, Field(ge=2, le=1_000)]
+
+
 # The parameters of 1_train depend on its recipe: see `check`.
-KINDS: dict[str, type[Params]] = {"benchmark": Benchmark, "certify": Certify, "evidence": Evidence}
+KINDS: dict[str, type[Params]] = {
+    "benchmark": Benchmark,
+    "certify": Certify,
+    "evidence": Evidence,
+    "lineage": Lineage,
+}
 
 
 def check(step: str, values: dict[str, Any], where: str) -> Params:
