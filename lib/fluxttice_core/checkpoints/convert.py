@@ -37,7 +37,7 @@ def convert(path: str | Path, expected_sha256: str = "") -> dict[str, bytes]:
         InputError: no such file, another sha256, not a `.pt`, no network in it, or a file that
             takes too much time or memory.
     """
-    data, name = files.read_file(files.existing(path), links=True), str(path)
+    data, name = files.read_file(files.resolve(path), links=True), str(path)
     digest = check_sha256(data, expected_sha256, name)
     for begins, what in OTHER_FILES.items():
         if re.match(begins, data):

@@ -69,10 +69,12 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
         InputError: nothing there, not a checkpoint, another network, values that are not
             finite, or weights whose sha256 is not the manifest's or not `expected_sha256`.
     """
-    place = files.existing(path)
+    place = files.resolve(path)
     if place.is_file() and place.name != WEIGHTS:
         contents = convert(path, expected_sha256)
-        return from_bytes(contents[WEIGHTS], contents[MANIFEST], str(path), files.shown(place))
+        return from_bytes(
+            contents[WEIGHTS], contents[MANIFEST], str(path), files.display_path(place)
+        )
     folder = place if place.is_dir() else place.parent
     if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS).is_symlink():
         raise InputError(
@@ -85,7 +87,7 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
             f"{path} has no {MANIFEST} beside it: weights without one are of unknown origin."
         )
     manifest = files.read_file(folder / MANIFEST)
-    return from_bytes(weights, manifest, str(path), files.shown(place))
+    return from_bytes(weights, manifest, str(path), files.display_path(place))
 
 
 def from_bytes(weights: bytes, manifest: bytes, name: str, shown: str) -> Checkpoint:
@@ -136,7 +138,7 @@ def import_pt(path: str | Path, folder: Path) -> Path:
     Raises:
         InputError: not such a `.pt` (see `convert`), or `folder` exists or cannot be made.
     """
-    if files.existing(path).is_dir() or Path(path).name == WEIGHTS:
+    if files.resolve(path).is_dir() or Path(path).name == WEIGHTS:
         raise InputError(f"{path} is a fluxttice checkpoint already: there is nothing to import.")
     with files.new_folder(folder, convert(path)):
         return folder

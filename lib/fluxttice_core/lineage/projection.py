@@ -60,11 +60,11 @@ def _network(tensors: dict[str, Tensor], start: str) -> nn.Sequential:
 
 
 def projections(model: Network, config: Any) -> dict[str, Projection]:
-    """Each encoder's projection by its name, from `other_tensors`; in v5.11 both may share one."""
+    """Each encoder's projection by its name, from `extra_tensors`; in v5.11 both may share one."""
     made = {}
     for vae in model.encoders:
         start = rf"projection\.(proj_{vae}\.)?"
-        own = {re.sub(start, "", name): x for name, x in model.other_tensors.items()}
+        own = {re.sub(start, "", name): x for name, x in model.extra_tensors.items()}
         if "direction_net.0.weight" in own:
             made[vae] = Projection(own, config)
     return made

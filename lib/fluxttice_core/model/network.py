@@ -142,11 +142,6 @@ class Network(nn.Module):
         """The tensors of its projections into the ball, by name; none before v5.11."""
         return {k: v for k, v in self.other_tensors.items() if k not in self.ignored_tensors}
 
-    @property
-    def extra_tensors(self) -> dict[str, Tensor]:
-        """The tensors of its projections into the ball, by name."""
-        return {k: v for k, v in self.state_dict().items() if k.startswith("projection.")}
-
     def encoder(self, vae: str) -> Encoder:
         return getattr(self, f"encoder_{_known(vae)}")
 

@@ -35,7 +35,7 @@ OUTPUTS = {
     "train": ("checkpoint", "epochs", "epochs.json", "training.png"),
     "benchmark": ("coverage_vs_entropy.json", "explore.html", "headline.png",
                   "reconstruction.png", "traversal_*.png"),
-    "certify": ("certified", "verdict.json"),
+    "certify": ("certified", "verdict.json", "test_result.sigstore.json"),
 }  # fmt: skip
 UNFINISHED = ".unfinished"
 TEMPLATES = Path(__file__).parent / "template"
@@ -111,7 +111,8 @@ def _new(
         paths = {step: path for step, path in paths.items() if step != "train"}
         if place.is_file() and place.name != checkpoints.WEIGHTS:
             # A foreign file is converted once. Everything after it reads the run's own checkpoint.
-            converted, checkpoint = checkpoints.contents(loaded), ""
+            converted, checkpoint = loaded.contents, ""
+            paths["lineage"] = "params/lineage.yaml"
     steps = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
     folder = files.run_folder("", name)
     if converted:
