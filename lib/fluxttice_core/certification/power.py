@@ -25,7 +25,7 @@ from ..model.streams import generator
 from ..parallel import Job
 
 TRIALS = 400  # 0 refusals of so many show that fewer than 1 % are refused
-GENERATION = tuple(g for g in GATES if METRICS[metric_of(g)].question == GENERATES)
+GENERATION = tuple(gate for gate in GATES if metric_of(gate) in GENERATES)
 LESS = {  # defect → what the operations it strikes have left of their probability
     "never generated": 0.0,
     "at half their probability": 0.5,

@@ -17,8 +17,9 @@ import pandas as pd
 from .. import files, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
+from ..metrics.evaluation import Evaluation
 from ..metrics.intervals import CONFIDENCE, student_t
-from ..metrics.measurement import METRICS, MODEL, Evaluation, measure
+from ..metrics.measurement import METRICS, MODEL, measure
 from ..metrics.rate import least_rate
 from ..training import learning_curve
 from . import batch

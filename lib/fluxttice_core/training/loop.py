@@ -11,7 +11,8 @@ from pydantic import Field
 
 from ..checkpoints.folder import save
 from ..errors import InputError
-from ..metrics.measurement import METRICS, SAMPLE, Evaluation, expected_coverage
+from ..metrics.evaluation import SAMPLE, Evaluation
+from ..metrics.measurement import METRICS, expected_coverage
 from ..metrics.reconstruction import samples
 from ..model.network import VAES, DualVAE
 from ..model.operations import SPLIT_SIZES, split_record
