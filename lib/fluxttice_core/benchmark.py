@@ -10,16 +10,9 @@ from pydantic import Field
 
 from . import files, parallel
 from .metrics.controls import CONTROLS, Control, linear_probe
+from .metrics.evaluation import HOURS, Evaluation, Measurement
 from .metrics.marginal import MIN_LATENTS
-from .metrics.measurement import (
-    HOURS,
-    MODEL,
-    Evaluation,
-    Measurement,
-    details,
-    measure,
-    monte_carlo,
-)  # fmt: skip
+from .metrics.measurement import MODEL, details, measure, monte_carlo
 from .metrics.oracles import oracle, packed_oracle
 from .metrics.results import Record, Row
 from .model.network import VAES, Measurable, Network

@@ -20,8 +20,9 @@ import pandas as pd
 
 from . import parallel
 from .metrics.coverage import ceiling, rarefied
+from .metrics.evaluation import Evaluation
 from .metrics.marginal import GROUPS, LIMIT_NATS, Functional, leave_one_out, shannon_nats
-from .metrics.measurement import METRICS, Evaluation
+from .metrics.measurement import METRICS
 from .metrics.paired_tests import Paired, holm, mcnemar, student
 from .metrics.path_consistency import consistent_paths
 from .model.network import VAES, Network

@@ -26,6 +26,7 @@ from fluxttice_core.metrics.controls import (
     permuted,
 )  # fmt: skip
 from fluxttice_core.metrics.coverage import indices
+from fluxttice_core.metrics.evaluation import Evaluation
 from fluxttice_core.metrics.gates import (
     GATES,
     ControlResult,
@@ -40,7 +41,7 @@ from fluxttice_core.metrics.gates import (
 from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.latent_space import active_units, kl_nats
 from fluxttice_core.metrics.marginal import MIN_LATENTS, marginal
-from fluxttice_core.metrics.measurement import METRICS, Evaluation, measure
+from fluxttice_core.metrics.measurement import METRICS, measure
 from fluxttice_core.metrics.negative_controls import scaled_logits
 from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.metrics.reconstruction import correct_trits, posterior, sample_posterior

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 import torch
+from fluxttice_core.model.projection import attach
 from planted import same
 from test_layouts import BARE, apply, block, loaded, outputs
 from torch.nn import functional
@@ -18,7 +19,6 @@ from fluxttice_core.metrics import lineage as metrics
 from fluxttice_core.metrics.gates import Judged
 from fluxttice_core.model.network import D, DualVAE
 from fluxttice_core.model.operations import M
-from fluxttice_core.model.projection import attach
 from fluxttice_core.model.streams import generator
 from fluxttice_core.report import lineage as page
 from fluxttice_core.report.tables import ends

@@ -10,13 +10,13 @@ from planted import LN3, same
 from fluxttice_core import benchmark, files
 from fluxttice_core.benchmark import NETWORKS, ORACLE, UNTRAINED, Benchmark
 from fluxttice_core.metrics.controls import CONTROLS
+from fluxttice_core.metrics.evaluation import Evaluation
 from fluxttice_core.metrics.intervals import prediction_interval
 from fluxttice_core.metrics.marginal import MIN_LATENTS
 from fluxttice_core.metrics.measurement import (
     DRAWS,
     METRICS,
     MODEL,
-    Evaluation,
     compare,
     control_ranges,
     measure,

@@ -55,7 +55,7 @@ def test_what_means_a_number_is_taken_as_it_and_never_changes():
     text = {"lr": "1e-3", "seed": 2**63 - 1, "run_dir": None}
     p = check("train", {**shipped("train"), **text})
     assert (p.lr, p.seed, p.run_dir) == (1e-3, 2**63 - 1, "")
-    assert check("benchmark", {**shipped("benchmark"), "ns": ["10", 2]}).ns == [10, 2]
+    assert check("benchmark", {**shipped("benchmark"), "trials": "10"}).trials == 10
     with pytest.raises(ValueError):
         p.seed = 1
 
@@ -68,7 +68,7 @@ BAD = {
         "lr": [0, True, "", NAN, "nan", INF, {}], "rotate": ["perhaps", 1], "run_dir": [5],
     },
     "benchmark": {
-        "ns": [1e-3, "1e-3", [], 10_000], "trials": [1, 4], "checkpoint": [3],
+        "trials": [1, 4, [], "1e-3", 10_001], "checkpoint": [3],
         "k": [1_000_001, MIN_LATENTS - 20],
     },
     "certify": {"min_exact_match": [90, -0.1, NAN, True], "max_rate": [-1, INF], "k": [100_000]},
@@ -85,10 +85,9 @@ def test_a_bad_value_is_named_and_shown(name, key):
 @pytest.mark.parametrize(
     "name, change, words",
     [
-        ("benchmark", {"ns": [1, 0]}, "ns.1 "), ("benchmark", {"ns": [195_001]}, "ns.0 "),
         ("train", {"epochs": 10_001}, "equal to 10000 (more would take days), but is 10001."),
         ("train", {"run_dir": ["x" * 9_999]}, "..."),  # what is long is shown in part
-        ("train", {"zzz": 1}, "unknown parameter zzz; it takes seed, run_dir, "),
+        ("train", {"zzz": 1}, "unknown parameter zzz; it takes run_dir, recipe, seed, "),
     ],
 )  # fmt: skip
 def test_a_bad_element_and_an_unknown_key_are_named(name, change, words):

@@ -13,8 +13,9 @@ from ..model.network import Measurable
 from ..model.operations import split
 from ..params import NonNegative, Share
 from .controls import CONTROLS, linear_probe, memoriser, permuted
+from .evaluation import Evaluation, Measurement
 from .marginal import MIN_LATENTS
-from .measurement import METRICS, Evaluation, Measurement
+from .measurement import METRICS
 from .negative_controls import scaled_logits, uneven
 from .results import Measured, Record
 

@@ -1,139 +1,45 @@
-"""Measuring a VAE: a lazy evaluation, the metrics by name, and a comparison with controls.
+"""Metrics by name, the rows that they give of an `Evaluation`, and a comparison with controls.
 
-Every metric is a pure function of an `Evaluation`. Nothing is printed, stored or run in another
-process here.
+Nothing is printed, stored or run in another process here.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from pydantic import Field
-from torch import Tensor
 
-from ..model.network import Decode, Measurable, Posterior
-from ..model.operations import M, Split, split
-from ..model.streams import generator
-from ..params import Digest, Params, Seed, Text, Whole
+from ..model.operations import M
 from . import coverage, evenness, likelihood, marginal, rate, reconstruction
 from .agreement import agreement_float64, agreement_small_batches
 from .controls import CONTROLS
 from .coverage import ceiling
+from .evaluation import Evaluation
 from .intervals import prediction_interval
-from .latent_space import (
-    active_units,
-    entropy_nats,
-    kl_nats,
-    mi_disentanglement,
-    mig,
-    mutual_information_matrix,
-)  # fmt: skip
-from .marginal import GROUPS, LIMIT_NATS, MIN_LATENTS, Marginal
+from .latent_space import active_units, entropy_nats, kl_nats, mi_disentanglement, mig
+from .marginal import LIMIT_NATS
 from .path_consistency import path_consistency
 from .results import Measured, Row, exact_value, proportion
 
-HOURS = "more would take hours"
 MODEL = "model"  # the network's name in its rows
 DRAWS = (10_000, 50_000, 195_000)  # N of every coverage; 39.8, 92.1 and 99.995 % at the ceiling
-SAMPLE = "posterior sample"  # the name of its random stream
-
-
-class Measurement(Params):
-    """Parameters of every measurement. `checkpoint` is a fluxttice checkpoint or a `.pt`."""
-
-    checkpoint: Text
-    expected_sha256: Digest
-    split_seed: Seed
-    k: Annotated[Whole, Field(ge=MIN_LATENTS, le=10**9, multiple_of=GROUPS, description=HOURS)]
-    untrained_seed: Seed
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One VAE, evaluated lazily: each part is computed when a metric first needs it, and once.
-
-    k latents of N(0, I) are streamed through the decoder. `stream` is part of every random stream's
-    name, so another `stream` gives other draws.
-    """
-
-    network: Measurable
-    vae: str
-    k: int
-    seed: int
-    stream: str
-    split_seed: int
-
-    @property
-    def decoder(self) -> Decode:
-        return self.network.decoder(self.vae)
-
-    def rng(self, name: str) -> torch.Generator:
-        """A random stream of this evaluation."""
-        return generator(self.seed, name, self.stream, device=self.network.device)
-
-    @cached_property
-    def split(self) -> Split:
-        return split(self.split_seed)
-
-    @cached_property
-    def q(self) -> Posterior:
-        """The posterior of all operations: mu and logvar, (M, D) each."""
-        return reconstruction.posterior(self.network, self.vae)
-
-    @cached_property
-    def exact_matches(self) -> Tensor:
-        """(M,) bool: which operations the posterior mean reconstructs exactly."""
-        return reconstruction.correct_trits(self.network, self.vae, self.q.mu).all(1).cpu()
-
-    @cached_property
-    def samples(self) -> reconstruction.Samples:
-        """Posterior samples of all operations, decoded."""
-        return reconstruction.samples(self.network, self.vae, self.q, self.rng(SAMPLE))
-
-    @cached_property
-    def information(self) -> Tensor:
-        """I(z_j; trit k), nats, (D, T)."""
-        return mutual_information_matrix(self.q)
-
-    @cached_property
-    def marginal(self) -> Marginal:
-        device = self.network.device
-        return marginal.marginal(self.decoder, self.k, self.seed, self.stream, device)
-
-    @cached_property
-    def aggregate_kl(self) -> Measured:
-        return rate.aggregate_kl(self.q, self.rng("aggregate"))
-
-    @cached_property
-    def rate(self) -> Measured:
-        return rate.rate(self.q)
-
-    @cached_property
-    def distortion(self) -> Measured:
-        return rate.distortion(self.samples)
 
 
 class Metric(NamedTuple):
     """How a metric is titled, computed and read.
 
-    question: of GENERATES …, by which tables are grouped.
-    better: +1 larger, -1 smaller, 0 neither; a metric with 0 is never better than a control's.
-    limits: where the truth is known to lie, so that no range of controls reaches further.
+    unit: "share", "nats", "number" or "count".
+    better: +1 larger, -1 smaller, 0 neither; a metric with 0 never beats a control.
+    limits: where the truth is known to lie, so no range of controls reaches further.
     """
 
     title: str
     compute: Callable[[Evaluation], Measured]
-    question: str
     unit: str = "share"
     better: int = 1
     limits: tuple[float, float] = (0.0, 1.0)
 
 
-GENERATES, RECONSTRUCTS, CODES, AGREES = "generates", "reconstructs", "codes", "agrees"
 POSITIVE = (0.0, np.inf)
 
 
@@ -143,153 +49,112 @@ def expected_coverage(mode: str, n: int) -> Metric:
     def compute(e: Evaluation) -> Measured:
         return coverage.expected(e.marginal, n, mode).divided_by(float(ceiling(n)))
 
-    return Metric(f"{mode} coverage at N = {n:,}, of ceiling", compute, GENERATES)
+    return Metric(f"{mode} coverage at N = {n:,}, of ceiling", compute)
 
 
-# In the order of the comparison table; the gates have their own (`gates.Certify`).
-METRICS = {
+GENERATES = {
     "argmax_entropy": Metric(
         "argmax entropy, share of 9·ln 3",
         lambda e: marginal.argmax_entropy(e.marginal).divided_by(LIMIT_NATS),
-        GENERATES,
     ),
     "argmax_coverage_10000": expected_coverage("argmax", 10_000),
     "argmax_coverage_50000": expected_coverage("argmax", 50_000),
     "argmax_coverage_195000": expected_coverage("argmax", 195_000),
     "least_frequency": Metric(
         "least frequency, P(x)·M by argmax",
-        lambda e: evenness.least_frequency(e.marginal).map(lambda x: min(x, 1.0)),
-        GENERATES,
-        "number",
+        lambda e: evenness.least_frequency(e.marginal).map(lambda x: min(x, 1.0)), "number",
     ),
     "largest_frequency": Metric(
         "largest frequency, P(x)·M by argmax",
         lambda e: evenness.largest_frequency(e.marginal).map(lambda x: max(x, 1.0)),
-        GENERATES,
-        "number",
-        -1,
-        (1.0, M),
+        "number", -1, (1.0, M),
     ),
     "kl_to_uniform": Metric(
-        "KL(P ‖ uniform), nats",
-        lambda e: marginal.kl_to_uniform(e.marginal),
-        GENERATES,
-        "nats",
-        -1,
-        (0.0, LIMIT_NATS),
+        "KL(P ‖ uniform), nats", lambda e: marginal.kl_to_uniform(e.marginal),
+        "nats", -1, (0.0, LIMIT_NATS),
     ),
     "nll": Metric(
-        "NLL, nats (least: ln M = 9.8875)",
-        lambda e: likelihood.nll(e.marginal),
-        GENERATES,
-        "nats",
-        -1,
-        (LIMIT_NATS, np.inf),
+        "NLL, nats (least: ln M = 9.888)", lambda e: likelihood.nll(e.marginal),
+        "nats", -1, (LIMIT_NATS, np.inf),
     ),
     "inverse_simpson": Metric(
-        "1 / ΣP², share of M", lambda e: likelihood.inverse_simpson(e.marginal), GENERATES
+        "1 / ΣP², share of M", lambda e: likelihood.inverse_simpson(e.marginal)
     ),
     "generator_information": Metric(
         "information of the generator, share of 9·ln 3",
         lambda e: marginal.generator_information(e.marginal).divided_by(LIMIT_NATS),
-        GENERATES,
     ),
     "categorical_coverage_10000": expected_coverage("categorical", 10_000),
     "categorical_coverage_50000": expected_coverage("categorical", 50_000),
     "categorical_coverage_195000": expected_coverage("categorical", 195_000),
+}  # fmt: skip
+RECONSTRUCTS = {
     "exact_match": Metric(
         "exact match, all operations, posterior mean",
         lambda e: exact_value(float(e.exact_matches.double().mean()), M),
-        RECONSTRUCTS,
     ),
     "exact_match_test": Metric(
         "exact match on test, posterior mean",
         lambda e: proportion(e.exact_matches[e.split.test]),
-        RECONSTRUCTS,
     ),
     "exact_match_sampled": Metric(
         "exact match, all operations, posterior sample",
         lambda e: proportion(e.samples.exact_matches),
-        RECONSTRUCTS,
     ),
     "distortion": Metric(
-        "distortion: −E ln p(x|z), nats",
-        lambda e: e.distortion,
-        RECONSTRUCTS,
-        "nats",
-        -1,
-        POSITIVE,
+        "distortion: −E ln p(x|z), nats", lambda e: e.distortion, "nats", -1, POSITIVE
     ),
     "elbo": Metric(
-        "ELBO, nats (ignoring z: -9.8875)",
-        lambda e: rate.elbo(e.rate, e.distortion),
-        RECONSTRUCTS,
-        "nats",
-        limits=(-np.inf, -LIMIT_NATS),
+        "ELBO, nats (ignoring z: -9.888)", lambda e: rate.elbo(e.rate, e.distortion),
+        "nats", 1, (-np.inf, -LIMIT_NATS),
     ),
-    "rate": Metric("rate: KL(q(z|x) ‖ prior), nats", lambda e: e.rate, CODES, "nats", 0, POSITIVE),
+}  # fmt: skip
+CODES = {
+    "rate": Metric("rate: KL(q(z|x) ‖ prior), nats", lambda e: e.rate, "nats", 0, POSITIVE),
     "least_rate": Metric(
-        "least rate with one latent per entry at that sampled exact match, nats",
-        lambda e: rate.least_rate_of(proportion(e.samples.exact_matches)),
-        CODES,
-        "nats",
-        0,
-        POSITIVE,
+        "least rate, one latent per entry, at that sampled exact match, nats",
+        lambda e: rate.least_rate_of(proportion(e.samples.exact_matches)), "nats", 0, POSITIVE,
     ),
     "encoder_information": Metric(
         "information of the codes, I_q(x; z), nats",
-        lambda e: rate.encoder_information(e.rate, e.aggregate_kl),
-        CODES,
-        "nats",
-        limits=(0.0, LIMIT_NATS),
+        lambda e: rate.encoder_information(e.rate, e.aggregate_kl), "nats", 1, (0.0, LIMIT_NATS),
     ),
     "aggregate_kl": Metric(
-        "KL(aggregate posterior ‖ prior), nats",
-        lambda e: e.aggregate_kl,
-        CODES,
-        "nats",
-        -1,
-        POSITIVE,
+        "KL(aggregate posterior ‖ prior), nats", lambda e: e.aggregate_kl, "nats", -1, POSITIVE
     ),
-    "mig": Metric("MIG", lambda e: mig(e.information), CODES, "number"),
+    "mig": Metric("MIG", lambda e: mig(e.information), "number"),
     "mi_disentanglement": Metric(
-        "disentanglement by mutual information",
-        lambda e: mi_disentanglement(e.information),
-        CODES,
+        "disentanglement by mutual information", lambda e: mi_disentanglement(e.information),
         "number",
     ),
     "active_units": Metric(
-        "active units",
-        lambda e: exact_value(int(active_units(e.q.mu).sum()), M),
-        CODES,
-        "count",
-        0,
-        POSITIVE,
+        "active units", lambda e: exact_value(int(active_units(e.q.mu).sum()), M),
+        "count", 0, POSITIVE,
     ),
     "latent_entropy": Metric(
         "latent entropy (the original's histogram), nats",
-        lambda e: exact_value(entropy_nats(e.q.mu), M),
-        CODES,
-        "nats",
-        0,
-        POSITIVE,
+        lambda e: exact_value(entropy_nats(e.q.mu), M), "nats", 0, POSITIVE,
     ),
+}  # fmt: skip
+AGREES = {
     "path_consistency": Metric(
         "path consistency of prior latents and their codes",
         lambda e: path_consistency(e.network, e.vae, e.rng("connection")),
-        AGREES,
     ),
     "agreement_float64": Metric(
         "agreement with float64",
         lambda e: agreement_float64(e.network, e.vae, e.rng("float64")),
-        AGREES,
     ),
     "agreement_small_batches": Metric(
         "agreement with batches of 1, 2 and 3 rows",
         lambda e: agreement_small_batches(e.network, e.vae, e.rng("small batches")),
-        AGREES,
     ),
 }
+# By the question that they answer, in the order of the comparison; gates have theirs (`Certify`).
+QUESTIONS = {
+    "generates": GENERATES, "reconstructs": RECONSTRUCTS, "codes": CODES, "agrees": AGREES,
+}  # fmt: skip
+METRICS: dict[str, Metric] = {k: v for group in QUESTIONS.values() for k, v in group.items()}
 
 
 def measure(

@@ -15,9 +15,10 @@ from .. import files, parallel, params
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError
 from ..metrics.controls import linear_probe
+from ..metrics.evaluation import Evaluation
 from ..metrics.intervals import CONFIDENCE, student_t
 from ..metrics.marginal import MIN_LATENTS
-from ..metrics.measurement import METRICS, Evaluation, measure
+from ..metrics.measurement import METRICS, measure
 from ..metrics.rate import least_rate
 from ..sweep import Point, point_key, read, sweep
 from ..training import loop

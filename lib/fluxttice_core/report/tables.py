@@ -14,7 +14,7 @@ from ..benchmark import ORACLE, PACKED, PROBE, UNTRAINED, Benchmark
 from ..metrics.controls import CONTROLS
 from ..metrics.gates import ControlResult, GateResult, metric_of
 from ..metrics.marginal import LIMIT_NATS, MIN_LATENTS
-from ..metrics.measurement import METRICS, MODEL, compare, control_ranges
+from ..metrics.measurement import METRICS, MODEL, QUESTIONS, compare, control_ranges
 from ..metrics.results import EXHAUSTIVE
 from ..model.network import VAES
 
@@ -82,26 +82,21 @@ def comparison(rows: pd.DataFrame, caption: str) -> HTML:
     """Every metric beside the controls, the linear probe and the oracles, grouped by question. The
     metrics that beat every control come first; those that a control reaches are folded."""
     compared, ranges = compare(rows), control_ranges(rows)
-    first = {
-        key: rows[(rows.network == key) & (rows.vae == "A")] for key in (PROBE, ORACLE, PACKED)
-    }
+    others = rows[rows.vae == "A"].drop_duplicates(["network", "metric"])
+    others = others.pivot(index="metric", columns="network", values="value")
     lines = []
     for name, both in compared.groupby(level="metric", sort=False):
         about = METRICS[str(name)]
-        line: dict[str, Any] = {"": about.question, "metric": about.title}
+        question = next(q for q, group in QUESTIONS.items() if name in group)
+        line: dict[str, Any] = {"": question, "metric": about.title}
         line |= _by_vae(both.reset_index(), about.unit)
         for title, kinds in COLUMNS.items():
             ends = ranges.loc[name].reindex(columns=kinds, level="network")
             line[title] = format_interval(
                 ends["low"].min().min(), ends["high"].max().max(), about.unit
             )
-        for title, found in (
-            ("linear probe, 10 examples", PROBE),
-            (ORACLE, ORACLE),
-            (PACKED, PACKED),
-        ):
-            values = first[found].set_index("metric").value
-            line[title] = format_value(values.get(name), about.unit)
+        for network in (PROBE, ORACLE, PACKED):
+            line[network] = format_value(others.at[name, network], about.unit)
         lines.append(line | {"beats": both.beats_controls.all()})
     frame = pd.DataFrame(lines)
     tables = []

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..metrics import coverage
-from ..metrics.measurement import METRICS, SAMPLE, Evaluation
+from ..metrics.evaluation import SAMPLE, Evaluation
+from ..metrics.measurement import METRICS
 from ..metrics.reconstruction import samples
 from ..model.network import VAES, DualVAE
 from ..model.operations import SPLIT_SIZES, all_operations, split
