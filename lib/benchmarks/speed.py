@@ -12,9 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from fluxttice_core import files, params
+from fluxttice_core import benchmark, files, params
 from fluxttice_core.checkpoints import folder as checkpoints
-from fluxttice_core.metrics import measurement
 from fluxttice_core.metrics.coverage import distinct
 from fluxttice_core.model.network import HOW, VAES, Network, prior
 from fluxttice_core.model.operations import all_operations, split
@@ -79,11 +78,11 @@ def bench_measurement(model: Network) -> None:
     """The full measurement of both VAEs, quiet and beside a process that spins on one core."""
     blank = {"run_dir": "", "checkpoint": ""}
     read = params.read_yaml(files.root() / "params/benchmark.yaml")
-    p = params.check(measurement.Benchmark, {**blank, **read}, "params/benchmark.yaml")
-    measurement.measure(model, p, lambda _: None)  # the workers start, and import
-    quiet = wall_s(measurement.measure, model, p, lambda _: None)
+    p = params.check(benchmark.Benchmark, {**blank, **read}, "params/benchmark.yaml")
+    benchmark.run(model, {}, p, lambda _: None)  # the workers start, and import
+    quiet = wall_s(benchmark.run, model, {}, p, lambda _: None)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        beside = wall_s(measurement.measure, model, p, lambda _: None)
+        beside = wall_s(benchmark.run, model, {}, p, lambda _: None)
         busy.kill()
     print(f"full measurement of A and B, K = {p.k:,}: {quiet:.1f} s  (must 8)")
     print(f"  beside another busy process: {beside:.1f} s, {beside / quiet:.2f} times  (must 3)")
