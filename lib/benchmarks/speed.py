@@ -104,8 +104,8 @@ def bench_memory() -> None:
 
 
 def bench_training() -> None:
-    """Both recipes as a run trains them, validation metrics included: v5.5 to its end, and the default
-    until every measure of both its VAEs is at least v5.5's last."""
+    """Both recipes as a run trains them, with validation metrics: v5.5 to its end, and the default
+    until every metric of both its VAEs is at least v5.5's last."""
     slow, quality = trained("train_v5_5", {})
     fast, _ = trained("train", quality)
     print(f"training, v5.5 / default to v5.5's final quality: {slow / fast:.1f}  (must 10, aim 20)")

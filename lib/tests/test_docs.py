@@ -21,7 +21,7 @@ NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/README.md")
 PAGES = [*(ROOT / name for name in NAMES), *sorted(ROOT.glob("docs/*.md"))]
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 PUBLISHED = (
-    r"README\.md|controls\.json|(evidence|learning_curve|power)\.csv|[\d-]+/[\w-]+/([1-3]_\w+\.html|explore\.(html|png)|\w+\.params\.yaml"
+    r"README\.md|(controls|evidence|power)\.csv|[\d-]+/[\w-]+/([1-3]_\w+\.html|explore\.(html|png)|\w+\.params\.yaml"
     r"|coverage_vs_entropy\.json|(verdict|status)\.json)"
 )
 
