@@ -55,7 +55,7 @@ reproduce: .venv/ready  ## repeat the run in the folder RUN=…, and compare eve
 evidence: .venv/ready  ## the batch of params/evidence.yaml, into reports/evidence.csv and a page
 	@$(BIN)/fluxttice evidence --scheduler "$(SCHEDULER)"
 
-controls: .venv/ready  ## measure what stands beside every model, into reports/controls.json
+controls: .venv/ready  ## measure what stands beside every model, into reports/controls.csv
 	@$(BIN)/fluxttice controls
 
 power: .venv/ready  ## which defects the gates of certification find, into reports/power.csv

@@ -28,7 +28,7 @@ from fluxttice_core.report import job, status
 FLUXTTICE = str(Path(sys.executable).with_name("fluxttice"))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 SMALL = {"epochs": 500, "keep_every": 1, "min_score": 0, "batch_size": 4096, "prior_size": 512,
-         "settle_steps": 10}  # fmt: skip
+         "finetune_steps": 10}  # fmt: skip
 REPORT = ("report", "--train", "{place}/train.params.yaml", "--benchmark",
           "{place}/benchmark.params.yaml", "--certify", "{place}/certify.params.yaml")  # fmt: skip
 TRAINING_S = 60  # of a training that would go on for longer
