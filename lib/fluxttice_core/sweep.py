@@ -81,7 +81,7 @@ def sweep(
         except (BrokenExecutor, CancelledError):
             raise  # no other point can be done
         except Exception as error:
-            failed.append(" ".join(f"{wanted[submitted[future]]}: {error!r}".split())[:300])
+            failed.append(" ".join(f"{error!r} at {wanted[submitted[future]]}".split())[:300])
         else:
             table = pd.concat([table, rows]) if len(table) else rows
             _write(name, table)
