@@ -124,7 +124,7 @@ def trained(name: str, quality: dict[str, float]) -> tuple[float, dict[str, floa
             now = time.perf_counter() - start
             if quality and all(found[key] >= least for key, least in quality.items()):
                 reached = min(reached, now)
-    score = selection.score(epoch.metrics)
+    score = loop.RECIPES[p.recipe].rule.score(epoch.metrics)
     print(f"{name}: {now:.1f} s to its end, score {score:.4f}", flush=True)
     return reached if quality else now, found
 

@@ -10,7 +10,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from fluxttice_core.metrics.codes import kl_nats
+from fluxttice_core.metrics.latent_space import kl_nats
 from planted import no_number, same
 from torch.distributions import Categorical, Normal, kl_divergence
 
@@ -25,7 +25,14 @@ from fluxttice_core.model.operations import C, T, all_operations, split, split_r
 from fluxttice_core.model.streams import generator
 from fluxttice_core.training import axis_aligned, loop, selection, terms, v5_5
 from fluxttice_core.training.loop import Epoch
-from fluxttice_core.training.selection import RULE, SELECTION_METRICS, TrainingError, score
+from fluxttice_core.training.selection import (
+    BEST,
+    LAST,
+    SELECTION_METRICS,
+    TrainingError,
+    regressions,
+    worse_product,
+)
 
 VALUES = {
     name: params.read_yaml(files.root() / "params" / f"{file}.yaml")
@@ -62,7 +69,7 @@ def marks(folder):
 
 def run(folder, scores, **changes):
     """Select from planted scores, into that folder; the rows."""
-    p = parameters(**{"keep_every": 100, "patience": 100, "epochs": 100, **changes})
+    p = parameters(**{"keep_every": 100, "epochs": 100, **changes})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "epochs", lambda _p, _map: epochs(scores))
         return loop.train_and_select(p, folder, lambda row: None)
@@ -72,31 +79,44 @@ def run(folder, scores, **changes):
 def test_the_score_is_that_of_the_worse_vae(a, b):
     """Each factor counts, and what one VAE does well makes up for nothing in the other."""
     names = [f"{name}_{vae}" for vae in VAES for name in SELECTION_METRICS]
-    assert score(dict(zip(names, [*a, *b], strict=True))) == pytest.approx(0.5)
+    assert worse_product(dict(zip(names, [*a, *b], strict=True))) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
     "scores, changes, seen, best, kept",
     [
         ([0.0, 0.0], {}, 2, 1, [0]), ([0.3, 0.1, 0.4, 0.4, 0.2], {}, 5, 3, [0]),
-        ([0.1, 0.2, 0.1, 0.3, 0.1, 0.1, 0.9], {"patience": 2}, 6, 3, [0, 5]),
-        ([0.5, 0.5, 0.4, 0.4, 0.9], {"patience": 2}, 4, 1, [0, 3]),
-        (itertools.chain([0.5], itertools.repeat(0.1)), {"patience": 3}, 4, 0, [0, 3]),
         ([0.5] + [0.1] * 5, {"keep_every": 2}, 6, 0, [0, 2, 4]),
         ([0.5] + [0.1] * 5, {"keep_every": 4, "epochs": 6}, 6, 0, [0, 4, 5]),
         ([0.5] + [0.1] * 5, {"keep_every": 4, "epochs": 5}, 6, 0, [0, 4, 5]),  # 5: finished
     ],
 )  # fmt: skip
-def test_the_last_of_the_best_is_selected_patience_ends_and_weights_are_kept(
+def test_the_last_of_the_best_is_selected_and_weights_are_kept(
     tmp_path, scores, changes, seen, best, kept
 ):
-    """What comes after the end is never drawn; the last epoch is kept, whatever made it the last.
-    Weights are of the epoch that is claimed."""
+    """The last epoch is kept too. Weights are of the epoch that is claimed."""
     rows = run(tmp_path, scores, **changes)
     assert [row["selected"] for row in rows] == [number == best for number in range(seen)]
     assert marks(tmp_path / "checkpoint") == (best, best)
     found = {folder.name: marks(folder) for folder in (tmp_path / "epochs").iterdir()}
     assert found == {f"epoch-{number:03d}": (number, number) for number in kept}
+
+
+def test_v5_5_keeps_its_last_epoch_and_later_regressions_are_told(tmp_path, monkeypatch):
+    """Its score is the worse VAE's coverage, which selects nothing."""
+    recipe = loop.RECIPES["axis_aligned"]._replace(rule=LAST)
+    monkeypatch.setitem(loop.RECIPES, "axis_aligned", recipe)
+    rows = run(tmp_path, [0.5, 0.9, 0.4])
+    assert [row["selected"] for row in rows] == [False, False, True]
+    assert marks(tmp_path / "checkpoint") == (2, 2)
+    planted = [
+        {"epoch": i, "coverage_A": a, "coverage_B": 1.0, "val_exact_sampled_A": i / 9,
+         "val_exact_sampled_B": 0.9}
+        for i, a in enumerate((0.5, 0.9, 0.4))
+    ]  # fmt: skip
+    fell, held = regressions(planted)
+    assert "best at epoch 1, 90.00%; it is lower at the last epoch, 2: 40.00%" in fell
+    assert held.endswith("best at epoch 2, 22.22%; no later epoch is worse")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=repr)
@@ -117,7 +137,7 @@ def test_without_an_epoch_nothing_is_written_and_nothing_is_written_over(tmp_pat
     assert marks(tmp_path / "checkpoint") == (1, 1)
     manifest = checkpoint.load(tmp_path / "checkpoint").manifest
     assert rows[1].pop("selected")
-    assert manifest["selection"] == {"rule": RULE, "epochs_run": 3, "measures": rows[1]}
+    assert manifest["selection"] == {"rule": BEST.text, "epochs_run": 3, "measures": rows[1]}
     assert manifest["config"]["prior_size"] == VALUES["axis_aligned"]["prior_size"]
     assert manifest["seeds"] == {"seed": 5, "split_seed": 42}
     assert manifest["split"] == split_record(42)

@@ -12,15 +12,17 @@ from ..model.network import DualVAE
 from ..model.operations import split_record
 from ..params import brief
 from . import axis_aligned, v5_5
-from .selection import RULE, Train, score
+from .selection import BEST, LAST, Rule, Train
 
 
 class Recipe(NamedTuple):
-    """See `selection` for the two functions."""
+    """A recipe's parameters, its two functions (see `selection`), and the rule that selects an
+    epoch."""
 
     parameters: type[Train]
     start: Callable[[Any], list]
     train_epoch: Callable[[Any, Any], tuple[Any, dict[str, float]]]
+    rule: Rule
 
 
 class Epoch(NamedTuple):
@@ -33,9 +35,9 @@ class Epoch(NamedTuple):
 
 RECIPES = {
     "axis_aligned": Recipe(
-        axis_aligned.TrainAxisAligned, axis_aligned.start, axis_aligned.train_epoch
+        axis_aligned.TrainAxisAligned, axis_aligned.start, axis_aligned.train_epoch, BEST
     ),
-    "v5_5": Recipe(v5_5.TrainV55, v5_5.start, v5_5.train_epoch),
+    "v5_5": Recipe(v5_5.TrainV55, v5_5.start, v5_5.train_epoch, LAST),
 }
 
 
@@ -81,11 +83,10 @@ def epochs(p: Train, map: Callable[..., Any] = map) -> Iterator[Epoch]:
 def train_and_select(
     p: Train, run_dir: Path, progress: Callable[[dict], object], map: Callable[..., Any] = map
 ) -> list[dict]:
-    """Train to the end, and write the epoch that `RULE` selects as `run_dir`/checkpoint.
+    """Train to the end, and write the epoch that the recipe's rule selects as `run_dir`/checkpoint.
 
-    The weights of every `p.keep_every`-th epoch and of the last are kept in `run_dir`/epochs/.
-    Training ends with `p.last_epoch`, or `p.patience` epochs after the last improvement of the
-    score. If an error or Ctrl-C ends it, the best epoch so far is still written.
+    The weights of every `p.keep_every`-th epoch and of the last are kept in `run_dir`/epochs/. If
+    an error or Ctrl-C ends training, the epoch selected so far is still written.
 
     Args:
         p: the recipe's parameters.
@@ -96,21 +97,18 @@ def train_and_select(
     Returns:
         One row an epoch: `{epoch, score, …, selected}`; exactly one is selected.
     """
-    rows, best = [], None
+    rows, best, rule = [], None, RECIPES[p.recipe].rule
     try:
         for epoch in epochs(p, map):
-            row: dict = {"epoch": epoch.number, "score": score(epoch.metrics), **epoch.metrics}
-            if best is None or row["score"] >= best[0]["score"]:
+            row: dict = {"epoch": epoch.number, "score": rule.score(epoch.metrics), **epoch.metrics}
+            if best is None or rule.keeps_last or row["score"] >= best[0]["score"]:
                 # One assignment, so that an interrupt never parts a row from its weights.
                 best = row, copy.deepcopy(epoch.model)
             rows.append(row)
-            patient = epoch.number - best[0]["epoch"] < p.patience
-            if epoch.number % p.keep_every == 0 or epoch.number >= p.epochs - 1 or not patient:
+            if epoch.number % p.keep_every == 0 or epoch.number >= p.epochs - 1:
                 folder = run_dir / "epochs" / f"epoch-{epoch.number:03d}"
                 save(folder, epoch.model, epoch.number, _facts(p, row, len(rows)))
             progress(row)
-            if not patient:
-                break
     finally:
         if best:
             row, model = best
@@ -121,7 +119,11 @@ def train_and_select(
 def _facts(p: Train, row: dict, epochs_run: int) -> dict[str, Any]:
     """What a checkpoint's manifest records of its training."""
     return {
-        "selection": {"rule": RULE, "epochs_run": epochs_run, "measures": row},
+        "selection": {
+            "rule": RECIPES[p.recipe].rule.text,
+            "epochs_run": epochs_run,
+            "measures": row,
+        },
         "config": {k: v for k, v in p.model_dump().items() if k != "run_dir"},
         "seeds": {"seed": p.seed, "split_seed": p.split_seed},
         "split": split_record(p.split_seed),

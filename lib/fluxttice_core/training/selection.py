@@ -10,7 +10,8 @@ generators. It pickles, so the epochs of two states can run in two processes.
 """
 
 import math
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -25,11 +26,6 @@ from ..model.network import VAES, DualVAE
 from ..model.operations import SPLIT_SIZES, all_operations, split
 from ..params import Count, Params, Seed, Share, Whole
 
-RULE = (
-    "the epoch whose worse VAE is best: largest min over A and B of (validation exact match from "
-    "a posterior sample) × (argmax coverage, of the ceiling) × (argmax entropy, of 9·ln 3); of "
-    "equals, the last"
-)
 LATENTS = 100_000
 SELECTION_METRICS = ("val_exact_sampled", "coverage", "argmax_entropy")
 ALL_TRAINED = "the training split has no more"
@@ -43,7 +39,6 @@ class Train(Params):
     split_seed: Seed
     train_size: Annotated[Count, Field(le=SPLIT_SIZES["train"], description=ALL_TRAINED)]
     epochs: Annotated[Count, Field(le=10_000, description="more would take days")]
-    patience: Count
     keep_every: Count
     coverage_n: Annotated[Count, Field(le=50_000)]
     min_score: Share
@@ -93,9 +88,56 @@ def validation_metrics(model: DualVAE, vae: str, p: Train, epoch: int) -> dict[s
     return {f"{name}_{vae}": value for name, value in found.items()}
 
 
-def score(metrics: dict[str, float]) -> float:
-    """The number that `RULE` maximises: 0 … about 1."""
+class Rule(NamedTuple):
+    """How an epoch is selected, in words; the score of an epoch's metrics; and whether the last
+    epoch is selected whatever its score is. `p.min_score` bounds the selected epoch's score."""
+
+    text: str
+    score: Callable[[dict[str, float]], float]
+    keeps_last: bool = False
+
+
+def worse_product(metrics: dict[str, float]) -> float:
+    """The worse VAE's product of SELECTION_METRICS: 0 … about 1."""
     return min(math.prod(metrics[f"{name}_{vae}"] for name in SELECTION_METRICS) for vae in VAES)
+
+
+def worse_coverage(metrics: dict[str, float]) -> float:
+    """The worse VAE's argmax coverage, as a share of the ceiling: 0 … 1."""
+    return min(metrics[f"coverage_{vae}"] for vae in VAES)
+
+
+BEST = Rule(
+    "the epoch whose worse VAE is best: largest min over A and B of (validation exact match from "
+    "a posterior sample) × (argmax coverage, of the ceiling) × (argmax entropy, of 9·ln 3); of "
+    "equals, the last",
+    worse_product,
+)
+LAST = Rule(
+    "the last epoch, as in the original system; its score is the worse VAE's argmax coverage, of "
+    "the ceiling",
+    worse_coverage,
+    keeps_last=True,
+)
+
+
+def regressions(rows: list[dict]) -> list[str]:
+    """Whether later epochs are worse than earlier ones: a sentence for coverage and for exact match
+    from a posterior sample, each of the worse VAE."""
+    found = []
+    for name, title in (
+        ("coverage", "argmax coverage"),
+        ("val_exact_sampled", "exact match from a sample"),
+    ):
+        worse = [min(row[f"{name}_{vae}"] for vae in VAES) for row in rows]
+        best = max(range(len(worse)), key=worse.__getitem__)
+        fell = f"it is lower at the last epoch, {rows[-1]['epoch']}: {worse[-1]:.2%}"
+        held = "no later epoch is worse"
+        after = fell if worse[-1] < worse[best] else held
+        found.append(
+            f"{title}, worse VAE: best at epoch {rows[best]['epoch']}, {worse[best]:.2%}; {after}"
+        )
+    return found
 
 
 def finite(value: float, name: str) -> float:
