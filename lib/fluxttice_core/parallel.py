@@ -5,6 +5,7 @@ runs. With one thread, no figure depends on the number of threads.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from .workers import start as start
 CODE = ("model", "metrics", "checkpoints", "training", "certification", "report")
 CONNECT_S = 5  # seconds for a scheduler to answer
 _pool = cache(Pool)
+_ONE = threading.Lock()
 
 
 class Job(NamedTuple):
@@ -102,5 +104,6 @@ def _here(code: str, function: Callable, *arguments: Any) -> Any:
     """One job of a cluster, by the sender's code or not at all."""
     if files.code_hash(*CODE) != code:
         raise InputError("This worker has another version of fluxttice: install the sender's.")
-    torch.set_num_threads(1)
-    return function(*arguments)
+    with _ONE:  # a new network takes its weights from torch's global stream, which threads share
+        torch.set_num_threads(1)
+        return function(*arguments)

@@ -117,7 +117,7 @@ def cluster(tmp_path):
 
 
 def test_a_cluster_trains_the_same_bytes_as_this_machine(cluster):
-    """Two small trainings of each recipe; then the scheduler is lost."""
+    """Three trainings, by a worker that has two threads; then the scheduler is lost."""
     small = {"epochs": 1, "batch_size": 4_000, "coverage_n": 500, "finetune_steps": 10}
     wanted = [point for point in evidence.plan() if point["recipe"] in ("default", "v5.5")][::4]
     for point in wanted:
