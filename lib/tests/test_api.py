@@ -209,7 +209,7 @@ def test_a_report_that_takes_long_shows_how_far_it_is(vae, monkeypatch, capsys):
     monkeypatch.setattr(api, "QUIET_S", 0)
     vae.coverage_report([10], trials=2)
     captured = capsys.readouterr()
-    assert "coverage" in captured.err and "/22" in captured.err and not captured.out
+    assert "coverage" in captured.err and "/10" in captured.err and not captured.out
 
 
 def test_only_argmax_can_tell_a_perfect_model_from_noise(perfect, vae):
@@ -240,8 +240,8 @@ def test_only_argmax_can_tell_a_perfect_model_from_noise(perfect, vae):
         *[(lambda v, n=n: v.sample(n, vae="A", seed=1), f"n is {n!r}") for n in (
             0, 2.5, True, "9", 10**8 + 1,
         )],
-        (lambda v: v.coverage_report([10], None), "mode holds None"),
-        (lambda v: v.coverage_report([10], ["likely"]), "mode holds 'likely'"),
+        (lambda v: v.coverage_report([10], None), "mode is None"),
+        (lambda v: v.coverage_report([10], ["likely"]), "mode is 'likely'"),
         (lambda v: v.coverage_report([10], vae="C"), "vae is 'C'"),
         (lambda v: v.coverage_report([10], trials=None), "trials is None"),
         (lambda v: v.coverage_report([10], trials=1), "trials is 1"),
