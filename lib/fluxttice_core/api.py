@@ -1,7 +1,7 @@
 """The package's face for programs: a loaded checkpoint as an object with four verbs."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,22 +14,25 @@ from .checkpoints import folder as checkpoints
 from .errors import InputError
 from .metrics.controls import random_linear
 from .metrics.coverage import coverage, distinct
+from .metrics.measurement import DRAWS
 from .model.network import DECODING_MODES, DecodingMode, VaeName
 from .model.operations import all_operations
 from .model.streams import generator
 
 __all__ = ["TernaryVAE", "all_operations", "load"]
-NS = (10_000, 50_000, 195_000)
-UNTRAINED_SEEDS = 5  # of each kind of untrained network in a coverage report
+SEEDS = 5  # of each kind of untrained network in a coverage report
 QUIET_S = 3  # seconds before a progress bar appears
+COLUMNS = [
+    *("vae", "decode", "n", "trials", "unique", "share", "of_ceiling", "ci95_low", "ci95_high"),
+    *("noise_unique", "discriminates"),
+]
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """torch computes on one thread inside, and on as many as before afterwards.
 
-    These networks are so small that several threads mostly wait for one another. And a process
-    that is forked from one with torch's threads hangs at its own first use of them.
+    A process that is forked from one with torch's threads would hang at its first use of them.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -42,9 +45,9 @@ def one_thread() -> Iterator[None]:
 class TernaryVAE:
     """The VAEs of a checkpoint. `checkpoint` says where it came from, `model` is the network.
 
-    Each VAE has latents of its own: latents that A encodes mean nothing to B. So where a
-    checkpoint has two VAEs, each verb must be given `vae="A"` or `vae="B"`; where it has one,
-    `vae` may be omitted. All verbs compute on one thread.
+    Latents that A encodes mean nothing to B. So where a checkpoint has two VAEs, each verb must
+    be given `vae`, "A" or "B"; where it has one, `vae` may be omitted. A verb computes on one
+    thread, and raises InputError for an unknown or missing VAE.
     """
 
     def __init__(self, loaded: checkpoints.Checkpoint) -> None:
@@ -73,13 +76,12 @@ class TernaryVAE:
 
         Args:
             ops: (n, 9), values in {-1, 0, 1}; a tensor, an array or nested lists.
-            vae: "A" or "B".
 
         Returns:
             (n, 16) float32.
 
         Raises:
-            InputError: another shape, another value, or an unknown or missing VAE.
+            InputError: another shape or value.
         """
         return self.model.encode(ops, self._chosen(vae))
 
@@ -102,7 +104,7 @@ class TernaryVAE:
             mode: "argmax" (the likeliest value of each entry), "categorical" (a draw from the
                 decoder's distribution) or "expectation" (the rounded mean, which only old
                 figures use).
-            vae: the VAE that encoded `z`, "A" or "B".
+            vae: the VAE that encoded `z`.
             seed: of the draws; only "categorical" needs it.
 
         Returns:
@@ -110,7 +112,7 @@ class TernaryVAE:
 
         Raises:
             InputError: another shape, a value that is not finite, an unknown mode, a missing
-                seed, or an unknown or missing VAE.
+                seed.
         """
         rng = None if seed is None else generator(seed, "decode")
         return self.model.decode(z, self._chosen(vae), mode, rng)
@@ -127,14 +129,13 @@ class TernaryVAE:
         Args:
             n: number of operations, 1 to 10^8.
             mode: as in `decode`.
-            vae: "A" or "B".
             seed: of the latents and draws: the same seed gives the same operations.
 
         Returns:
             (n, 9) int64, values in {-1, 0, 1}.
 
         Raises:
-            InputError: an n, mode, VAE or seed that is none.
+            InputError: an n, mode or seed that is none.
         """
         name = self._chosen(vae)
         return self.model.sample(n, name, mode, rng=generator(seed, "sample", name))
@@ -142,8 +143,8 @@ class TernaryVAE:
     @one_thread()
     def coverage_report(
         self,
-        ns: Iterable[int] = NS,
-        mode: DecodingMode | Sequence[DecodingMode] = DECODING_MODES,
+        ns: Iterable[int] = DRAWS,
+        mode: DecodingMode | list[DecodingMode] | tuple[DecodingMode, ...] = DECODING_MODES,
         vae: VaeName | None = None,
         *,
         trials: int = 5,
@@ -156,7 +157,7 @@ class TernaryVAE:
         Args:
             ns: numbers of draws, each 1 or more.
             mode: a decoding mode or several.
-            vae: "A" or "B"; every VAE if omitted.
+            vae: every VAE if omitted.
             trials: independent repetitions, 2 or more, for the interval.
             seed: of all draws.
 
@@ -169,50 +170,28 @@ class TernaryVAE:
             categorical sampling it is always False, because a uniform generator is at the ceiling.
 
         Raises:
-            InputError: ns that are no numbers, an n below 1, fewer than 2 trials, an unknown mode
-                or VAE.
+            InputError: an n below 1, fewer than 2 trials, an unknown mode.
         """
         if not isinstance(ns, Iterable):
             raise InputError(f"ns is {ns!r}, but must be numbers of draws, such as [50_000].")
-        ns = list(ns)
+        ns, rows = list(ns), []
         modes: list = list(mode) if isinstance(mode, list | tuple) else [mode]
-        unknown = [one for one in modes if one not in DECODING_MODES]
-        if unknown:
-            raise InputError(
-                f"mode holds {unknown[0]!r}, but the modes are {', '.join(DECODING_MODES)}."
-            )
         vaes = self.model.vaes if vae is None else (vae,)
-        streams = [(name, generator(seed, "noise", name)) for name in vaes]
-        makers, first = (self.model.untrained, random_linear), int(seed)
-        untrained = [make(first + i) for make in makers for i in range(UNTRAINED_SEEDS)]
-        rows: list[dict] = []
-        steps = len(vaes) * (1 + len(untrained))
-        with tqdm(total=steps, desc="coverage", delay=QUIET_S, leave=False) as bar:
-            for name, rng in streams:
-                decoder, counts = self.model.decoder(name), []
-                ours = coverage(decoder, ns, modes=modes, trials=trials, seed=seed, stream=name)
-                bar.update()
-                for network in untrained:
-                    counts.append(distinct(network.decoder(name), ns, modes, rng))
-                    bar.update()
-                for row in ours:
-                    most = max(count[row.decode, row.n] for count in counts)
-                    rows.append(
-                        {
-                            "vae": name,
-                            "decode": row.decode,
-                            "n": row.n,
-                            "trials": row.unique.n,
-                            "unique": row.unique.value,
-                            "share": row.share.value,
-                            "of_ceiling": row.of_ceiling.value,
-                            "ci95_low": row.unique.low,
-                            "ci95_high": row.unique.high,
-                            "noise_unique": most,
-                            "discriminates": row.decode == "argmax" and row.unique.low > most,
-                        }
-                    )
-        return pd.DataFrame(rows)
+        streams = {name: generator(seed, "noise", name) for name in vaes}
+        seeds = range(int(seed), int(seed) + SEEDS)
+        untrained = [make(s) for make in (self.model.untrained, random_linear) for s in seeds]
+        for name, rng in streams.items():
+            decoder = self.model.decoder(name)
+            ours = coverage(decoder, ns, modes=modes, trials=trials, seed=seed, stream=name)
+            bar = tqdm(untrained, f"coverage of VAE-{name}", delay=QUIET_S, leave=False)
+            counts = [distinct(network.decoder(name), ns, modes, rng) for network in bar]
+            for row in ours:
+                most, unique = max(count[row.decode, row.n] for count in counts), row.unique
+                found = row.decode, row.n, unique.n, unique.value, row.share.value
+                beats = row.decode == "argmax" and unique.low > most
+                interval = row.of_ceiling.value, unique.low, unique.high
+                rows.append((name, *found, *interval, most, beats))
+        return pd.DataFrame(rows, columns=COLUMNS)
 
 
 @one_thread()

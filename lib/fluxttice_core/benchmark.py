@@ -65,9 +65,7 @@ def run(
     """Measure every VAE of `model` in worker processes, beside the stored controls.
 
     Args:
-        model: the network.
-        record: its checkpoint's path, epoch and sha256, for the file.
-        p: parameters.
+        record: the checkpoint's path, epoch and sha256, for the file.
         report: called with a sentence for each finished part.
 
     Raises:
@@ -82,8 +80,11 @@ def run(
     rows = [row for found in parallel.each(jobs, report)[::-1] for row in found]
     controls = stored_controls(p, report)
     if isinstance(model, Network) and model.normed:  # the stored untrained networks are not
-        alike = _untrained_alike(model, p, report)
+        points = [x for x in control_points(p) if x["network"] == UNTRAINED]
+        alike = _measured([x for x in points if x["vae"] in model.vaes], report, model)
         controls = pd.concat([controls[controls.network != UNTRAINED], alike])
+    kept = controls[[*Row.model_fields]].astype(object)
+    kept = kept.where(kept.notna(), None)
     return Document(
         created_utc=files.utc_now().isoformat(),
         git=files.git_commit(),
@@ -91,7 +92,7 @@ def run(
         checkpoint=record,
         params=p.model_dump(),
         controls_measured=controls.measured_utc.max(),
-        rows=[*rows, *_rows(controls)],
+        rows=[*rows, *(Row(**row) for row in kept.to_dict("records"))],
     )
 
 
@@ -101,17 +102,32 @@ def store(document: Document, path: Path) -> Document:
     return Document.model_validate_json(path.read_bytes())
 
 
+def _evaluation(model: Measurable, vae: str, p: Benchmark) -> Evaluation:
+    return Evaluation(model, vae, p.k, p.seed, vae, p.split_seed)
+
+
 def _exact(model: Measurable, vae: str, p: Benchmark) -> list[Row]:
-    e = Evaluation(model, vae, p.k, p.seed, vae, p.split_seed)
+    e = _evaluation(model, vae, p)
     return measure(e, MODEL) + details(e, MODEL)
 
 
 def _monte_carlo(model: Measurable, vae: str, p: Benchmark) -> list[Row]:
-    e = Evaluation(model, vae, p.k, p.seed, vae, p.split_seed)
-    return monte_carlo(e, MODEL, None, p.trials)
+    return monte_carlo(_evaluation(model, vae, p), MODEL, None, p.trials)
 
 
 # --- Controls: they depend on no model, so they are measured once and stored ---------------------
+
+
+def control_points(p: Benchmark) -> list[Point]:
+    """The oracle, the linear probe and every control, from each of its seeds, VAE by VAE."""
+    names = ("seed", "split_seed", "untrained_seed", "trials")
+    parameters = {name: getattr(p, name) for name in names}
+    return [
+        {"network": name, "seed": seed, "vae": vae, "parameters": parameters}
+        for vae in VAES[::-1]
+        for name, control in NETWORKS.items()
+        for seed in range(p.untrained_seed, p.untrained_seed + control.seeds)
+    ]
 
 
 def stored_controls(p: Benchmark, report: Callable[[str], None] = print) -> pd.DataFrame:
@@ -126,7 +142,18 @@ def stored_controls(p: Benchmark, report: Callable[[str], None] = print) -> pd.D
 
 def measured_controls(p: Benchmark, report: Callable[[str], None] = print) -> pd.DataFrame:
     """The rows of every control, measured now and not stored."""
-    jobs = [Job(_name(point), control_rows, (point,)) for point in control_points(p)]
+    return _measured(control_points(p), report)
+
+
+def _measured(
+    points: list[Point], report: Callable[[str], None], layout: Network | None = None
+) -> pd.DataFrame:
+    """The points' rows; with a `layout`, those of untrained networks like it."""
+    jobs = []
+    for point in points:
+        name = f"{point['network']} {point['seed']}, VAE-{point['vae']}"
+        network = layout.untrained(point["seed"]) if layout else None
+        jobs.append(Job(name, control_rows, (point, network)))
     return pd.DataFrame(row for rows in parallel.each(jobs, report) for row in rows)
 
 
@@ -134,22 +161,6 @@ def store_controls(p: Benchmark) -> None:
     """Measure the controls that reports/controls.csv lacks, and store them there."""
     with parallel.executor() as workers:
         sweep("controls", control_rows, control_points(p), workers)
-
-
-def control_points(p: Benchmark) -> list[Point]:
-    """The oracle, the linear probe and every control, from each of its seeds, VAE by VAE."""
-    names = ("seed", "split_seed", "untrained_seed", "trials")
-    parameters = {name: getattr(p, name) for name in names}
-    return [
-        {"network": name, "seed": seed, "vae": vae, "parameters": parameters}
-        for vae in VAES[::-1]  # B's decoder is the larger one, so its jobs start first
-        for name, control in NETWORKS.items()
-        for seed in range(p.untrained_seed, p.untrained_seed + control.seeds)
-    ]
-
-
-def _name(point: Point) -> str:
-    return f"{point['network']} {point['seed']}, VAE-{point['vae']}"
 
 
 def control_rows(point: Point, network: Network | None = None) -> list[dict[str, Any]]:
@@ -167,15 +178,3 @@ def control_rows(point: Point, network: Network | None = None) -> list[dict[str,
         rows += details(e, name, seed) + monte_carlo(e, name, seed, given["trials"])
     now = files.utc_now().isoformat()
     return [{**row.model_dump(), "measured_utc": now} for row in rows]
-
-
-def _untrained_alike(model: Network, p: Benchmark, report: Callable[[str], None]) -> pd.DataFrame:
-    """The rows of untrained networks of the model's own layout."""
-    points = [x for x in control_points(p) if x["network"] == UNTRAINED and x["vae"] in model.vaes]
-    jobs = [Job(_name(x), control_rows, (x, model.untrained(x["seed"]))) for x in points]
-    return pd.DataFrame(row for rows in parallel.each(jobs, report) for row in rows)
-
-
-def _rows(frame: pd.DataFrame) -> list[Row]:
-    kept = frame[[*Row.model_fields]].astype(object)
-    return [Row(**record) for record in kept.where(kept.notna(), None).to_dict("records")]

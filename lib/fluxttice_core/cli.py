@@ -74,16 +74,14 @@ def _open() -> None:
     webbrowser.open(index.path().resolve().as_uri())
 
 
-def _verify(path: str, quick: bool, public_key: str | None, attest: str | None) -> None:
+def _verify(path: str, quick: bool = False, public_key: str = "", attest: str = "") -> None:
     """check a certified checkpoint and measure it again"""
     from .certification import attest as attestation
     from .certification import signing, verify
 
     trusted = signing.trusted_fingerprint(public_key) if public_key else signing.FINGERPRINT
-    if attest:
-        signing.private_key(
-            attest
-        )  # a key that cannot sign is reported before anything is measured
+    if attest:  # a key that cannot sign is reported before anything is measured
+        signing.private_key(attest)
     found = verify.verify(path, trusted, quick)
     print(verify.table(found))
     if found.problem:
@@ -116,14 +114,14 @@ def _batch(**options: str) -> None:
     print(f"\nDone: a folder a job in\n{files.display_path(batch.run(**options))}")
 
 
-def _evidence(scheduler: str) -> None:
+def _evidence(**options: str) -> None:
     """train and measure params/evidence.yaml"""
     from .report import evidence
 
-    print(f"\nDone: open the .html file in\n{files.display_path(evidence.run(scheduler))}")
+    print(f"\nDone: open the .html file in\n{files.display_path(evidence.run(**options))}")
 
 
-def _reproduce(folder: str, quick: bool) -> None:
+def _reproduce(folder: str, quick: bool = False) -> None:
     """repeat a recorded run, and compare every number that is measured again"""
     from .report import reproduce
 
@@ -151,44 +149,42 @@ def _checked(kind: type[params.P], path: str) -> params.P:
     return params.check(kind, {**blank, **params.read_yaml(path)}, path)
 
 
-def _argument(name: str, text: str, **options: Any) -> dict[str, dict[str, Any]]:
-    return {name: {"help": text, **options}}
+def _option(text: str, metavar: str, **options: str) -> dict[str, Any]:
+    return {"help": text, "metavar": metavar, **options}
 
 
-def _file(step: str, what: str) -> dict[str, dict[str, Any]]:
-    text = f"{what}: a parameter file (default: %(default)s)"
-    return _argument(f"--{step}", text, default=f"params/{step}.yaml", metavar="FILE")
-
-
-TRAIN, BENCHMARK = _file("train", "how to train"), _file("benchmark", "what to measure")
-CERTIFY = _file("certify", "the bounds to meet")
-ONE = "measure this one and train none (default: the one that is trained)"
-CHECKPOINT = _argument("--checkpoint", ONE, default="", metavar="PATH")
-LAST = "last part of the folder's name (default: %(default)s)"
-NAME = _argument("--name", LAST, default="report")
-GO_ON = "go on with this run, by its own parameters (default: a new run)"
-RESUME = _argument("--resume", GO_ON, default="", metavar="FOLDER")
-WHERE = "a Dask scheduler, tcp://host:port (default: the cores of this machine)"
-SCHEDULER = _argument("--scheduler", WHERE, default="", metavar="ADDRESS")
-LESS = "check what was signed and measure nothing (default: measure every gate again)"
-SIGN = "sign a Summary Verification Result of it with this private key (default: none)"
-ATTEST = _argument("--attest", SIGN, metavar="KEY")
-QUICK = _argument("--quick", LESS, action="store_true")
-READ = "read the controls from their file (default: measure them again, too)"
-STORED = _argument("--quick", READ, action="store_true")
-KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
-
+ARGUMENTS = {
+    "path": {"help": "its folder"},
+    "old": {"help": "the .pt"},
+    "folder": {"help": "the folder of a run, or a new one"},
+    "plan": {"help": "name: {parameter: value or list} a line"},
+    "--train": _option("how to train", "FILE", default="params/train.yaml"),
+    "--benchmark": _option("what to measure", "FILE", default="params/benchmark.yaml"),
+    "--certify": _option("the bounds to meet", "FILE", default="params/certify.yaml"),
+    "--checkpoint": _option("measure this one and train none", "PATH"),
+    "--name": _option("last part of the folder's name", "NAME", default="report"),
+    "--resume": _option("go on with this run, by its own parameters", "FOLDER"),
+    "--scheduler": _option(
+        "a Dask scheduler, tcp://host:port, in place of this machine", "ADDRESS"
+    ),
+    "--quick": {
+        "help": "verify: measure nothing again; reproduce: take the controls from their file",
+        "action": "store_true",
+    },
+    "--public-key": _option("the key to trust, in place of the project's", "FILE"),
+    "--attest": _option("sign a Summary Verification Result of it with this private key", "KEY"),
+}
 # Command → the extra that it needs, and its arguments. Its help is the docstring.
-COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
-    _report: ("report", TRAIN | BENCHMARK | CERTIFY | CHECKPOINT | NAME | RESUME),
-    _open: ("report", {}),
-    _verify: ("sign", _argument("path", "its folder") | QUICK | KEY | ATTEST),
-    _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
-    _batch: ("cluster", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
-    _evidence: ("cluster", SCHEDULER),
-    _reproduce: ("report", _argument("folder", "the run's folder") | STORED),
-    _controls: ("", BENCHMARK),
-    _power: ("", CERTIFY),
+COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
+    _report: ("report", "--train --benchmark --certify --checkpoint --name --resume"),
+    _open: ("report", ""),
+    _verify: ("sign", "path --quick --public-key --attest"),
+    _import: ("", "old folder"),
+    _batch: ("cluster", "plan --scheduler"),
+    _evidence: ("cluster", "--scheduler"),
+    _reproduce: ("report", "folder --quick"),
+    _controls: ("", "--benchmark"),
+    _power: ("", "--certify"),
 }
 
 
@@ -196,8 +192,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fluxttice", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for run, (extra, arguments) in COMMANDS.items():
-        command = commands.add_parser(run.__name__.strip("_"), help=run.__doc__)
+        command = commands.add_parser(
+            run.__name__.strip("_"),
+            help=run.__doc__,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            argument_default=argparse.SUPPRESS,  # a function's own defaults hold
+        )
         command.set_defaults(run=run, extra=extra)
-        for name, options in arguments.items():
-            command.add_argument(name, **options)
+        for name in arguments.split():
+            command.add_argument(name, **ARGUMENTS[name])
     return parser

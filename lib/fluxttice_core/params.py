@@ -1,12 +1,11 @@
-"""Parameters: what each notebook takes, checked before anything runs.
+"""Parameters of the notebooks, checked before anything runs.
 
 A YAML file is flat and holds one notebook's parameters; the `parameters` cell of the notebook
-holds the same keys as literals. Every key is used, and a key nobody uses is an error.
+holds the same keys as literals. An unknown key is an error.
 """
 
 import difflib
 import io
-import json
 import re
 import reprlib
 from functools import cache
@@ -44,7 +43,6 @@ Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
 Digest = Annotated[str, BeforeValidator(_digest)]
-PLAIN = str | int | float | None
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
@@ -106,20 +104,10 @@ def _yaml() -> YAML:
     return yaml
 
 
-def without_run_dir(values: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that a run's results depend on."""
-    return {key: value for key, value in values.items() if key != "run_dir"}
-
-
-def config_hash(values: dict[str, Any]) -> str:
-    """12 hexadecimal digits that change with any parameter but `run_dir`."""
-    return files.sha256(json.dumps(without_run_dir(values), sort_keys=True).encode())[:12]
-
-
 def record(folder: Path, name: str, values: dict[str, Any]) -> None:
-    """Write the values in force as `folder`/<name>.params.yaml: a file papermill can rerun."""
+    """Write `folder`/<name>.params.yaml, which papermill can rerun: all `values` but `run_dir`."""
     text = io.BytesIO()
-    _yaml().dump(without_run_dir(values), text)
+    _yaml().dump({key: value for key, value in values.items() if key != "run_dir"}, text)
     files.write_bytes(folder / f"{name}.params.yaml", text.getvalue())
 
 
@@ -132,54 +120,44 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return _flat(_read(path), str(path))
 
 
+def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
+    """A mapping of names to flat mappings, as a batch's plan is; raises as `read_yaml`."""
+    plan = _read(path)
+    if not plan or not isinstance(plan, dict) or not all(isinstance(name, str) for name in plan):
+        raise InputError(f"{path} must be a plan: `name: {{parameter: value, …}}` a line.")
+    return {name: _flat(values, f"{path}: {name}") for name, values in plan.items()}
+
+
 def profile_of(values: dict[str, Any]) -> str:
     """The name of the params/certify*.yaml that has exactly the bounds in `values`; "" if none.
 
     Bounds are the parameters that begin with min_ or max_.
     """
-    wanted = _bounds(values)
-    for place in sorted(files.root().glob("params/certify*.yaml")):
-        if wanted and _bounds_in(place, place.stat().st_mtime_ns) == wanted:
-            return place.stem
-    return ""
+    profiles = _profiles(files.root() / "params")
+    return next((name for name, bounds in profiles.items() if bounds == _bounds(values) != {}), "")
 
 
-@cache  # because the page of all runs compares every run with it
-def _bounds_in(place: Path, _changed: int) -> dict[str, Any]:
-    try:
-        return _bounds(read_yaml(place))
-    except InputError:  # a file that is being edited is no profile
-        return {}
+@cache  # because the page of all runs asks for every run
+def _profiles(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: _bounds(read_yaml(path)) for path in sorted(folder.glob("certify*.yaml"))}
 
 
 def _bounds(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k.startswith(("min_", "max_"))}
 
 
-def read_plan(path: str | Path) -> dict[str, dict[str, Any]]:
-    """A mapping of names to flat mappings, as a batch's plan is; raises as `read_yaml`."""
-    plan = _read(path)
-    entries = plan.items() if isinstance(plan, dict) else ()
-    if not entries or not all(isinstance(k, str) and isinstance(v, dict) for k, v in entries):
-        raise InputError(f"{path} must be a plan: `name: {{parameter: value, …}}` a line.")
-    return {name: _flat(values, f"{path}: {name}") for name, values in plan.items()}
-
-
 def _read(path: str | Path) -> Any:
     place = files.resolve(path, "parameter file")
     try:
         return _yaml().load(place.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path} is not readable as YAML: {_problem(error)}.") from None
-
-
-def _problem(error: Exception) -> str:
-    """The parser's reason and its line, without the excerpt of the file that it adds."""
-    if isinstance(error, MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return " ".join((getattr(error, "strerror", "") or str(error)).split())
+    except MarkedYAMLError as error:  # it also quotes the file
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        problem = f"line {line}: {error.problem}"
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except (YAMLError, ValueError, OSError) as error:
+        problem = " ".join((getattr(error, "strerror", "") or str(error)).split())
+    raise InputError(f"{path} is not readable as YAML: {problem}.")
 
 
 def _flat(values: Any, where: str) -> dict[str, Any]:
@@ -193,4 +171,4 @@ def _flat(values: Any, where: str) -> dict[str, Any]:
 
 def _is_flat(name: Any, value: Any) -> bool:
     values = value if isinstance(value, list) else [value]
-    return isinstance(name, str) and all(isinstance(v, PLAIN) for v in values)
+    return isinstance(name, str) and all(isinstance(v, str | int | float | None) for v in values)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from planted import LN3, same
 
-from fluxttice_core import benchmark, files
+from fluxttice_core import benchmark, files, sweep
 from fluxttice_core.benchmark import NETWORKS, ORACLE, UNTRAINED, Benchmark
 from fluxttice_core.metrics.controls import CONTROLS
 from fluxttice_core.metrics.evaluation import Evaluation
@@ -43,26 +43,36 @@ def row(network, vae, interval, seed=0, metric="generator_information"):
     )  # fmt: skip
 
 
-def planted_controls(**changes):
-    """The stored table: every control, whose value is 0 for every metric."""
-    rows = [row(name, vae, (0, 0), 1_000, m) for name in NETWORKS for vae in VAES for m in METRICS]
-    frame = pd.DataFrame(one.model_dump() for one in rows)
-    return frame.assign(measured_utc="then", key=benchmark._key(P.model_copy(update=changes)))
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory):
+    """Stores controls whose every metric is 0, by these parameters."""
+    place = tmp_path_factory.mktemp("controls") / "controls.csv"
+
+    def planted(**changes):
+        points = benchmark.control_points(P.model_copy(update=changes))
+        rows = [
+            row(x["network"], x["vae"], (0, 0), x["seed"], m).model_dump() | {"key": sweep.key(x)}
+            for x in points
+            for m in METRICS
+        ]
+        pd.DataFrame(rows).assign(measured_utc="then").to_csv(place, index=False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "path", lambda _name: place)
+        yield planted
 
 
 # --- The whole, of the oracle ---
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(plant, tmp_path_factory):
     """By two workers, with stored controls of this code; and the steps it reported."""
-    path, steps = tmp_path_factory.mktemp("controls") / "controls.csv", []
-    planted_controls().to_csv(path, index=False)
+    plant()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "controls_path", lambda: path)
         patch.setattr(benchmark, "measured_controls", None)
-        found = benchmark.run(oracle(), RECORD, P, steps.append)
-    stored = benchmark.store(found, path.parent / benchmark.DOCUMENT)
+        found = benchmark.run(oracle(), RECORD, P, (steps := []).append)
+    stored = benchmark.store(found, tmp_path_factory.mktemp("benchmark") / benchmark.DOCUMENT)
     assert stored == found
     return stored, steps
 
@@ -133,40 +143,43 @@ def test_workers_and_order_change_no_figure_and_measuring_no_weight(whole):
 
 
 @pytest.mark.parametrize("change", ["code", "seed", "trials"])
-def test_controls_of_other_code_or_parameters_are_measured_anew(monkeypatch, tmp_path, change):
+def test_controls_of_other_code_or_parameters_are_measured_anew(plant, monkeypatch, change):
     """Every control from every seed of each VAE."""
-    path, said, jobs = tmp_path / "controls.csv", [], []
-    planted_controls(**({} if change == "code" else {change: 6})).to_csv(path, index=False)
+    said, jobs, one = [], [], [[{"network": UNTRAINED}]]
+    plant(**({} if change == "code" else {change: 6}))
     if change == "code":
         monkeypatch.setattr(files, "code_hash", lambda *_: "another")
-    monkeypatch.setattr(benchmark, "controls_path", lambda: path)
-    one = [[row(UNTRAINED, "A", (0, 1))]]
     monkeypatch.setattr(benchmark.parallel, "each", lambda all_of, _: jobs.extend(all_of) or one)
     found = benchmark.stored_controls(P, said.append)
     assert "measuring the controls now" in said[0] and len(found) == 1
+    asked = sorted((x["network"], x["seed"], x["vae"]) for x, _ in (job.arguments for job in jobs))
     networks = [(name, 1_000 + i) for name, kind in NETWORKS.items() for i in range(kind.seeds)]
-    asked = sorted(job.arguments[:3] for job in jobs)
     assert asked == sorted((*one, vae) for one in networks for vae in VAES)
-    assert set(found.key) == {benchmark._key(P)}
 
 
-def test_an_untrained_network_has_the_models_own_layers(monkeypatch, tmp_path):
+def test_an_untrained_network_has_the_models_own_layers(plant, monkeypatch):
     """The stored networks have neither LayerNorm nor SiLU."""
+    plant()
     with torch.random.fork_rng():
         model, asked = Network(("A",), normed=True), []
-    planted_controls().to_csv(path := tmp_path / "controls.csv", index=False)
-    monkeypatch.setattr(benchmark, "controls_path", lambda: path)
 
     def each(jobs, _):
-        asked.append([job.arguments[:3] for job in jobs])
-        return [[row(UNTRAINED, "A", (1, 2), 1_000 + i)] for i, _ in enumerate(jobs)]
+        if jobs[0].function is not benchmark.control_rows:
+            return []
+        asked.extend(job.arguments for job in jobs)
+        theirs = [row(UNTRAINED, "A", (1, 2), 1_000 + i).model_dump() for i in range(len(jobs))]
+        return [[one | {"measured_utc": "now"}] for one in theirs]
 
     monkeypatch.setattr(benchmark.parallel, "each", each)
-    rows = benchmark.run(model, RECORD, P, str).rows[2:]
-    assert asked[1] == [(UNTRAINED, 1_000 + i, "A") for i in range(5)]
-    assert [one.high for one in rows if one.network == UNTRAINED] == [2] * 5
-    monkeypatch.setattr(benchmark, "measure", lambda e, *_: [e.network.encoder_A.clamped])
-    assert benchmark.control_rows(UNTRAINED, 7, "A", P, model) == [True]
+    alike = benchmark.run(model, RECORD, P, str)
+    assert [(x["network"], x["seed"], x["vae"]) for x, _ in asked] == [
+        (UNTRAINED, 1_000 + i, "A") for i in range(5)
+    ]
+    assert all(network.encoder_A.clamped for _, network in asked)
+    assert [one.high for one in alike.rows if one.network == UNTRAINED] == [2] * 5
+    one = row(UNTRAINED, "A", (1, 2))
+    monkeypatch.setattr(benchmark, "measure", lambda e, *_: [one] * e.network.encoder_A.clamped)
+    assert len(benchmark.control_rows(asked[1][0], model)) == 1
 
 
 # --- The comparison, on planted rows ---

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from .. import files, parallel, params
 from ..errors import InputError
+from ..sweep import point_key
 from .notebook import check
 from .run import NOTEBOOKS, execute
 
@@ -86,7 +87,7 @@ def jobs(path: str) -> list[Job]:
                 p["checkpoint"] = files.relative_to_root(files.resolve(p["checkpoint"]).resolve())
             name = "-".join([entry, *(f"{key}-{value}" for key, value in chosen.items())])
             name = re.sub(r"[^\w.+-]+", "-", name)[:100].strip("-.")
-            folder = f"{name}-{params.config_hash(p)}"
+            folder = f"{name}-{point_key(p)}"
             found[folder] = Job(entry, folder, step, p)
     return [*found.values()]
 
