@@ -6,7 +6,7 @@ from fluxttice_core import files, params
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.report import batch
 
-SMALL = {"epochs": 1, "batch_size": 4096, "prior_size": 512, "settle_steps": 10}
+SMALL = {"epochs": 1, "batch_size": 4096, "prior_size": 512, "finetune_steps": 10}
 
 
 @pytest.fixture
