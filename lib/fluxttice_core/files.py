@@ -42,7 +42,7 @@ def resolve(path: str | Path, what: str = "checkpoint") -> Path:
     Raises:
         InputError: neither has it; the sentence calls it `what`.
     """
-    text = str(path).strip() and os.path.expanduser(path)
+    text = str(path).strip() and os.path.expanduser(str(path))
     if not text:
         raise InputError(f"{what} is empty: give the path of a {what}.")
     with contextlib.suppress(OSError, ValueError):  # too long, or with a null byte

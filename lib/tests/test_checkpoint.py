@@ -242,6 +242,21 @@ def test_the_child_reads_a_file_and_is_ended_in_time(monkeypatch, old):
 # --- Importing ---
 
 
+def test_a_pt_of_another_sha256_is_refused_before_it_is_read(old, monkeypatch, forked):
+    digest = files.sha256(old.read_bytes())
+    loaded = checkpoint.load(old, f" {digest.upper()}")
+    assert loaded.manifest["imported"]["sha256"] == digest
+    assert loaded.sha256 == files.sha256(loaded.contents[checkpoint.WEIGHTS])
+    monkeypatch.setattr(convert, "answer", None)
+    assert "abc was expected" in refused(old, expected_sha256="abc")
+
+
+def test_an_answer_that_is_cut_or_missing_is_a_sentence(old, monkeypatch):
+    for found in (b"", b"{", b"\n", b"torch: warning\n{}"):
+        monkeypatch.setattr(convert, "answer", lambda data, found=found: found)
+        assert "takes too long" in refused(old)
+
+
 def test_an_imported_checkpoint_is_one_of_ours(tmp_path, old, untrained, capsys, forked):
     assert cli.main(["import", str(old), str(tmp_path / "new" / "ours")]) == 0
     loaded, data = checkpoint.load(tmp_path / "new" / "ours"), old.read_bytes()

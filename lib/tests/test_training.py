@@ -142,7 +142,7 @@ def test_it_measures_one_vae_alone_and_exact_match_of_validation(
     assert found["val_exact_A"] == pytest.approx(truth)
     q = posterior(perfect_model, "A")
     rng = generator(p.seed, "posterior sample", "epoch 0 A")  # of this epoch alone
-    sampled = samples(perfect_model, "A", q, rng).hits[:, split(7).val]
+    sampled = samples(perfect_model, "A", q, rng).exact_matches[:, split(7).val]
     assert found["val_exact_sampled_A"] == pytest.approx(float(sampled.double().mean()))
     assert (found["coverage_A"], found["argmax_entropy_A"]) == pytest.approx((1, 1), abs=0.01)
     assert found["rate_A"] == rate(q).value

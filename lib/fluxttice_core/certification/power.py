@@ -24,7 +24,7 @@ from ..model.streams import generator
 from ..sweep import Point, stored_rows, sweep
 
 TRIALS = 400  # 0 refusals of so many show that fewer than 1 % are refused
-GENERATION = [gate for gate in GATES if METRICS[metric_of(gate)].question == GENERATES]
+GENERATION = [gate for gate in GATES if metric_of(gate) in GENERATES]
 MANY = (1, 2, 5, 20, 100, 200, 1_000)
 # Defect → the affected operations' share of a uniform frequency, and how many are affected.
 DEFECTS = {

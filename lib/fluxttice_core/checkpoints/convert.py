@@ -43,7 +43,10 @@ def convert(path: str | Path, expected_sha256: str = "") -> dict[str, bytes]:
         if re.match(begins, data):
             raise InputError(f"{name} is {what}.")
     text, _, weights = answer(data).partition(b"\n")
-    facts = files.parse_json(text or b'{"refused": "torch failed on it, or took too long"}')
+    try:
+        facts = files.parse_json(text)
+    except ValueError:  # no answer, or none that the child itself wrote
+        facts = {"refused": "torch fails on it, or takes too long"}
     if "refused" in facts:
         raise InputError(f"{name} cannot be imported: {printable(facts['refused'], 200)}.")
     model = network_of(tensors_of(weights, name), name)

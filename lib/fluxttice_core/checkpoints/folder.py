@@ -18,16 +18,7 @@ from .convert import convert
 from .layouts import network_of
 from .manifest import MANIFEST, SCHEMA, WEIGHTS, check_sha256, packed, tensors_of
 
-__all__ = [
-    "MANIFEST",
-    "SCHEMA",
-    "WEIGHTS",
-    "Checkpoint",
-    "check_split",
-    "from_bytes",
-    "load",
-    "save",
-]
+__all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "Checkpoint", "load", "save"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,7 @@ class Checkpoint:
     path: str
     sha256: str
     manifest: dict[str, Any] = field(repr=False)
-    contents: dict[str, bytes] = field(repr=False)
+    contents: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def epoch(self) -> int | None:

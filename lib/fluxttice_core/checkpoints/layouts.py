@@ -1,10 +1,11 @@
 """Which network a file's tensors are: the layouts of v5.5 to v5.12.4.
 
-The layout is read from tensor names and shapes, never from the file's own config. A row of LAYOUTS
-only names it: encoders, decoders, norms and activations follow from the tensors themselves.
+The layout is read from tensor names and shapes, never from the file's own config. Its row only
+names it: encoders, decoders, norms and activations follow from the tensors themselves.
 """
 
 import re
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,34 +31,28 @@ LAYOUTS = (  # name; the tensor, and its shape where that matters, of the first 
     ("v5.11 single projection", "projection.direction_net.0.weight", None),
 )
 ALONE = "encoders and decoders alone"
-PREFIXES = r"^((_orig_mod|module|base)\.)*"  # of compiling, parallel training and a wrapper
 STRICT = ("encoder_", "decoder_", "projection.")
-STEERS = "steers training alone"
-IGNORED = {  # how the name of a tensor or of a part of a file begins; why no measurement needs it
-    r"(state_net|attention_head_scales|controller\.net)\.|controller_state$": STEERS,
-    r"(metric|hyperbolic|curriculum)_attention\.": STEERS,
-    r"symbiosis\.|curiosity\.|ranking\.|closure\.": STEERS,
-    r"(grad_norm|r)_[AB]_ema$|loss_|mean_radius_|prior_sigma$|curvature$|appetite_":
-        "a running number of training",
-    r"(model_)?optim": "state of an optimiser",
-    r"snap": "radii by the true valuation, given, not learnt: the network is measured without",
+IGNORED = {  # why no measurement needs a tensor or a part of a file, and how its name begins
+    "steers training alone":
+        r"(state_net|attention_head_scales|controller\.net|symbiosis|curiosity|ranking|closure)\."
+        r"|(metric|hyperbolic|curriculum)_attention\.|controller_state$",
+    "a running number of training":
+        r"(grad_norm|r)_[AB]_ema$|loss_|mean_radius_|prior_sigma$|curvature$|appetite_",
+    "state of an optimiser": r"(model_)?optim",
+    "radii by the true valuation, given, not learnt: the network is measured without": r"snap",
 }  # fmt: skip
 
 
 def reason(name: str) -> str:
     """Why a tensor or a part of a file is ignored; empty if that is not known."""
-    return next((why for begins, why in IGNORED.items() if re.match(begins, name)), "")
+    return next((why for why, begins in IGNORED.items() if re.match(begins, name)), "")
 
 
 def network_of(tensors: dict[str, Tensor], name: str) -> Network:
     """The network that `tensors` are, in evaluation mode.
 
-    Encoders, decoders and projections are strict. Other tensors of the file are ignored: they are
-    kept, and `ignored_tensors` has the reason for each.
-
-    Args:
-        tensors: by their names, without prefixes.
-        name: what to call the file in an error.
+    Encoders, decoders and projections are strict. The file's other tensors are kept and ignored,
+    with a reason if it is known. `name` is the file's in an error.
 
     Raises:
         InputError: no network, or the first tensor that is missing, unexpected, of another shape,
@@ -80,8 +75,8 @@ def network_of(tensors: dict[str, Tensor], name: str) -> Network:
         elif key not in shapes:
             problem = "is missing"
         elif (tensors[key].dtype, shapes[key]) != (torch.float32, wanted[key]):
-            found = f"{tensors[key].dtype} {shapes[key]}"
-            problem = f"is {printable(found)}, but must be torch.float32 {wanted[key]}"
+            found = printable(f"{tensors[key].dtype} {shapes[key]}")
+            problem = f"is {found}, but must be torch.float32 {wanted[key]}"
         elif not tensors[key].isfinite().all():
             problem = "holds values that are not finite"
         if problem:
@@ -95,33 +90,29 @@ def network_of(tensors: dict[str, Tensor], name: str) -> Network:
 
 
 def projections(shapes: dict[str, tuple]) -> dict[str, tuple]:
-    """The names and shapes that the tensors of a file's projections must have; none before v5.11.
+    """The shapes that the tensors of a file's projections must have, by name; none before v5.11.
 
-    direction_net has linear layers from D to D latents, and a LayerNorm after each but the last;
-    radius_net has as many from D to 1. Their number and inner widths are the file's. Activations,
-    and in some files dropout, take a number and hold no tensor.
+    direction_net is linear layers from D to D, with a LayerNorm after each but the last; radius_net
+    linear layers from D to 1. How many, and how wide, is read from the file. Activations, and in
+    some files dropout, take a number and have no tensor.
     """
-    if not any(key.startswith("projection.") for key in shapes):
-        return {}
-    single = any(key.startswith("projection.direction_net.") for key in shapes)
     wanted: dict[str, tuple] = {}
+    if not any(key.startswith("projection.") for key in shapes):
+        return wanted
+    single = any(key.startswith("projection.direction_net.") for key in shapes)
     for place in ["projection"] if single else ["projection.proj_A", "projection.proj_B"]:
+        if any(key.endswith(".manifold.isp_c") for key in shapes):  # both have one, or none has
+            wanted[f"{place}.manifold.isp_c"] = ()
         for net, step, end in (("direction_net", 3, D), ("radius_net", 2, 1)):
             weight = re.compile(re.escape(f"{place}.{net}.") + r"(0|[1-9]\d?)\.weight")
             found = {int(hit[1]): shapes[hit[0]] for hit in map(weight.fullmatch, shapes) if hit}
             linear = sorted(number for number, shape in found.items() if len(shape) == 2) or [0]
-            last = len(linear) - 1
-            step += linear[last] != step * last  # of dropout
-            wide = D
-            for i, number in enumerate(linear):
-                narrow = end if i == last else found[number][0]
-                sizes: dict[int, tuple] = {step * i: (narrow, wide)}
-                if net == "direction_net" and i < last:
-                    sizes[step * i + 1] = (narrow,)
-                for at, size in sizes.items():
-                    wanted[f"{place}.{net}.{at}.weight"] = size
-                    wanted[f"{place}.{net}.{at}.bias"] = (narrow,)
-                wide = narrow
-        if any(key.endswith(".manifold.isp_c") for key in shapes):  # both have one, or none has
-            wanted[f"{place}.manifold.isp_c"] = ()
+            widths = [D, *(found[number][0] for number in linear[:-1]), end]
+            step += linear[-1] != step * (len(linear) - 1)  # of dropout
+            for i, (wide, narrow) in enumerate(pairwise(widths)):
+                at = f"{place}.{net}.{step * i}"
+                wanted |= {f"{at}.weight": (narrow, wide), f"{at}.bias": (narrow,)}
+                if net == "direction_net" and i < len(linear) - 1:
+                    norm = f"{place}.{net}.{step * i + 1}"
+                    wanted |= {f"{norm}.weight": (narrow,), f"{norm}.bias": (narrow,)}
     return wanted

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from ..errors import printable
-from .layouts import PREFIXES
 
 MEMORY = 384 * 2**20  # bytes, besides those that importing torch maps: gigabytes with CUDA
 PROCESSOR = 5  # seconds; a v5.x file takes 0.1
 MAX_CLAIMS, MAX_DEPTH = 2**20, 30  # values and characters; levels
 STATES = ("model", "model_state", "model_state_dict", "base_model_state_dict")
 RAW = "the file itself"
+PREFIXES = r"^((_orig_mod|module|base)\.)*"  # of compiling, parallel training and a wrapper
 SCALAR = np.float64().__reduce__()[0]
 NUMPY: list[Any] = [
     np.dtype,

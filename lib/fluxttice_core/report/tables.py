@@ -200,22 +200,12 @@ def gates(results: list[GateResult], caption: str = "") -> Styler:
 
 def control_results(results: list[ControlResult], caption: str = "") -> Styler:
     """A line a negative control: its verdict, and the gate that fails it."""
-    return _coloured(
-        plain_table(
-            (
-                {
-                    "control": one.control,
-                    "latents": f"{one.k:,}",
-                    "verdict": one.verdict,
-                    "fails at": ", ".join(
-                        METRICS[metric_of(g.gate)].title for g in one.gates if g.verdict == "FAIL"
-                    ),
-                }
-                for one in results
-            ),
-            caption,
-        )
-    )
+    lines = []
+    for one in results:
+        failed = [METRICS[metric_of(g.gate)].title for g in one.gates if g.verdict == "FAIL"]
+        line = {"control": one.control, "latents": f"{one.k:,}", "verdict": one.verdict}
+        lines.append(line | {"fails at": ", ".join(failed)})
+    return _coloured(plain_table(lines, caption))
 
 
 def distributions(p: Tensor, table: list[int]) -> Styler:
