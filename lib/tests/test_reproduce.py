@@ -27,7 +27,8 @@ def gate(*number):
     "old, new, here, elsewhere",
     [
         ((0.3,), (0.3,), "equal", "equal"), ((0.3,), (0.4,), "DIFFERS", "in interval"),
-        ((0.3,), (0.41,), "DIFFERS", "DIFFERS"), ((0.3,), (0.3, 0.1, 0.4), "DIFFERS", "in interval"),
+        ((0.3,), (0.41,), "DIFFERS", "DIFFERS"),
+        ((0.3,), (0.3, 0.1, 0.4), "DIFFERS", "in interval"),
         ((0.3,), (None, None, None), "DIFFERS", "DIFFERS"),
         ((None, None, None), (None, None, None), "equal", "equal"),
     ],

@@ -134,7 +134,7 @@ def _execute(step: str, values: dict[str, Any], folder: Path) -> None:
 def _same_environment(documents: Iterable[dict[str, Any]]) -> bool:
     """Are libraries and machine the recorded ones? Prints those that are not."""
     now = {"commit": files.git_commit()["commit"], **files.environment()}
-    then = {}
+    then: dict[str, Any] = {}
     for document in documents:
         then |= {"commit": document["git"]["commit"], **document["environment"]}
     other = [name for name in then if then[name] != now.get(name)]
