@@ -101,7 +101,7 @@ def test_random_numbers_are_those_of_torch(engine):
 
 @pytest.mark.parametrize(("model", "vae"), [(UNTRAINED, "A"), (UNTRAINED, "B"), (IMPROVED, "A")])
 def test_the_untrained_decoder_is_the_benchmarks(engine, model, vae):
-    loaded = checkpoints.Checkpoint(model, "any weights", "0" * 64, {})
+    loaded = checkpoints.Checkpoint(model, "any weights", "0" * 64, {}, {})
     held = read(explore.page(loaded, **SEEDS))["vaes"][vae]
     expected = explore.layers(model.untrained(SEEDS["untrained_seed"]).decoder(vae))
     values = f"[untrained(held), network(expected)].map({WEIGHTS})"
@@ -140,7 +140,8 @@ def test_the_page_is_small_and_the_same_for_the_same_checkpoint():
 
 def test_any_checkpoint_has_the_page_and_its_path_is_only_text():
     manifest = {"imported": {"file": "mine.pt"}}
-    page = explore.page(checkpoints.Checkpoint(IMPROVED, "<b>mine", "0" * 64, manifest), **SEEDS)
+    loaded = checkpoints.Checkpoint(IMPROVED, "<b>mine", "0" * 64, manifest, {})
+    page = explore.page(loaded, **SEEDS)
     assert set(read(page)["vaes"]) == {"A"} and 'value="B"' not in page
     assert "<b>mine" not in page and "&lt;b&gt;mine" in page and "epoch not recorded" in page
     assert "v5.x checkpoint, layout v5.12.4 improved" in page

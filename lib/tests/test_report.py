@@ -143,7 +143,7 @@ def test_a_foreign_file_is_converted_once_and_the_run_measures_its_own_copy(
     loaded = checkpoints.load(folder / "checkpoint")
     assert loaded.section("imported")["sha256"] == files.sha256((tmp_path / "x.pt").read_bytes())
     measured = {step: values["checkpoint"] for step, values in stubs[0].items()}
-    assert measured == dict.fromkeys(("benchmark", "certify"), "")
+    assert measured == dict.fromkeys(("benchmark", "certify", "lineage"), "")
 
 
 @pytest.mark.parametrize("name", ["benchmark", "certify"])
@@ -186,24 +186,25 @@ def test_nothing_follows_an_interrupted_training_and_a_second_one_begins_afresh(
 
 
 @pytest.mark.parametrize("value", ["~/x", "x"])
-def test_the_reports_folder_may_be_in_the_home_or_relative(stubs, tmp_path, monkeypatch, value):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_the_reports_folder_may_be_in_the_home_or_relative(project, stubs, monkeypatch, value):
+    monkeypatch.setenv("HOME", str(project))
     monkeypatch.setenv("FLUXTTICE_REPORTS", value)
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["report"]) == 0 and (tmp_path / "x/index.html").is_file()
+    assert cli.main(["report"]) == 0 and (project / "x/index.html").is_file()
 
 
-def test_output_that_cannot_be_written_or_shown_is_no_traceback(tmp_path, monkeypatch, capsys):
-    verify = ["verify", str(files.root() / "checkpoints/certified"), "--quick"]
+def test_output_that_cannot_be_written_or_shown_is_no_traceback(
+    tmp_path, stubs, monkeypatch, capsys
+):
+    report = ["report", "--name", "größe"]
     with open(tmp_path / "said", "w", encoding="ascii") as ascii_terminal:
         monkeypatch.setattr(sys, "stdout", ascii_terminal)
-        assert cli.main(verify) == 0
+        assert cli.main(report) == 0
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        assert cli.main(verify) == 1
+        assert cli.main(report) == 1
     assert "its output cannot be read or written (No space left" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdout", None)
-    assert cli.main(verify) == 1
+    assert cli.main(report) == 1
     assert capsys.readouterr().err == "fluxttice: standard output is closed.\n"
 
 

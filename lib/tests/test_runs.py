@@ -17,7 +17,7 @@ from fluxttice_core.checkpoints import folder as checkpoints
 
 FLUXTTICE = Path(sys.executable).with_name("fluxttice")
 SMALL = {"epochs": 500, "keep_every": 1, "min_score": 0, "batch_size": 4096, "prior_size": 512,
-         "settle_steps": 10}  # fmt: skip
+         "finetune_steps": 10}  # fmt: skip
 
 
 def processes(reports: Path) -> list[psutil.Process]:

@@ -6,7 +6,6 @@ reports/evidence.csv, one row a VAE, and runs 4_evidence, which shows the table 
 
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from ..metrics.measurement import METRICS, measure
 from ..metrics.rate import least_rate
 from ..sweep import Point, point_key, read, sweep
 from ..training import loop
-from ..training.selection import Train
+from .notebook import check
 from .run import execute
 from .tables import format_value
 
@@ -30,34 +29,25 @@ PLAN = "params/evidence.yaml"
 K, SEED = 1_000_000, 20251030  # of the measurement: other draws than training's or a report's
 PACKAGES = (*files.MEASURING, "training")  # whose code a row depends on
 WHOLE = "default"
-QUESTIONS = {  # question → the whole recipe, and the recipe without the part
-    "Does the uniformity loss help?": (WHOLE, "default, no uniformity loss"),
-    "Does the nonlinearity loss help?": (WHOLE, "default, no nonlinearity loss"),
-    "Does rotating the latents help?": (WHOLE, "default, no rotation"),
-    "Do small initial logits help?": (WHOLE, "default, initial logits of usual size"),
-    "Does fine-tuning the encoder help?": (WHOLE, "default, 10 fine-tuning steps"),
-    "Does a large error weight help?": (WHOLE, "default, a tenth of the error weight"),
-    "Is the default recipe better than v5.5?": (WHOLE, "v5.5"),
-}
 COLUMNS = (
     "argmax_coverage_50000", "argmax_coverage_195000", "argmax_entropy", "exact_match",
     "exact_match_sampled", "exact_match_test", "rate", "mig", "mi_disentanglement",
     "active_units", "path_consistency",
 )  # fmt: skip
-MARGIN = 1.0  # points, or nats for the rate: a smaller effect is called no effect
-# The metrics that answer a question, and what multiplies a difference: shares become percentage
-# points, and a lower rate is better. Losing operations lowers the rate, so it is compared with the
-# least rate at its exact match.
-ASKED_OF = {"argmax_coverage_50000": 100, "exact_match_sampled": 100, "mig": 100, "rate": -1}
-RATE = "rate above the least at that exact match"
+SUMMARY = (
+    "argmax_coverage_50000", "exact_match_sampled", "exact_match_test", "rate", "mig",
+    "active_units",
+)  # fmt: skip
+# The metrics that a part is judged by, and what multiplies a difference: shares become percentage
+# points, and a lower rate is better. Exact match can be bought with rate, so it is asked at its
+# rate: how far is the rate above the least at that exact match?
+ASKED_OF = {"argmax_coverage_50000": 100, "mig": 100, "rate": -1}
+RATE = "rate above the least at that exact match, nats"
+MARGIN = 1.0  # points, or nats: a smaller effect is called no effect
 
 
 def plan() -> list[Point]:
-    """The trainings of params/evidence.yaml: recipe, parameters, and how they are measured.
-
-    Raises:
-        InputError: a bad plan or parameter file, named.
-    """
+    """The trainings of params/evidence.yaml; InputError names a bad plan or parameter file."""
     points = []
     for recipe, changes in params.read_plan(files.root() / PLAN).items():
         where, seeds = f"{PLAN}: {recipe}", changes.pop("seed", None)
@@ -65,28 +55,24 @@ def plan() -> list[Point]:
             raise InputError(f"{where}: seed must be a list of seeds.")
         file = changes.pop("file", "params/train.yaml")
         # A recipe that misses its score is a finding, so no score is required.
-        given = params.read_yaml(files.root() / file) | changes | {"min_score": 0}
+        given = params.read_yaml(files.root() / file) | changes | {"min_score": 0, "run_dir": ""}
         for seed in seeds:
-            p = _checked({**given, "seed": seed}, where).model_dump(exclude={"run_dir"})
+            p = check("train", {**given, "seed": seed}, where).model_dump(exclude={"run_dir"})
             points.append({"recipe": recipe, "k": K, "seed": SEED, "parameters": p})
     return points
 
 
-def _checked(given: dict, where: str) -> Train:
-    kind = loop.parameters(given, where)
-    return params.check(kind, {**given, "run_dir": ""}, where)
-
-
 def train(point: Point) -> list[dict]:
     """Train one recipe from one seed, and measure the selected epoch: a row a VAE."""
-    p = _checked(point["parameters"], point["recipe"])
+    given = {**point["parameters"], "run_dir": ""}
+    p = check("train", given, point["recipe"])
     with tempfile.TemporaryDirectory() as place:
         loop.train_and_select(p, Path(place), lambda row: None)
         loaded = checkpoints.load(f"{place}/checkpoint")
     rows = []
     for vae in loaded.model.vaes:
-        e = Evaluation(loaded.model, vae, point["k"], point["seed"], vae, p.split_seed)
-        row = {"recipe": point["recipe"], "seed": p.seed, "epoch": loaded.epoch, "vae": vae}
+        e = Evaluation(loaded.model, vae, point["k"], point["seed"], vae, given["split_seed"])
+        row = {"recipe": point["recipe"], "seed": given["seed"], "epoch": loaded.epoch, "vae": vae}
         rows.append(row | {one.metric: one.value for one in measure(e, "model", None, COLUMNS)})
     return rows
 
@@ -95,8 +81,7 @@ def run(scheduler: str = "") -> Path:
     """Train and measure what reports/evidence.csv lacks, then run 4_evidence; its folder.
 
     Raises:
-        InputError: a bad plan or parameter file, named; trainings that failed.
-        StepFailed: the evidence is not what the page requires.
+        InputError: a bad plan, trainings that failed, or as `execute`.
     """
     points = plan()
     with parallel.executor(scheduler) as workers:
@@ -109,8 +94,7 @@ def run(scheduler: str = "") -> Path:
 def table(points: list[Point]) -> pd.DataFrame:
     """The stored rows of these points, in their order, with `train_size` and `split_seed`.
 
-    Rows count whichever code computed them; of several versions, the last stored. The code is the
-    second part of a row's `key`.
+    Rows by any code count; of several versions, the last stored.
     """
     places = {point_key(point): place for place, point in enumerate(points)}
     found = read("evidence")
@@ -124,11 +108,8 @@ def table(points: list[Point]) -> pd.DataFrame:
 def learning_curve(rows: pd.DataFrame) -> pd.DataFrame:
     """Exact match on test operations: trained networks beside a linear probe of as many examples.
 
-    Args:
-        rows: those of `table` whose recipes differ in `train_size` alone.
-
-    Returns:
-        `{operations, vae, trained, linear_probe}`.
+    `rows` are those of `table` whose recipes differ in `train_size` alone. The columns are
+    `operations, vae, trained, linear_probe`.
     """
     curve = rows.rename(columns={"train_size": "operations", "exact_match_test": "trained"})
     probes = []
@@ -145,7 +126,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
         line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
         line["selected epoch"] = ", ".join(map(str, sorted(set(group.epoch))))
-        for name in COLUMNS:
+        for name in SUMMARY:
             about, found = METRICS[name], group[name]
             worst = found.max() if name in ("rate", "active_units") else found.min()
             mean, least = format_value(found.mean(), about.unit), format_value(worst, about.unit)
@@ -154,59 +135,47 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-class Answer(NamedTuple):
-    """One paired difference over seeds, with minus without the part; + is better."""
+def answers(frame: pd.DataFrame, failed: pd.Series) -> pd.DataFrame:
+    """What each part does: paired differences over seeds, the whole recipe minus the one without
+    the part, for every metric of ASKED_OF and every VAE; + is better.
 
-    question: str
-    vae: str
-    metric: str
-    seeds: int
-    difference: float
-    low: float
-    high: float
+    Intervals are Student t at 1 - 5 %/n over all n differences together (Bonferroni): where there
+    is no effect anywhere, one is claimed somewhere in at most 5 % of cases. They are about the
+    typical seed, so the seeds that fail are counted beside them.
 
-    @property
-    def verdict(self) -> str:
-        if self.low > 0:
-            return "helps"
-        if self.high < 0:
-            return "hurts"
-        if self.low > -MARGIN and self.high < MARGIN:
-            return "no effect"
-        half = (self.high - self.low) / 2
-        return f"undecided: an effect below {half:.2g} would not show" if self.seeds > 1 else "–"
-
-    @property
-    def row(self) -> dict[str, object]:
-        """As a reader sees it."""
-        return {
-            "question": self.question,
-            "VAE": self.vae,
-            "of": RATE if self.metric == "rate" else METRICS[self.metric].title,
-            "seeds": self.seeds,
-            "better by": f"{self.difference:+.2f} ({self.low:+.2f} … {self.high:+.2f})",
-            "unit": "nats" if self.metric == "rate" else "points",
-            "answer": self.verdict,
-        }
-
-
-def answers(frame: pd.DataFrame, questions: dict[str, tuple[str, str]]) -> list[Answer]:
-    """Every question × metric × VAE that the evidence has data for.
-
-    `questions`: question → (the whole recipe, the recipe without the part). Intervals are Student
-    t at 1 - 5 %/n over all n differences together (Bonferroni): where there is no effect
-    anywhere, one is claimed somewhere in at most 5 % of cases.
+    Args:
+        frame: rows of `table`.
+        failed: whether the training of each row failed.
     """
     least = frame.exact_match_sampled.clip(upper=1 - 1e-6).map(least_rate)  # infinite at 1
-    frame = frame.assign(rate=frame.rate - least)
-    table, pairs = frame.pivot(index=["vae", "seed"], columns="recipe", values=[*ASKED_OF]), []
-    for question, (whole, without) in questions.items():
-        for name, factor in ASKED_OF.items() if {whole, without} <= {*frame.recipe} else ():
-            points = (factor * (table[name][whole] - table[name][without])).dropna()
-            pairs += [(question, vae, name, x.to_numpy()) for vae, x in points.groupby("vae")]
-    confidence = 1 - (1 - CONFIDENCE) / max(1, len(pairs))
-    found = []
-    for question, vae, name, x in pairs:
-        low, high = student_t(x, confidence) if len(x) > 1 else (-np.inf, np.inf)
-        found.append(Answer(question, vae, name, len(x), float(x.mean()), low, high))
-    return found
+    frame = frame.assign(rate=frame.rate - least, failed=failed.astype(float))
+    values = frame.pivot(index=["vae", "seed"], columns="recipe", values=[*ASKED_OF, "failed"])
+    lines, differences = [], []
+    for part in frame.recipe.unique():
+        if part == WHOLE or WHOLE not in {*frame.recipe}:
+            continue
+        for name, factor in ASKED_OF.items():
+            difference = (factor * (values[name][WHOLE] - values[name][part])).dropna()
+            for vae, points in difference.groupby("vae"):
+                lost = values["failed"].loc[points.index].sum().astype(int)
+                line = {"default against": part, "VAE": vae}
+                line["of"] = RATE if name == "rate" else METRICS[name].title
+                words = f"{lost[WHOLE]} and {lost[part]} of {len(points)}"
+                lines.append(line | {"better by": points.mean(), "failed seeds": words})
+                differences.append(points.to_numpy())
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(lines))
+    for line, points in zip(lines, differences, strict=True):
+        low, high = student_t(points, confidence) if len(points) > 1 else (-np.inf, np.inf)
+        line |= {"from": low, "to": high, "answer": answer(low, high)}
+    return pd.DataFrame(lines)
+
+
+def answer(low: float, high: float) -> str:
+    """The answer that an interval gives."""
+    if low > 0:
+        return "helps"
+    if high < 0:
+        return "hurts"
+    if low > -MARGIN and high < MARGIN:
+        return "no effect on the typical seed"
+    return f"undecided: an effect below {(high - low) / 2:.2g} would not show"

@@ -26,7 +26,7 @@ class Evidence(Params):
 
 
 class Lineage(Params):
-    """Parameters of 5_lineage. `draws`: posterior samples of all operations, of each encoder."""
+    """Parameters of 5_lineage. `draws`: posterior samples of each operation and encoder."""
 
     seed: Seed
     checkpoint: Text
@@ -38,21 +38,17 @@ class Lineage(Params):
 
 # The parameters of 1_train depend on its recipe: see `check`.
 KINDS: dict[str, type[Params]] = {
-    "benchmark": Benchmark,
-    "certify": Certify,
-    "evidence": Evidence,
-    "lineage": Lineage,
-}
+    "benchmark": Benchmark, "certify": Certify, "evidence": Evidence, "lineage": Lineage,
+}  # fmt: skip
 
 
-def check(step: str, values: dict[str, Any], where: str) -> Params:
+def check(step: str, values: dict[str, Any], where: str) -> Any:
     """`values` as the parameters of a step: "train" or a name in KINDS.
 
     Raises:
         InputError: an unknown recipe, or as `params.check`.
     """
-    kind = KINDS.get(step) or loop.parameters(values, where)
-    return params.check(kind, values, where)
+    return params.check(KINDS.get(step) or loop.parameters(values, where), values, where)
 
 
 def begin(step: str) -> tuple[Any, Path]:
@@ -84,21 +80,16 @@ def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
     """
     p, run_dir = begin(step)
     loaded = checkpoints.load(p.checkpoint or run_dir / "checkpoint", p.expected_sha256)
-    recorded = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
+    split = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
     print(f"checkpoint {loaded.path}\nsha256     {loaded.sha256}\nepoch      {loaded.epoch}")
-    print(f"split      {recorded}")
-    model = loaded.model
-    for vae in set(model.encoders) - set(model.vaes):
-        print(f"VAE-{vae}      encoder {vae} has no decoder in this layout: {model.layout}")
+    print(f"split      {split}")
+    for vae in set(loaded.model.encoders) - set(loaded.model.vaes):
+        print(f"VAE-{vae}      not measured: {loaded.model.layout} has no decoder {vae}")
     return p, run_dir, loaded
 
 
 def require(ok: bool, sentence: str) -> None:
-    """Fail the notebook's verdict with `sentence`, unless `ok`. An `assert` can be switched off.
-
-    Raises:
-        ThresholdMissed: not `ok`.
-    """
+    """Fail the notebook's verdict with `sentence`, unless `ok`. An `assert` can be switched off."""
     if not ok:
         raise ThresholdMissed(sentence)
 
@@ -114,10 +105,8 @@ def _parameters(step: str) -> dict[str, Any]:
     variables = get_ipython().user_ns
     cells = [cell for cell in variables["In"] if cell.startswith("# Parameters")]
     nodes = [node for cell in cells[-1:] for node in ast.walk(ast.parse(cell))]
-    injected = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    if "recipe" in injected:
-        names = injected
-    else:
+    names = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    if "recipe" not in names:
         kind = KINDS.get(step) or loop.parameters(variables, f"notebook {step}")
-        names = [*kind.model_fields, *injected]
+        names += kind.model_fields
     return {name: variables[name] for name in names if name in variables}

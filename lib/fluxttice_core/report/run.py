@@ -1,8 +1,7 @@
 """A run: its notebooks, executed by papermill one after another into one dated folder.
 
-A page exists only if its notebook ran to its end. While it runs it is NAME.unfinished.ipynb; at its
-end it becomes NAME.ipynb and NAME.html. So whatever ends a run, the names say how far it came, and
-nobody has to write a last word.
+A page exists only if its notebook ran to its end: NAME.unfinished.ipynb then becomes NAME.ipynb and
+NAME.html. So whatever ends a run, the names say how far it came.
 """
 
 import logging
@@ -31,15 +30,16 @@ NOTEBOOKS = {
     "train": "1_train", "benchmark": "2_benchmark", "certify": "3_certify",
     "evidence": "4_evidence", "lineage": "5_lineage",
 }  # fmt: skip
-# What a notebook writes beside its page. A second attempt begins without it.
+# A second attempt begins without these; all else that a notebook writes, it writes over.
 OUTPUTS = {
-    "train": ("checkpoint", "epochs", "epochs.json", "training.png"),
-    "benchmark": ("coverage_vs_entropy.json", "explore.html", "headline.png",
-                  "reconstruction.png", "traversal_*.png"),
+    "train": ("checkpoint", "epochs"),
     "certify": ("certified", "verdict.json", "test_result.sigstore.json"),
-}  # fmt: skip
+}
 UNFINISHED = ".unfinished"
 TEMPLATES = Path(__file__).parent / "template"
+
+
+Steps = dict[str, dict[str, Any]]  # step → parameters
 
 
 class StepFailed(InputError):
@@ -52,12 +52,13 @@ def run(
 ) -> Path:  # fmt: skip
     """Execute the notebooks into a new reports/<UTC date>/<HHMMSS>-<name>/; return that folder.
 
-    `train`, `benchmark` and `certify` are parameter files, and all are checked before anything
-    starts. With a `checkpoint` nothing is trained: the others measure and certify it. With
-    `resume`, a run's folder, the notebooks without a page run, by the parameters recorded there.
+    All input is checked before anything starts. Nothing follows a training that failed, but a
+    certification follows a benchmark that failed.
 
-    Nothing follows a training that failed. A benchmark that failed does not keep the certification
-    from running.
+    Args:
+        train, benchmark, certify: parameter files.
+        checkpoint: measured and certified; nothing is trained then.
+        resume: the folder of a run, whose notebooks without a page run, as recorded there.
 
     Raises:
         InputError: a bad parameter, name or signing key, a missing checkpoint, an unwritable
@@ -65,13 +66,12 @@ def run(
         StepFailed: notebooks stopped or missed a bound; the folder holds what they left.
         KeyboardInterrupt: Ctrl-C or SIGTERM, with a sentence.
     """
-    _check_signing_key()
-    if resume:
-        folder, steps = _unfinished(resume)
-    else:
-        folder, steps = _new({"train": train, "benchmark": benchmark, "certify": certify},
-                             checkpoint, name)  # fmt: skip
-    problems = []
+    from ..certification import signing  # a library of its own, which pages do without
+
+    if key := os.environ.get(signing.KEY_VARIABLE):
+        signing.public_key(files.root() / Path(key).expanduser())  # as 3_certify finds it
+    paths, problems = {"train": train, "benchmark": benchmark, "certify": certify}, []
+    folder, steps = _unfinished(resume) if resume else _new(paths, checkpoint, name)
     try:
         for step, values in steps.items():
             try:
@@ -90,22 +90,10 @@ def run(
     return folder
 
 
-def _check_signing_key() -> None:
-    """A key that cannot sign is reported now, not after the training."""
-    from ..certification import signing  # a library of its own, which pages do without
-
-    key = os.environ.get(signing.KEY_VARIABLE)
-    if key:
-        signing.public_key(files.root() / Path(key).expanduser())  # as 3_certify finds it
-
-
-def _new(
-    paths: dict[str, str], checkpoint: str, name: str
-) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """A new run folder that records the parameters of every step, and these parameters by step."""
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise InputError(f"name is {name!r}, but must be letters, digits and any of . _ + -.")
-    converted: dict[str, bytes] = {}
+def _new(paths: dict[str, str], checkpoint: str, name: str) -> tuple[Path, Steps]:
+    """A new run folder that records its steps, and these."""
+    check_name(name)
+    converted = {}
     if checkpoint:
         place = files.resolve(checkpoint).resolve()
         loaded, checkpoint = checkpoints.load(place), files.relative_to_root(place)
@@ -123,6 +111,12 @@ def _new(
     return folder, steps
 
 
+def check_name(name: str) -> None:
+    """InputError unless `name` can be a part of a folder's name."""
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise InputError(f"name is {name!r}, but must be letters, digits and any of . _ + -.")
+
+
 def _checked(step: str, path: str, checkpoint: str) -> dict[str, Any]:
     values = {"run_dir": "", **params.read_yaml(path)}
     for name in ("run_dir", "checkpoint"):
@@ -136,11 +130,8 @@ def _checked(step: str, path: str, checkpoint: str) -> dict[str, Any]:
     return check(step, values, path).model_dump()
 
 
-def _unfinished(path: str) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The folder of a run, and the recorded parameters of every step that has no page.
-
-    What an earlier attempt at these steps left is deleted.
-    """
+def _unfinished(path: str) -> tuple[Path, Steps]:
+    """The folder of a run, and the recorded steps that have no page. Their outputs are deleted."""
     folder, steps = files.resolve(path, "run").resolve(), {}
     recorded = {step: folder / f"{step}.params.yaml" for step in NOTEBOOKS}
     recorded = {step: file for step, file in recorded.items() if file.is_file()}
@@ -168,8 +159,6 @@ def execute(step: str, parameters: dict[str, Any], folder: Path) -> None:
     Raises:
         ThresholdMissed: the notebook ran to its end and failed its verdict; its page says so.
         StepFailed: a cell raised another error, or the kernel died; NAME.unfinished.html shows it.
-        OSError: the folder is gone, the disk is full, or nobody reads standard output.
-        KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
     name, missed = NOTEBOOKS[step], ""
     draft = folder / f"{name}{UNFINISHED}.ipynb"
@@ -182,9 +171,10 @@ def execute(step: str, parameters: dict[str, Any], folder: Path) -> None:
             export_html(draft)
             raise StepFailed(f"{name} stopped: {error.ename}: {missed}") from None
         _keep_verdict(draft, missed)
-    except StepFailed:
+    except RuntimeError:  # from nbclient: a DeadKernelError, or one before the first cell
         export_html(draft)
-        raise
+        died = "its kernel died. It was killed, or there was too little memory"
+        raise StepFailed(f"{name} stopped: {died}.") from None
     page = export_html(draft)
     draft.rename(folder / f"{name}.ipynb")
     page.rename(folder / f"{name}.html")
@@ -204,15 +194,11 @@ def _keep_verdict(path: Path, missed: str) -> None:
 def export_html(path: Path) -> Path:
     """One self-contained HTML file beside the notebook: images inside, nothing from the network."""
     exporter = HTMLExporter(
-        config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
-        embed_images=True,
-        template_name="fluxttice",
-        extra_template_basedirs=[str(TEMPLATES)],
-    )
-    title = path.stem.removesuffix(UNFINISHED)
-    html, _ = exporter.from_notebook_node(
-        nbformat.read(path, as_version=4), {"metadata": {"name": f"fluxttice: {title}"}}
-    )
+        config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}), embed_images=True,
+        template_name="fluxttice", extra_template_basedirs=[str(TEMPLATES)],
+    )  # fmt: skip
+    title = {"metadata": {"name": f"fluxttice: {path.stem.removesuffix(UNFINISHED)}"}}
+    html, _ = exporter.from_notebook_node(nbformat.read(path, as_version=4), title)
     target = path.with_suffix(".html")
     files.write_bytes(target, html.encode())
     return target
@@ -222,8 +208,7 @@ def _papermill(name: str, parameters: dict[str, Any], target: Path) -> None:
     """papermill of notebooks/NAME.ipynb from the repository's root; cell output is printed.
 
     The kernel talks through sockets in a private folder, because kernels side by side would race
-    for TCP ports (papermill issues 239 and 511). An interrupted kernel has a minute to write the
-    weights that training had selected.
+    for TCP ports. An interrupted kernel has a minute to write the weights that training selected.
     """
     for logger in ("papermill", "traitlets", "asyncio"):  # our own sentences say it
         logging.getLogger(logger).setLevel(logging.CRITICAL)
@@ -232,13 +217,9 @@ def _papermill(name: str, parameters: dict[str, Any], target: Path) -> None:
     ) as place:
         sockets = {"transport": "ipc", "ip": f"{place}/kernel", "shutdown_wait_time": 60,
                    "connection_file": f"{place}/kernel.json"}  # fmt: skip
-        try:
-            papermill.execute_notebook(
-                str(files.root() / f"notebooks/{name}.ipynb"), str(target), parameters=parameters,
-                kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
-                config=Config({"KernelManager": sockets}), kernel_manager_class=kernel.Manager,
-                cwd=str(files.root()),
-            )  # fmt: skip
-        except RuntimeError:  # from nbclient; a DeadKernelError, or one before the first cell
-            died = "its kernel died. It was killed, or there was too little memory"
-            raise StepFailed(f"{name} stopped: {died}.") from None
+        papermill.execute_notebook(
+            str(files.root() / f"notebooks/{name}.ipynb"), str(target), parameters=parameters,
+            kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
+            config=Config({"KernelManager": sockets}), kernel_manager_class=kernel.Manager,
+            cwd=str(files.root()),
+        )  # fmt: skip
