@@ -80,23 +80,35 @@ def _verify(path: str, quick: bool, public_key: str | None, attest: str | None) 
     from .certification import signing, verify
 
     trusted = signing.trusted_fingerprint(public_key) if public_key else signing.FINGERPRINT
-    if attest:
-        signing.private_key(
-            attest
-        )  # a key that cannot sign is reported before anything is measured
+    if attest:  # a key that cannot sign is reported before anything is measured
+        signing.private_key(attest)
     found = verify.verify(path, trusted, quick)
-    print(verify.table(found))
+    print(found.gates.to_string(index=False, float_format="{:.6g}".format, na_rep="–"))
     if found.problem:
         raise InputError(f"{path} is refused: {found.problem}.")
-    for row in found.fresh:
-        if row.verdict == "ABSTAIN":
+    if not quick:
+        for row in found.gates[found.gates.fresh_verdict == "ABSTAIN"].itertuples():
             print(f"with fresh draws, {row.gate} of VAE-{row.vae} ABSTAINs: it is near its bound")
     measured = "nothing measured again" if quick else "every gate measured again, twice"
     vaes = " and ".join(f"VAE-{vae}" for vae in found.checkpoint.model.vaes)
     print(f"PASS ({found.profile}): {path}, {vaes}, signed by the trusted key, {measured}")
     if attest:
-        place = attestation.write_verification_result(found, files.resolve(path), attest)
+        folder = files.resolve(path).resolve()
+        place = folder.with_name(f"{folder.name}.verification.sigstore.json")
+        attestation.write(place, attestation.verification_result(found), attest)
         print(f"attested in {place}")
+
+
+def _compare(first: str, second: str, benchmark: str) -> None:
+    """tell which of two checkpoints to keep"""
+    from . import benchmark as measuring
+    from . import comparison
+    from .report import tables
+
+    p = _checked(measuring.Benchmark, benchmark)
+    both = [comparison.load(path) for path in (first, second)]
+    rows, answers = comparison.compare(both[0].model, both[1].model, p.k, p.seed, (first, second))
+    print("", *answers, "", tables.paired(rows).to_string(index=False), sep="\n")
 
 
 def _import(old: str, folder: str) -> None:
@@ -175,6 +187,8 @@ SIGN = "sign a Summary Verification Result of it with this private key (default:
 ATTEST = _argument("--attest", SIGN, metavar="KEY")
 QUICK = _argument("--quick", LESS, action="store_true")
 READ = "read the controls from their file (default: measure them again, too)"
+FIRST = _argument("first", "its folder, a .pt, or the folder of a run that trained it")
+SECOND = _argument("second", "as the first")
 STORED = _argument("--quick", READ, action="store_true")
 KEY = _argument("--public-key", "the key to trust (default: the project's)", metavar="FILE")
 
@@ -183,6 +197,7 @@ COMMANDS: dict[Callable[..., None], tuple[str, dict[str, dict[str, Any]]]] = {
     _report: ("report", TRAIN | BENCHMARK | CERTIFY | CHECKPOINT | NAME | RESUME),
     _open: ("report", {}),
     _verify: ("sign", _argument("path", "its folder") | QUICK | KEY | ATTEST),
+    _compare: ("report", FIRST | SECOND | BENCHMARK),
     _import: ("", _argument("old", "the .pt") | _argument("folder", "a new folder")),
     _batch: ("cluster", _argument("plan", "name: {parameter: value or list} a line") | SCHEDULER),
     _evidence: ("cluster", SCHEDULER),

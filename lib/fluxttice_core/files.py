@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -278,9 +279,19 @@ def git_commit() -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Versions and platform, which a rerun needs to give the same numbers."""
+    """What equal figures depend on: versions, platform, processor, and the code that measures.
+
+    The number of threads is not among them because every job has one (see `parallel`).
+    """
+    from torch.backends.cpu import get_cpu_capability  # torch takes a second to import
+
+    info, wanted = Path("/proc/cpuinfo"), r"^(model name|cpu family|model|stepping)\s*: (.*)$"
+    lines = info.read_text().partition("\n\n")[0] if info.is_file() else ""
+    parts = [" ".join(pair) for pair in re.findall(wanted, lines, re.M)] or [platform.processor()]
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
         "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": ", ".join([*parts, get_cpu_capability()]),
+        "code": code_hash(),
     }
