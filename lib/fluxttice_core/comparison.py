@@ -124,5 +124,6 @@ def _notes(first: Network, second: Network, names: tuple[str, str]) -> list[str]
             notes.append(f"VAE-{vae}: only {has[0]} has a decoder {vae}: nothing to compare.")
     one, two = first.state_dict(), second.state_dict()
     other = {k.partition(".")[0] for k in one if k not in two or not one[k].equal(two[k])}
-    same = [part for part in dict.fromkeys(k.partition(".")[0] for k in one) if part not in other]
-    return [*notes, f"Identical in both, to the bit: {', '.join(same)}."] if same else notes
+    parts = [f"{part}_{vae}" for part in ("encoder", "decoder") for vae in first.vaes]
+    same = ", ".join(part for part in parts if part not in other)
+    return [*notes, f"Identical in both, to the bit: {same}."] if same else notes

@@ -9,10 +9,12 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +24,7 @@ from planted import sentence
 from pydantic import ValidationError
 
 from fluxttice_core import cli, files
-from fluxttice_core.certification import certificate, signing, verify
+from fluxttice_core.certification import attest, certificate, signing, verify
 from fluxttice_core.certification.certificate import CERTIFICATE, Certificate
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.checkpoints.folder import MANIFEST, WEIGHTS
@@ -312,6 +314,12 @@ def test_a_signed_file_that_is_no_certificate_is_refused(world, signed, text):
     assert "is refused: certificate.json is no certificate" in said
 
 
+def test_a_folder_of_release_0_2_0_is_refused_by_the_name_of_its_schema(refused):
+    old = ROOT / "lib/tests/data/certified-0.2.0"
+    said = refused("verify", str(old), "--public-key", str(old / signing.PUBLIC_KEY)).err
+    assert "has the schema 'fluxttice/certificate/3', and this release reads" in said
+
+
 # --- Attacks on a signed folder ---
 
 
@@ -483,6 +491,48 @@ def test_a_key_that_cannot_sign_or_lies_in_the_repository_is_refused(world, tmp_
     for data in (b"not a key", world.original[signing.PUBLIC_KEY]):
         bad.write_bytes(data)
         assert "is not an unencrypted EC P-256" in sentence(signing.public_key, bad)
+
+
+# --- docs/certificate.md ---
+
+
+def block(words, **environment):
+    """Run the block of shell lines that has these words; its result."""
+    text = (ROOT / "docs" / "certificate.md").read_text("utf-8")
+    [lines] = [x for x in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) if words in x]
+    lines = lines.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+    variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    return subprocess.run(
+        ["bash", "-ec", lines], cwd=ROOT, env=variables, capture_output=True, text=True
+    )
+
+
+def test_the_lines_that_flip_a_bit_are_refused_for_it(tmp_path):
+    done = block("cp -r", TMPDIR=tmp_path)
+    assert done.returncode == 1
+    assert "model.safetensors is not the file that was signed" in done.stderr
+
+
+def test_the_standard_tool_takes_the_shipped_folder():
+    assert block("model_signing verify").returncode == 0
+
+
+def test_the_key_that_openssl_makes_signs_and_its_public_half_is_the_one_to_trust(tmp_path):
+    assert block("openssl", HOME=tmp_path).returncode == 0
+    public = signing.trusted_fingerprint(tmp_path / "signing_key.pub")
+    assert public == files.sha256(signing.public_key(tmp_path / "key.pem"))
+
+
+def test_other_tools_read_a_test_result_and_refuse_another_key(world):
+    place = world.folder.parent
+    (place / "verdict.json").write_bytes(world.certificate.to_json())
+    (place / "certify.params.yaml").write_text("k: 1")
+    statement = attest.test_result(world.certificate, place)
+    attest.write(place / attest.TEST_RESULT_FILE, statement, world.key)
+    assert json.loads(block("b64decode", RUN=place).stdout) == statement
+    assert block("Envelope", RUN=place).returncode == 0
+    attest.write(place / attest.TEST_RESULT_FILE, statement, world.other_key)
+    assert block("Envelope", RUN=place).returncode == 1
 
 
 def test_another_split_than_the_recorded_one_is_refused(world):

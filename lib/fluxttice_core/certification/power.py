@@ -111,8 +111,8 @@ def minimum_detectable_defects(power: pd.DataFrame, p: Certify) -> pd.DataFrame:
         if gate in BINOMIAL:
             n, miss = BINOMIAL[gate]
             text = f"{detectable_share(gate, bound, n):.2g} of {miss}"
-        elif gate in GENERATION:
-            text = "; ".join(f"{x.operations:,} operations {x.defect}" for x in kinds.itertuples())
+        elif gate in GENERATION:  # defect: how many operations
+            text = "; ".join(f"{x.defect}: {x.operations:,}" for x in kinds.itertuples())
         elif gate == "min_exact_match":
             text = "1 operation" if bound == 1 else f"{1 - bound:.2%} of the operations"
         else:
