@@ -105,7 +105,7 @@ def bench_memory() -> None:
 
 
 def bench_training() -> None:
-    """Both recipes as a run trains them, validation metrics included: v5.5 to its end, the default
+    """Both recipes as a run trains them, with validation metrics: v5.5 to its end, and the default
     until every metric of both its VAEs is at least v5.5's last."""
     slow, quality = trained("train_v5_5", {})
     fast, _ = trained("train", quality)

@@ -32,7 +32,7 @@ def read(name: str) -> pd.DataFrame:
     """All stored rows, with the key of each; without the file, none."""
     if not path(name).is_file():
         return pd.DataFrame(columns=["key"])
-    return pd.read_csv(path(name), dtype={"key": str}, float_precision="round_trip")
+    return pd.read_csv(path(name), dtype={"key": str})
 
 
 def stored_rows(
@@ -42,11 +42,8 @@ def stored_rows(
     table, keys = read(name), [key(point, packages) for point in points]
     if not {*keys} <= {*table.key}:
         return None
-    order = {key: place for place, key in enumerate(keys)}
-    table = table[table.key.isin(keys)]
-    return table.sort_values(
-        "key", key=lambda key: key.map(order), kind="stable", ignore_index=True
-    )
+    groups = table.groupby("key")
+    return pd.concat([groups.get_group(key) for key in keys], ignore_index=True)
 
 
 def sweep(
@@ -58,9 +55,9 @@ def sweep(
 ) -> pd.DataFrame:
     """The rows of all points, in their order, stored as reports/`name`.csv.
 
-    A point that has rows by this code is not computed again. The file is written anew, atomically,
-    after each point, so what is finished is kept if the sweep ends early. Rows of other points, or
-    by other code, are removed when all points are done.
+    A point that has rows by this code is not computed again. The file is written anew after each
+    point, so what is finished is kept if the sweep ends early. Rows of other points, or by other
+    code, are removed when all points are done.
 
     Args:
         function: a point's rows; a function of a module.
@@ -70,18 +67,17 @@ def sweep(
         InputError: points failed; the others are stored.
     """
     wanted = {key(point, packages): point for point in points}
-    table = read(name)
+    table, failed = read(name), []
     missing = {k: point for k, point in wanted.items() if k not in {*table.key}}
     print(f"{name}: {len(missing)} of {len(wanted)} points to do", flush=True)
     submitted = {executor.submit(function, point): k for k, point in missing.items()}
-    failed = []
     for count, future in enumerate(as_completed(submitted), 1):
         try:
             rows = pd.DataFrame(future.result()).assign(key=submitted[future])
         except (BrokenExecutor, CancelledError):
             raise  # no other point can be done
         except Exception as error:
-            failed.append(" ".join(f"{wanted[submitted[future]]}: {error!r}".split())[:300])
+            failed.append(" ".join(f"{error!r} at {wanted[submitted[future]]}".split())[:300])
         else:
             table = pd.concat([table, rows]) if len(table) else rows
             _write(name, table)

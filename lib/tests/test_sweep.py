@@ -8,11 +8,11 @@ import time
 
 import pandas as pd
 import pytest
-from fluxttice_core.report.sweep import key, path, read, stored, sweep
 
 from fluxttice_core import files, parallel
 from fluxttice_core.errors import InputError
 from fluxttice_core.report import evidence
+from fluxttice_core.sweep import key, path, read, stored_rows, sweep
 
 POINTS = [{"n": n} for n in (3, 1, 2)]
 
@@ -46,10 +46,11 @@ def folder(project):
 def test_rows_are_in_the_order_of_the_points_and_read_back_to_the_bit():
     found = sweep("tenths", tenths, POINTS, Here())
     assert [*found.n] == [3, 3, 1, 1, 2, 2] and [*found.tenths[::2]] == [0.3, 0.1, 0.2]
-    pd.testing.assert_frame_equal(found, stored("tenths", POINTS))
+    pd.testing.assert_frame_equal(found, stored_rows("tenths", POINTS))
     assert [*found.key[::2]] == [key(point) for point in POINTS]
     assert (
-        stored("tenths", POINTS[:1]).n.tolist() == [3, 3] and stored("tenths", [{"n": 4}]) is None
+        stored_rows("tenths", POINTS[:1]).n.tolist() == [3, 3]
+        and stored_rows("tenths", [{"n": 4}]) is None
     )
 
 
@@ -62,7 +63,7 @@ def test_what_is_stored_is_not_computed_again_but_after_a_change_of_code(monkeyp
     sweep("tenths", tenths, [*POINTS, {"n": 4}], here)
     assert here.done == [4] and path("tenths").read_bytes() == before
     monkeypatch.setattr(files, "code_hash", lambda *_: "another")
-    assert stored("tenths", POINTS) is None
+    assert stored_rows("tenths", POINTS) is None
     sweep("tenths", tenths, POINTS, here)
     assert here.done == [4, 3, 1, 2] and {*read("tenths").key} == {key(p) for p in POINTS}
 
@@ -72,7 +73,7 @@ def test_a_failed_point_is_told_at_the_end_and_the_others_are_stored():
         return tenths(point) if point["n"] != 1 else 1 / 0
 
     sweep("tenths", tenths, [{"n": 9}], Here())
-    with pytest.raises(InputError, match=r"^1 of 3 points failed.*'n': 1}: ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"^1 of 3 points failed.*: Zero.* at {'n': 1}"):
         sweep("tenths", failing, POINTS, Here())
     assert {*read("tenths").n} == {9, 3, 2}  # nothing is removed before all points are done
     sweep("tenths", tenths, POINTS, here := Here())
@@ -86,7 +87,7 @@ def test_a_killed_worker_ends_the_sweep_and_loses_nothing():
         parallel.executor() as workers,
     ):
         sweep("tenths", killed, [*POINTS, {"n": 4}], workers)
-    assert len(stored("tenths", POINTS)) == 6
+    assert len(stored_rows("tenths", POINTS)) == 6
 
 
 def killed(point):
@@ -117,9 +118,9 @@ def cluster(tmp_path):
 
 
 def test_a_cluster_trains_the_same_bytes_as_this_machine(cluster):
-    """Two small trainings of each recipe; then the scheduler is lost."""
+    """Two trainings, by a worker that has two threads; then the scheduler is lost."""
     small = {"epochs": 1, "batch_size": 4_000, "coverage_n": 500, "finetune_steps": 10}
-    wanted = [point for point in evidence.plan() if point["recipe"] in ("default", "v5.5")][::4]
+    wanted = [point for point in evidence.plan() if point["recipe"] in ("default", "v5.5")][::5]
     for point in wanted:
         known = point["parameters"]
         known |= {name: value for name, value in small.items() if name in known}

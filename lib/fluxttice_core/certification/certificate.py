@@ -155,8 +155,8 @@ def write_certificate(
     contents[CERTIFICATE] = whole.to_json()
     if key:
         contents[signing.SIGNATURE] = signing.sign(contents, key)
-    with files.new_folder(folder, contents):
-        return whole
+    files.new_folder(folder, contents)
+    return whole
 
 
 def subject(contents: dict[str, bytes]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def sign(contents: dict[str, bytes], key: str | Path) -> bytes:
     every_file = hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, FOLDER)
-        files.write_all(folder, contents)
+        files.new_folder(folder, contents)
         signer.set_hashing_config(every_file).sign(folder, folder / SIGNATURE)
         return (folder / SIGNATURE).read_bytes()
 
@@ -97,8 +97,7 @@ def check_signature(contents: dict[str, bytes], trusted: str) -> None:
         if listed.get(name) != found.get(name):
             raise InputError(f"{name} is not the file that was signed.")
     with tempfile.TemporaryDirectory() as place:
-        folder, verifier = Path(place), verifying.Config()
-        files.write_all(folder, contents)
+        folder, verifier = files.new_folder(Path(place, FOLDER), contents), verifying.Config()
         try:
             verifier.use_elliptic_key_verifier(public_key=folder / PUBLIC_KEY)
             verifier.verify(folder, folder / SIGNATURE)

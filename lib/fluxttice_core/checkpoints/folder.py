@@ -128,8 +128,7 @@ def save(folder: Path, model: Network, epoch: int | None, facts: dict[str, Any])
         InputError: `folder` exists or cannot be made.
     """
     weights = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.tensors.items()})
-    with files.new_folder(folder, packed(weights, epoch, facts)):
-        return folder
+    return files.new_folder(folder, packed(weights, epoch, facts))
 
 
 def import_pt(path: str | Path, folder: Path) -> Path:
@@ -140,8 +139,7 @@ def import_pt(path: str | Path, folder: Path) -> Path:
     """
     if files.resolve(path).is_dir() or Path(path).name == WEIGHTS:
         raise InputError(f"{path} is a fluxttice checkpoint already: there is nothing to import.")
-    with files.new_folder(folder, convert(path)):
-        return folder
+    return files.new_folder(folder, convert(path))
 
 
 def check_split(loaded: Checkpoint, seed: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The two files of a checkpoint: its weights as safetensors, and a manifest as JSON."""
 
-import json
 from typing import Any
 
 import safetensors.torch
@@ -25,8 +24,7 @@ def packed(weights: bytes, epoch: int | None, facts: dict[str, Any]) -> dict[str
         "environment": files.environment(),
         "git": files.git_commit(),
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-    return {WEIGHTS: weights, MANIFEST: (text + "\n").encode()}
+    return {WEIGHTS: weights, MANIFEST: files.json_bytes(manifest)}
 
 
 def tensors_of(data: bytes, name: str) -> dict[str, Tensor]:

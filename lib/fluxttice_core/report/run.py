@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,7 @@ def _new(
     steps = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
     folder = files.run_folder("", name)
     if converted:
-        with files.new_folder(folder / "checkpoint", converted):
-            pass
+        files.new_folder(folder / "checkpoint", converted)
     for step, values in steps.items():
         params.record(folder, step, values)
     return folder, steps
@@ -227,7 +227,9 @@ def _papermill(name: str, parameters: dict[str, Any], target: Path) -> None:
     """
     for logger in ("papermill", "traitlets", "asyncio"):  # our own sentences say it
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    with files.short_tempdir() as place:
+    with tempfile.TemporaryDirectory(
+        prefix="fluxttice-", dir=files.sockets_place(), ignore_cleanup_errors=True
+    ) as place:
         sockets = {"transport": "ipc", "ip": f"{place}/kernel", "shutdown_wait_time": 60,
                    "connection_file": f"{place}/kernel.json"}  # fmt: skip
         try:
