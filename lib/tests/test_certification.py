@@ -530,9 +530,9 @@ def test_other_tools_read_a_test_result_and_refuse_another_key(world):
     statement = attest.test_result(world.certificate, place)
     attest.write(place / attest.TEST_RESULT_FILE, statement, world.key)
     assert json.loads(block("b64decode", RUN=place).stdout) == statement
-    assert block("Envelope", RUN=place).returncode == 0
+    assert block("SSlibKey", RUN=place).returncode == 0
     attest.write(place / attest.TEST_RESULT_FILE, statement, world.other_key)
-    assert block("Envelope", RUN=place).returncode == 1
+    assert block("SSlibKey", RUN=place).returncode == 1
 
 
 def test_another_split_than_the_recorded_one_is_refused(world):
