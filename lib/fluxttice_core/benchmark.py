@@ -17,7 +17,7 @@ from .metrics.oracles import oracle, packed_oracle
 from .metrics.results import Record, Row
 from .model.network import VAES, Measurable, Network
 from .parallel import Job
-from .params import Seed, Whole
+from .params import Seed, Text, Whole
 from .sweep import Point, stored_rows, sweep
 
 DOCUMENT = "coverage_vs_entropy.json"
@@ -33,8 +33,10 @@ NETWORKS = {
 
 
 class Benchmark(Measurement):
-    """Parameters of 2_benchmark. `trials`: of sampled coverage."""
+    """Parameters of 2_benchmark. `trials`: of sampled coverage. `against`: another checkpoint to
+    compare with, or empty."""
 
+    against: Text
     seed: Seed
     trials: Annotated[Whole, Field(ge=5, le=10_000, description=HOURS)]
 

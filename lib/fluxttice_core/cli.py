@@ -83,18 +83,32 @@ def _verify(path: str, quick: bool = False, public_key: str = "", attest: str = 
     if attest:  # a key that cannot sign is reported before anything is measured
         signing.private_key(attest)
     found = verify.verify(path, trusted, quick)
-    print(verify.table(found))
+    print(found.gates.to_string(index=False, float_format="{:.6g}".format, na_rep="–"))
     if found.problem:
         raise InputError(f"{path} is refused: {found.problem}.")
-    for row in found.fresh:
-        if row.verdict == "ABSTAIN":
+    if not quick:
+        for row in found.gates[found.gates.fresh_verdict == "ABSTAIN"].itertuples():
             print(f"with fresh draws, {row.gate} of VAE-{row.vae} ABSTAINs: it is near its bound")
     measured = "nothing measured again" if quick else "every gate measured again, twice"
     vaes = " and ".join(f"VAE-{vae}" for vae in found.checkpoint.model.vaes)
     print(f"PASS ({found.profile}): {path}, {vaes}, signed by the trusted key, {measured}")
     if attest:
-        place = attestation.write_verification_result(found, files.resolve(path), attest)
+        folder = files.resolve(path).resolve()
+        place = folder.with_name(f"{folder.name}.verification.sigstore.json")
+        attestation.write(place, attestation.verification_result(found), attest)
         print(f"attested in {place}")
+
+
+def _compare(first: str, second: str, benchmark: str) -> None:
+    """tell which of two checkpoints to keep"""
+    from . import benchmark as measuring
+    from . import comparison
+    from .report import tables
+
+    p = _checked(measuring.Benchmark, benchmark)
+    both = [comparison.load(path) for path in (first, second)]
+    rows, answers = comparison.compare(both[0].model, both[1].model, p.k, p.seed, (first, second))
+    print("", *answers, "", tables.paired(rows).to_string(index=False), sep="\n")
 
 
 def _import(old: str, folder: str) -> None:
@@ -157,6 +171,8 @@ ARGUMENTS = {
     "path": {"help": "its folder"},
     "old": {"help": "the .pt"},
     "folder": {"help": "the folder of a run, or a new one"},
+    "first": {"help": "its folder, a .pt, or the folder of a run that trained it"},
+    "second": {"help": "as the first"},
     "plan": {"help": "name: {parameter: value or list} a line"},
     "--train": _option("how to train", "FILE", default="params/train.yaml"),
     "--benchmark": _option("what to measure", "FILE", default="params/benchmark.yaml"),
@@ -179,6 +195,7 @@ COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
     _report: ("report", "--train --benchmark --certify --checkpoint --name --resume"),
     _open: ("report", ""),
     _verify: ("sign", "path --quick --public-key --attest"),
+    _compare: ("report", "first second --benchmark"),
     _import: ("", "old folder"),
     _batch: ("cluster", "plan --scheduler"),
     _evidence: ("cluster", "--scheduler"),

@@ -4,9 +4,9 @@ Both networks encode the same operations, decode the same prior latents and add 
 noise, so every comparison is paired. (Two intervals that overlap say little, and two that do not
 are no test.)
 
-- Exact match from the mean, rate, MIG and disentanglement are exact: no test.
+- Exact match from the mean, rate, MIG and disentanglement are exact, so they need no test.
 - Exact match from a sample and path consistency: McNemar's exact test.
-- Metrics of the marginal: Student's t of the jackknife of the difference, over common groups.
+- Metrics of the marginal: Student's t, by the jackknife of the difference over common groups.
 - Distortion: Student's t over the posterior draws.
 
 Holm's procedure, over the tests of all VAEs together, keeps the chance of any false difference at
@@ -18,14 +18,15 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from . import parallel
+from . import files, parallel
+from .checkpoints import folder as checkpoints
 from .metrics.coverage import ceiling, rarefied
 from .metrics.evaluation import Evaluation
 from .metrics.marginal import GROUPS, LIMIT_NATS, Functional, leave_one_out, shannon_nats
 from .metrics.measurement import METRICS
 from .metrics.paired_tests import Paired, holm, mcnemar, student
 from .metrics.path_consistency import consistent_paths
-from .model.network import VAES, Network
+from .model.network import VAES, Measurable, Network
 from .parallel import Job
 
 EXACT = ("exact_match", "rate", "mig", "mi_disentanglement")
@@ -35,6 +36,7 @@ def _coverage(n: int) -> Functional:
     return lambda _p, counts, _nats: rarefied(counts, n) / float(ceiling(n))
 
 
+# The functions whose jackknife the metrics of these names are.
 MARGINAL: dict[str, Functional] = {
     "argmax_entropy": lambda _p, counts, _: shannon_nats(counts / counts.sum()) / LIMIT_NATS,
     "argmax_coverage_50000": _coverage(50_000),
@@ -43,27 +45,33 @@ MARGINAL: dict[str, Functional] = {
 }
 
 
-def compare_vae(first: Network, second: Network, vae: str, k: int, seed: int) -> list[Paired]:
+def load(path: str) -> checkpoints.Checkpoint:
+    """The checkpoint at `path`: a folder, a `.pt`, or a run, whose own checkpoint is meant."""
+    own = files.resolve(path) / "checkpoint"
+    return checkpoints.load(own if own.is_dir() else path)
+
+
+def compare_vae(first: Measurable, second: Measurable, vae: str, k: int, seed: int) -> list[Paired]:
     """Every paired metric of one VAE that both networks have."""
     both = [Evaluation(network, vae, k, seed, vae, 0) for network in (first, second)]
-    found = []
-    for name in EXACT:
+
+    def values(name: str) -> tuple[float, float]:
         one, two = (METRICS[name].compute(e).value for e in both)
-        found.append(Paired(vae, name, one or 0.0, two or 0.0))
+        return np.nan if one is None else one, np.nan if two is None else two
+
+    found = [Paired(vae, name, *values(name)) for name in EXACT]
     matches = [e.samples.exact_matches.numpy().ravel() for e in both]
     found.append(mcnemar(vae, "exact_match_sampled", *matches))
     paths = [consistent_paths(e.network, vae, e.rng("connection")).numpy() for e in both]
     found.append(mcnemar(vae, "path_consistency", *paths))
     nats, other = (e.samples.nats.numpy() for e in both)
     noise = float((other - nats).std(ddof=1)) / len(nats) ** 0.5
-    means = float(nats.mean()), float(other.mean())
-    found.append(student(vae, "distortion", *means, noise, len(nats) - 1))
+    found.append(student(vae, "distortion", *values("distortion"), noise, len(nats) - 1))
     for name, function in MARGINAL.items():
-        (whole1, out1), (whole2, out2) = (leave_one_out(e.marginal, function) for e in both)
-        values = [GROUPS * w - (GROUPS - 1) * o.mean() for w, o in ((whole1, out1), (whole2, out2))]
+        one, two = (leave_one_out(e.marginal, function)[1] for e in both)
         # The jackknife's standard error: (G - 1)/G times the squares' sum is its variance.
-        noise = float((out2 - out1).std()) * (GROUPS - 1) ** 0.5
-        found.append(student(vae, name, float(values[0]), float(values[1]), noise, GROUPS - 1))
+        noise = float((two - one).std()) * (GROUPS - 1) ** 0.5
+        found.append(student(vae, name, *values(name), noise, GROUPS - 1))
     return found
 
 
@@ -72,64 +80,50 @@ def compare(
     second: Network,
     k: int,
     seed: int,
-    names: tuple[str, str] = ("the first", "the second"),
+    names: tuple[str, str],
     report: Callable[[str], None] = print,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Compare every VAE that both networks have: a table, and the answers in words.
 
-    The table has a row for each VAE and metric: first, second, difference (second minus first), p
-    (None where nothing is drawn), better (the name of the better network, if a difference shows)
-    and detectable, the smallest true difference that would show in 80 % of cases.
-
-    Args:
-        first, second: the networks; names: what to call them.
-        k: latents of the prior; seed: of every random stream, the same for both.
-        report: called as each VAE is finished.
+    A row for each VAE and metric: first, second, difference (second minus first), p (None where
+    nothing is drawn), better (which of `names`, if a difference shows) and detectable, the smallest
+    true difference that would show in 80 % of cases.
     """
     vaes = [vae for vae in first.vaes if vae in second.vaes]
     jobs = [Job(f"VAE-{vae}", compare_vae, (first, second, vae, k, seed)) for vae in vaes[::-1]]
     found = [row for rows in parallel.each(jobs, report)[::-1] for row in rows]
     rows = pd.DataFrame(found).assign(difference=lambda x: x["second"] - x["first"])
     tests = rows.p.notna()
-    # An exact difference needs no test.
-    rows["shown"] = rows.p.isna() & (rows.difference != 0)
-    rows.loc[tests, "shown"] = holm(rows.p[tests].tolist())
+    shown = rows.difference != 0  # an exact difference needs no test
+    shown[tests] = holm(rows.p[tests].tolist())
     gain = rows.difference * rows.metric.map(lambda name: METRICS[name].better)
-    rows["better"] = np.where(gain > 0, names[1], names[0])
-    rows.loc[~rows.shown | (gain == 0), "better"] = ""
-    power = [row.detectable(tests.sum()) if row.p is not None else None for row in found]
-    rows["detectable"] = power
+    rows["better"] = np.select([shown & (gain < 0), shown & (gain > 0)], names, "")
+    rows["detectable"] = [row.detectable(tests.sum()) for row in found]
     columns = ["vae", "metric", "first", "second", "difference", "p", "better", "detectable"]
     answers = [_answer(rows[rows.vae == vae], vae, names) for vae in vaes]
-    return rows[columns], [*answers, *_in_common(first, second, names)]
+    return rows[columns], [*answers, *_notes(first, second, names)]
 
 
 def _answer(rows: pd.DataFrame, vae: str, names: tuple[str, str]) -> str:
     """Which one to keep, for one VAE."""
-    won = [[METRICS[m].title for m in rows.metric[rows.better == name]] for name in names]
-    one, two = (f"{len(titles)} metrics ({'; '.join(titles)})" for titles in won)
-    if won[0] and won[1]:
-        return f"VAE-{vae}: it depends. {names[0]} is better in {one}, {names[1]} in {two}."
-    if won[0] or won[1]:
-        kept, why = (names[0], one) if won[0] else (names[1], two)
-        return f"VAE-{vae}: keep {kept}. It is better in {why}, and worse in none."
-    return f"VAE-{vae}: keep either. No difference shows; the table says which would have shown."
+    won = {name: [METRICS[m].title for m in rows.metric[rows.better == name]] for name in names}
+    words = [f"{name} is better in {'; '.join(titles)}" for name, titles in won.items() if titles]
+    if not words:
+        return f"VAE-{vae}: keep either. No difference shows; the table says which would have."
+    if len(words) == 2:
+        return f"VAE-{vae}: it depends. {words[0]}. {words[1]}."
+    return f"VAE-{vae}: keep {words[0].replace(' is', ', which is', 1)}, and worse in nothing."
 
 
-def _in_common(first: Network, second: Network, names: tuple[str, str]) -> list[str]:
+def _notes(first: Network, second: Network, names: tuple[str, str]) -> list[str]:
     """Which VAE only one side has, and which parts hold identical tensors."""
-    found = []
+    notes = []
     for vae in VAES:
-        has = [vae in network.vaes for network in (first, second)]
-        if has[0] != has[1]:
-            found.append(
-                f"VAE-{vae}: only {names[has[1]]} has a decoder {vae}: nothing to compare."
-            )
+        has = [name for name, x in zip(names, (first, second), strict=True) if vae in x.vaes]
+        if len(has) == 1:
+            notes.append(f"VAE-{vae}: only {has[0]} has a decoder {vae}: nothing to compare.")
     one, two = first.state_dict(), second.state_dict()
-    different = {k.partition(".")[0] for k in one if k not in two or not one[k].equal(two[k])}
-    parts = dict.fromkeys(
-        k.partition(".")[0] for k in one if k.startswith(("encoder_", "decoder_"))
-    )
-    if same := [part for part in parts if part not in different]:
-        found.append(f"Identical in both, to the bit: {', '.join(same)}.")
-    return found
+    other = {k.partition(".")[0] for k in one if k not in two or not one[k].equal(two[k])}
+    parts = [f"{part}_{vae}" for part in ("encoder", "decoder") for vae in first.vaes]
+    same = ", ".join(part for part in parts if part not in other)
+    return [*notes, f"Identical in both, to the bit: {same}."] if same else notes

@@ -27,10 +27,19 @@ def world(tmp_path_factory, strict):
     return World(tmp_path_factory.mktemp("world"), strict)
 
 
-def statement_of(world, found=None, certified=None):
-    """The Test Result of a certificate, by default of the certified one."""
-    found, certified = found or world.certificate, certified or {}
-    return attest.test_result(found, BOUNDS, found.to_json(), certified)
+def statement_of(world, found=None):
+    """The Test Result of the folder of `world`, by default of its certificate; as if its bounds
+    were those of BOUNDS."""
+    found = (found or world.certificate).model_copy(update={"profile": "certify"})
+    (world.place / "verdict.json").write_bytes(found.to_json())
+    return attest.test_result(found, world.place)
+
+
+def read(path, public):
+    """The statement in a bundle, if another library takes the signature of that key."""
+    envelope = Envelope.from_dict(json.loads(path.read_bytes())["dsseEnvelope"])
+    envelope.verify([SSlibKey.from_crypto(load_pem_public_key(public))], 1)
+    return json.loads(envelope.payload)
 
 
 def valid(statement):
@@ -43,7 +52,7 @@ def valid(statement):
 
 
 def test_a_test_result_is_valid_and_names_gates_controls_and_what_was_used(world):
-    statement = statement_of(world, certified=world.original)
+    statement = statement_of(world)
     predicate = json_format.Parse(
         json_format.MessageToJson(valid(statement)), test_result_pb2.TestResult()
     )
@@ -55,16 +64,20 @@ def test_a_test_result_is_valid_and_names_gates_controls_and_what_was_used(world
     assert used["params/certify.yaml"] == files.sha256(BOUNDS.read_bytes())
     weights, folder = statement["subject"]
     assert weights["digest"]["sha256"] == world.loaded.sha256
-    root = signing.statement(world.original[signing.SIGNATURE])["subject"][0]
-    assert folder["digest"] == root["digest"]
+    root, _ = signing.signed(world.original[signing.SIGNATURE])
+    assert folder == {"name": "certified", "digest": {"sha256": root}}
 
 
-def test_a_verdict_that_is_no_pass_has_a_statement_and_an_abstention_counts_as_failed(world):
+def test_a_verdict_that_is_no_pass_has_a_statement_and_an_abstention_counts_as_failed(
+    world, tmp_path
+):
     wide = result(world.rows[-1], low=0.0, high=99.0, verdict="ABSTAIN")
     some = certificate.build_certificate(
         world.loaded, world.p, [*world.rows[:-1], wide], world.controls
     )
-    statement = statement_of(world, some)
+    (tmp_path / "verdict.json").write_bytes(some.to_json())
+    (tmp_path / "certify.params.yaml").write_text("min_exact_match: 1.0")
+    statement = attest.test_result(some, tmp_path)
     valid(statement)
     predicate = statement["predicate"]
     assert len(statement["subject"]) == 1  # the weights; nothing is certified
@@ -77,21 +90,13 @@ def test_another_library_alone_verifies_the_signature_and_refuses_a_flipped_verd
 ):
     path, public = tmp_path / "t.json", world.original[signing.PUBLIC_KEY]
     attest.write(path, statement_of(world), world.key)
-    assert attest.read(path, public) == statement_of(world)
+    assert read(path, public) == statement_of(world)
     bundle = json.loads(path.read_bytes())
-    key = SSlibKey.from_crypto(load_pem_public_key(public))
-    Envelope.from_dict(bundle["dsseEnvelope"]).verify([key], 1)
-    bundle = json.loads(path.read_bytes())
-    payload = base64.b64decode(bundle["dsseEnvelope"]["payload"])
-    flipped = base64.b64encode(payload.replace(b"PASSED", b"FAILED")).decode()
-    path.write_text(
-        json.dumps({**bundle, "dsseEnvelope": bundle["dsseEnvelope"] | {"payload": flipped}})
-    )
+    payload = base64.b64decode(bundle["dsseEnvelope"]["payload"]).replace(b"PASSED", b"FAILED")
+    bundle["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()
+    path.write_text(json.dumps(bundle))
     with pytest.raises(VerificationError):
-        Envelope.from_dict(json.loads(path.read_bytes())["dsseEnvelope"]).verify([key], 1)
-    assert "is not signed by this key" in sentence(attest.read, path, public)
-    path.write_text("{}")
-    assert "is no bundle with a statement" in sentence(attest.read, path, public)
+        read(path, public)
 
 
 def test_only_a_full_verification_that_passes_is_attested(world, tmp_path, refused):
@@ -101,11 +106,11 @@ def test_only_a_full_verification_that_passes_is_attested(world, tmp_path, refus
     assert "Only a full verification that ends in PASS can be attested" in said
     assert cli.main([*words]) == 0
     made = world.folder.with_name("certified.verification.sigstore.json")
-    statement = attest.read(made, signing.public_key(world.other_key))
+    statement = read(made, signing.public_key(world.other_key))
     valid(statement)
     predicate = statement["predicate"]
     assert predicate["properties"] == list(attest.PROPERTIES)
     assert files.code_hash("model", "metrics") in predicate["verifier"]["id"]
     assert contents(world.folder) == world.original  # nothing is added to the folder
     done = verify.verify(world.folder, world.trusted, True, str)
-    assert "can be attested" in sentence(attest.verification_result, done, world.original)
+    assert "can be attested" in sentence(attest.verification_result, done)

@@ -9,10 +9,13 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -21,7 +24,7 @@ from planted import sentence
 from pydantic import ValidationError
 
 from fluxttice_core import cli, files
-from fluxttice_core.certification import certificate, signing, verify
+from fluxttice_core.certification import attest, certificate, signing, verify
 from fluxttice_core.certification.certificate import CERTIFICATE, Certificate
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.checkpoints.folder import MANIFEST, WEIGHTS
@@ -41,7 +44,7 @@ def new_key(path, key=None):
     """A private key at `path`; its fingerprint."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, *FORM))
-    return signing.fingerprint(signing.public_key(path))
+    return files.sha256(signing.public_key(path))
 
 
 class World:
@@ -81,8 +84,13 @@ class World:
         """`folder` with its certificate's JSON changed by `change`, and signed again."""
         found = json.loads(self.original[CERTIFICATE])
         change(found)
-        (folder / CERTIFICATE).write_text(json.dumps(found))
-        signing.sign(folder, self.key)
+        return self.signed_again(folder, json.dumps(found))
+
+    def signed_again(self, folder, text):
+        """`folder` with another certificate.json, and a signature of the trusted key over it."""
+        (folder / CERTIFICATE).write_text(text)
+        listed = {k: v for k, v in contents(folder).items() if k != signing.SIGNATURE}
+        (folder / signing.SIGNATURE).write_bytes(signing.sign(listed, self.key))
         return folder
 
     def check(self, folder=None, quick=True):
@@ -123,7 +131,7 @@ def signed(world, tmp_path):
 
 def test_a_certificate_names_its_files_its_key_its_bounds_and_the_seed_of_its_weights(world):
     found = Certificate.model_validate_json(world.original[CERTIFICATE], strict=True)
-    assert (found.verdict, found.profile) == ("PASS", certificate.OWN_BOUNDS), found.gates
+    assert (found.verdict, found.profile) == ("PASS", "own bounds"), found.gates
     assert found.seed == gates.seed_of(world.loaded.sha256) != gates.seed_of("0" * 64)
     assert found.environment.keys() >= {"torch", "scipy", "cpu", "code"}
     assert found.guarantees and found.does_not_guarantee and found.git.keys() == {"commit", "clean"}
@@ -132,14 +140,16 @@ def test_a_certificate_names_its_files_its_key_its_bounds_and_the_seed_of_its_we
         assert world.original[name] == (world.saved / name).read_bytes()
         assert sha256 == files.sha256(world.original[name])
     assert found.signing_key == world.trusted == files.sha256(world.original[signing.PUBLIC_KEY])
-    subject = signing.statement(world.original[signing.SIGNATURE])["subject"][0]
+    envelope = json.loads(world.original[signing.SIGNATURE])["dsseEnvelope"]
+    [subject] = json.loads(base64.b64decode(envelope["payload"]))["subject"]
     assert subject["name"] == "certified"  # section 6.5 of the signing standard
 
 
 def test_the_bounds_of_a_parameter_file_have_its_name(strict):
-    assert certificate.profile(gates.bounds_of(strict)) == "certify"
-    own = gates.bounds_of(strict) | {"max_rate": 18.6}
-    assert certificate.profile(own) == certificate.OWN_BOUNDS
+    own = [SimpleNamespace(gate=gate, bound=getattr(strict, gate)) for gate in gates.GATES]
+    assert certificate.profile(own) == "certify"
+    own[2].bound += 0.1
+    assert certificate.profile(own) == "own bounds"
 
 
 def test_a_certificate_appears_whole_or_not_at_all(world, tmp_path, monkeypatch):
@@ -211,7 +221,7 @@ def test_the_measured_bytes_are_the_verified_ones_and_the_second_seed_is_fresh(
     weights = signed / WEIGHTS
     for _ in range(2):
         done = verify.verify(signed, world.trusted, report=lambda _step: weights.write_bytes(b""))
-        assert (done.problem, {*done.agreement}) == ("", {"equal"})
+        assert (done.problem, {*done.gates.agreement}) == ("", {"equal"})
         assert done.checkpoint.sha256 == world.loaded.sha256
         weights.write_bytes(world.original[WEIGHTS])
     assert seeds[0] == seeds[2] == world.certificate.seed and len({*seeds}) == 3
@@ -267,7 +277,7 @@ def test_a_number_is_equal_in_its_interval_or_differs(old, new, here, elsewhere)
     "change, words",
     [
         (lambda c: c.update(schema="fluxttice/certificate/3"), "/3', and this release reads"),
-        (lambda c: c.update(surprise=1), "does not fit fluxttice/certificate/4 at surprise"),
+        (lambda c: c.update(surprise=1), "does not fit at surprise"),
         (lambda c: c.update(gates=[]), "at gates"),
         (lambda c: c.update(controls=[]), "at controls"),
         (lambda c: c.update(verdict="FAIL"), "it says FAIL, but its gates say PASS"),
@@ -279,13 +289,13 @@ def test_a_number_is_equal_in_its_interval_or_differs(old, new, here, elsewhere)
         (lambda c: c["gates"].reverse(), "does not hold every VAE to the same gates"),
         (
             lambda c: [row.update(gate="min_mig", bound=0) for row in c["gates"][::12]],
-            "has the gate min_mig, which this release lacks",
+            "has gates that this release lacks: min_mig",
         ),
     ],
 )
 def test_a_signed_certificate_that_contradicts_itself_is_refused(world, signed, change, words):
     said = sentence(world.check, world.edited(signed, change))
-    assert "is refused at its schema" in said and words in said
+    assert "is refused: certificate.json" in said and words in said
 
 
 def test_fewer_gates_for_every_vae_are_judged_by_their_own_bounds(world, signed):
@@ -300,9 +310,14 @@ def test_fewer_gates_for_every_vae_are_judged_by_their_own_bounds(world, signed)
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"a": NaN}', '{"a": 1, "a": 1}', "[" * 10**5])
 def test_a_signed_file_that_is_no_certificate_is_refused(world, signed, text):
-    (signed / CERTIFICATE).write_text(text)
-    signing.sign(signed, world.key)
-    assert "is refused at its schema" in sentence(world.check, signed)
+    said = sentence(world.check, world.signed_again(signed, text))
+    assert "is refused: certificate.json is no certificate" in said
+
+
+def test_a_folder_of_release_0_2_0_is_refused_by_the_name_of_its_schema(refused):
+    old = ROOT / "lib/tests/data/certified-0.2.0"
+    said = refused("verify", str(old), "--public-key", str(old / signing.PUBLIC_KEY)).err
+    assert "has the schema 'fluxttice/certificate/3', and this release reads" in said
 
 
 # --- Attacks on a signed folder ---
@@ -379,7 +394,7 @@ def same_statement(world, changed):
     """A bundle may be spelled in two ways; what it says and who signed it are then the same."""
     if changed.keys() != {signing.SIGNATURE}:
         return False
-    one, two = (signing.statement(x[signing.SIGNATURE]) for x in (world.original, changed))
+    one, two = (signing.signed(x[signing.SIGNATURE]) for x in (world.original, changed))
     return one == two
 
 
@@ -443,10 +458,12 @@ def test_the_key_in_the_folder_is_not_trusted_for_being_there(world, refused):
 
 
 def test_no_certificate_an_unsigned_one_and_another_name(world, signed):
-    assert "has no certificate" in sentence(world.check, world.saved)
+    assert "lacks 'certificate.json', but a folder that is certified" in sentence(
+        world.check, world.saved
+    )
     unsigned = world.issue("unsigned", key="")
     assert contents(unsigned).keys() == {WEIGHTS, MANIFEST, CERTIFICATE}
-    assert "(unsigned): refused" in sentence(world.check, unsigned)
+    assert "lacks 'certificate.sig', but" in sentence(world.check, unsigned)
     renamed = signed.rename(signed.parent / "another name")
     (signed.parent / "link").symlink_to("another name")
     assert not world.refuses(renamed) and not world.refuses(signed.parent / "link")
@@ -464,16 +481,58 @@ def test_a_private_key_given_as_the_public_one_is_told(world, refused):
 
 
 def test_a_key_that_cannot_sign_or_lies_in_the_repository_is_refused(world, tmp_path):
-    assert "outside" in sentence(signing.public_key, ROOT / "checkpoints" / "key.pem")
+    assert "outside" in sentence(signing.public_key, ROOT / "README.md")
     bad = tmp_path / "bad.pem"
-    for none in (bad, tmp_path):
-        assert "No signing key" in sentence(signing.public_key, none)
+    assert "No signing key" in sentence(signing.public_key, bad)
+    assert "is not an unencrypted EC P-256" in sentence(signing.public_key, tmp_path)
     for key in (ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)):
         bad.write_bytes(key.private_bytes(serialization.Encoding.PEM, *FORM))
         assert "is not an unencrypted EC P-256" in sentence(signing.public_key, bad)
     for data in (b"not a key", world.original[signing.PUBLIC_KEY]):
         bad.write_bytes(data)
         assert "is not an unencrypted EC P-256" in sentence(signing.public_key, bad)
+
+
+# --- docs/certificate.md ---
+
+
+def block(words, **environment):
+    """Run the block of shell lines that has these words; its result."""
+    text = (ROOT / "docs" / "certificate.md").read_text("utf-8")
+    [lines] = [x for x in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) if words in x]
+    lines = lines.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+    variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    return subprocess.run(
+        ["bash", "-ec", lines], cwd=ROOT, env=variables, capture_output=True, text=True
+    )
+
+
+def test_the_lines_that_flip_a_bit_are_refused_for_it(tmp_path):
+    done = block("cp -r", TMPDIR=tmp_path)
+    assert done.returncode == 1
+    assert "model.safetensors is not the file that was signed" in done.stderr
+
+
+def test_the_standard_tool_takes_the_shipped_folder():
+    assert block("model_signing verify").returncode == 0
+
+
+def test_the_key_that_openssl_makes_signs_and_its_public_half_is_the_one_to_trust(tmp_path):
+    assert block("openssl", HOME=tmp_path).returncode == 0
+    public = signing.trusted_fingerprint(tmp_path / "signing_key.pub")
+    assert public == files.sha256(signing.public_key(tmp_path / "key.pem"))
+
+
+def test_other_tools_read_a_test_result_and_refuse_another_key(world):
+    place = world.folder.parent
+    (place / "verdict.json").write_bytes(world.certificate.to_json())
+    (place / "certify.params.yaml").write_text("k: 1")
+    statement = attest.test_result(world.certificate, place)
+    attest.write(place / attest.TEST_RESULT_FILE, statement, world.key)
+    assert json.loads(block("b64decode", RUN=place).stdout) == statement
+    assert block("SSlibKey", RUN=place).returncode == 0
+    attest.write(place / attest.TEST_RESULT_FILE, statement, world.other_key)
+    assert block("SSlibKey", RUN=place).returncode == 1
 
 
 def test_another_split_than_the_recorded_one_is_refused(world):

@@ -5,6 +5,8 @@ the whole table of what is found.
 """
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from scipy import stats
 from fluxttice_core import files, parallel, params
 from fluxttice_core.certification import power
 from fluxttice_core.certification.certificate import measure_gates
-from fluxttice_core.certification.power import GENERATION, LESS, detected, planted
+from fluxttice_core.certification.power import GENERATION, simulated_marginal
 from fluxttice_core.metrics import controls, gates, rate
 from fluxttice_core.metrics.controls import (
     CONTROLS,
@@ -31,7 +33,10 @@ from fluxttice_core.metrics.gates import (
     GATES,
     ControlResult,
     GateResult,
+    bounds_of,
     evaluate_control,
+    evaluate_gates,
+    evaluation,
     metric_of,
     negative_controls,
     overall_verdict,
@@ -42,7 +47,7 @@ from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.latent_space import active_units, kl_nats
 from fluxttice_core.metrics.marginal import MIN_LATENTS, marginal
 from fluxttice_core.metrics.measurement import METRICS, measure
-from fluxttice_core.metrics.negative_controls import scaled_logits
+from fluxttice_core.metrics.negative_controls import scaled_logits, uneven
 from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.metrics.reconstruction import correct_trits, posterior, sample_posterior
 from fluxttice_core.model.initialisation import looks_linear
@@ -146,7 +151,7 @@ def test_a_control_that_passes_is_measured_whole(strict, monkeypatch):
 
 
 def test_the_oracle_passes_every_strict_gate(strict):
-    best = vae_gates(oracle(), "A", 1, strict)
+    best = vae_gates(oracle(), "A", strict.k, 1, bounds_of(strict))
     asked = [("A", gate, getattr(strict, gate)) for gate in GATES]
     assert [(row.vae, row.gate, row.bound) for row in best] == asked
     assert overall_verdict(best) == "PASS"
@@ -157,13 +162,23 @@ def test_the_oracle_passes_every_strict_gate(strict):
 def test_one_vae_that_lacks_something_fails_alone(monkeypatch, strict):
     """VAE-B does not encode trit 6; the rows are those of A, then of B."""
     monkeypatch.setattr(parallel, "each", in_process)
-    monkeypatch.setattr(gates, "GATES", GATES[:5])
+    bounds = dict(itertools.islice(bounds_of(strict).items(), 5))
     model = oracle()
     model.encoder_B.fc_mu.weight.data[6] = 0
-    rows = measure_gates(model, 1, strict, print)
-    assert [(row.vae, row.gate) for row in rows] == list(itertools.product("AB", GATES[:5]))
+    rows = measure_gates(model, MIN_LATENTS, 1, bounds, print)
+    assert [(row.vae, row.gate) for row in rows] == list(itertools.product("AB", bounds))
     assert {row.verdict for row in rows if row.vae == "A"} == {"PASS"}
     assert (rows[5].verdict, rows[5].value) == ("FAIL", pytest.approx(1 / 3))
+
+
+def test_an_operation_that_is_too_rare_makes_a_gate_abstain_and_never_fail(strict):
+    """Even one that is never drawn may have a frequency of 0.27 / M."""
+    bounds = {"min_least_frequency": strict.min_least_frequency}
+    network = evaluation(uneven(oracle(), 0.2), "A", strict.k, 1)
+    never = SimpleNamespace(vae="A", marginal=simulated_marginal(1, 0.0, strict.k, 1))
+    for e in (network, never):
+        [found] = evaluate_gates(e, bounds)
+        assert found.verdict == "ABSTAIN" and found.low < 0.08 < found.high
 
 
 def test_one_training_operation_that_is_lost_fails(strict):
@@ -305,36 +320,40 @@ def test_an_untrained_network_loses(thrifty, name, vae, has):
     assert [key for key, (least, most) in wanted.items() if not least <= found[key] <= most] == []
 
 
-# --- Power, on planted generators ---
+# --- Power, on simulated generators ---
 
 
-def test_planted_counts_are_of_what_they_say():
-    m = planted(count=6_000, left=0.5, k=4_000_000, seed=1)
+def test_simulated_counts_are_of_what_they_say():
+    m = simulated_marginal(count=6_000, frequency=0.5, k=4_000_000, seed=1)
     p = np.where(np.arange(M) < 6_000, 0.5, 1.0)
     assert m.counts.sum() == m.k == 4_000_000
     assert stats.chisquare(m.counts, m.k * p / p.sum()).pvalue > 1e-3
-    assert planted(3, 0.0, 400_000, 1).counts[:4].tolist()[:3] == [0, 0, 0]
+    assert simulated_marginal(3, 0.0, 400_000, 1).counts[:4].tolist()[:3] == [0, 0, 0]
     assert (m.counts / m.k == m.P).all() and not m.entropy.any()
 
 
-def test_the_strict_bounds_find_a_defect_and_pass_a_perfect_generator(strict, monkeypatch):
-    """Of each kind four, counted in the table, in this process."""
-    monkeypatch.setattr(power.parallel, "each", in_process)
-    monkeypatch.setattr(power, "COUNTS", (0, 1, 200, 1_000))
-    table, (never, half) = power.table(strict, trials=4), LESS
-    found = table.set_index(["defect", "operations"])
-    assert found.index.tolist() == [("none", 0), *itertools.product(LESS, (1, 200, 1_000))]
-    assert set(table.trials) == {4} and not found.loc["none", [*GENERATION, "any"]].any(axis=None)
-    for kind in ((never, 1), (half, 200)):
-        assert found.loc[kind, ["min_argmax_coverage_195000", "any"]].tolist() == [1, 1]
-    many = found.loc[(never, 1_000), list(GENERATION)]
-    assert many[many < 1].index.tolist() == ["max_largest_frequency"]
-    smallest = detected(table.assign(min_argmax_entropy=0.0), strict).set_index("gate")
-    column = f"operations {never}"
-    assert smallest.loc[["any", "min_argmax_entropy"], column].tolist() == ["1", "none tried"]
-    assert smallest.loc["min_exact_match", "operations lost"] == "1"
-    loose = detected(table, strict.model_copy(update={"min_exact_match": 0.5})).set_index("gate")
-    assert loose.loc["min_exact_match", "operations lost"] == "more than 50.0000% of all"
+def test_the_power_table_has_every_gate_and_what_was_planted(strict, monkeypatch):
+    """20 trials of each kind, in this process: a perfect generator always passes."""
+    fifth, thrice = "at a fifth of its frequency", "3 times too frequent"
+    few = {name: (share, counts[:1]) for name, (share, counts) in power.DEFECTS.items()}
+    monkeypatch.setattr(power, "DEFECTS", few)
+    monkeypatch.setattr(power, "TRIALS", 20)
+    rows = pd.DataFrame(row for point in power.points(strict) for row in power.not_passed(point))
+    found = rows.pivot(index="defect", columns="gate", values="not_passed")
+    assert sorted(found.columns) == sorted([*GENERATION, "any"]) and {*rows.trials} == {20}
+    assert not found.loc["none"].any() and "did not pass in 0.00% of 20" in power.false_refusals(
+        rows
+    )
+    assert found.loc["never generated", "min_argmax_coverage_195000"] == 1
+    assert found.loc[fifth, "min_least_frequency"] >= 0.9
+    assert found.loc[thrice, "max_largest_frequency"] >= 0.9
+    table = power.minimum_detectable_defects(rows, strict)
+    assert table.gate.tolist() == [METRICS[metric_of(gate)].title for gate in GATES]
+    finds = dict(zip(GATES, table.finds, strict=True))
+    assert finds["min_exact_match"] == "1 operation"
+    assert "never generated: 1" in finds["min_argmax_coverage_195000"]
+    assert finds["min_argmax_entropy"] == "none that was tried"
+    assert "of prior latents not joined to their code" in finds["min_path_consistency"]
 
 
 @pytest.mark.parametrize("n, bound", [(500, 0.99), (20_000, 0.9995)])
@@ -343,22 +362,18 @@ def test_the_least_share_that_a_binomial_gate_finds(n, bound):
     hits = range(n - 40, n + 1)
     lows = {h: clopper_pearson(h, n)[0] for h in hits}
     passing = [h for h in hits if verdict_of(lows[h], 1.0, bound, "min_x") == "PASS"]
-    least = power._binomial(bound, n, 0.95)
-    less = least - 1e-3 * (1 - bound)  # one step of the grid
-    chances = [stats.binom.pmf(passing, n, 1 - x).sum() for x in (least, less)]
-    assert chances[0] <= 0.05 < chances[1]
+    least = power.detectable_share("min_x", bound, n)
+    assert stats.binom.pmf(passing, n, 1 - least).sum() == pytest.approx(0.05)
 
 
-def test_the_table_is_read_back_for_its_own_bounds_only(strict, monkeypatch, tmp_path):
-    monkeypatch.setattr(power, "path", lambda: tmp_path / "power.csv")
-    monkeypatch.setattr(power, "table", lambda _p: pd.DataFrame({"any": [0.5]}))
+def test_the_table_is_read_back_for_its_own_bounds_and_code_only(strict, monkeypatch, project):
+    monkeypatch.setattr(power, "TRIALS", 1)
+    monkeypatch.setattr(power, "DEFECTS", {"none": (1.0, (0,))})
+    monkeypatch.setattr(parallel, "executor", lambda: ThreadPoolExecutor(1))
+    (project / "reports").mkdir()
     assert power.stored(strict) is None
-    written = power.write(strict)
-    pd.testing.assert_frame_equal(power.stored(strict), written)
+    pd.testing.assert_frame_equal(power.run(strict), power.stored(strict))
     for change in ({"min_argmax_entropy": 0.0}, {"k": 2_000_000}):
         assert power.stored(strict.model_copy(update=change)) is None
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "code_hash", lambda *_: "another")
-        assert power.stored(strict) is None
-    written.drop(columns="bound k").to_csv(power.path())
-    assert power.stored(strict) is None  # of before there was this bound
+    monkeypatch.setattr(files, "code_hash", lambda *_: "another")
+    assert power.stored(strict) is None

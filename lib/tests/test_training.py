@@ -10,13 +10,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-from fluxttice_core.metrics.latent_space import kl_nats
 from planted import no_number, same
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from fluxttice_core import files, parallel, params
 from fluxttice_core.checkpoints import folder as checkpoint
 from fluxttice_core.errors import InputError
+from fluxttice_core.metrics.latent_space import kl_nats
 from fluxttice_core.metrics.rate import rate
 from fluxttice_core.metrics.reconstruction import posterior, samples
 from fluxttice_core.model.initialisation import looks_linear

@@ -15,7 +15,7 @@ from typing import Any
 from .. import files
 from ..errors import InputError
 from . import signing
-from .certificate import CERTIFICATE, FOLDER, Certificate
+from .certificate import CERTIFICATE, Certificate
 from .verify import Verified
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -25,65 +25,49 @@ PROPERTIES = ("SIGNATURE_VALID", "GATES_REPRODUCED", "FRESH_DRAWS_PASSED")
 TEST_RESULT_FILE = "test_result.sigstore.json"
 
 
-def test_result(
-    certificate: Certificate, bounds: Path, document: bytes, certified: dict[str, bytes]
-) -> dict[str, Any]:
-    """The Test Result statement of a certification.
+def test_result(certificate: Certificate, run: Path) -> dict[str, Any]:
+    """The Test Result of the certification in the folder `run`.
 
-    Args:
-        certificate: what was measured.
-        bounds: the parameter file that holds the bounds; its name is the test's identity.
-        document: the bytes of certificate.json, or of verdict.json where there is none.
-        certified: the files of the certified folder; empty where there is none.
+    The name of the file of bounds, which comes first, is the test's identity.
     """
-    passed = [f"{row.gate} VAE-{row.vae}" for row in certificate.gates if row.verdict == "PASS"]
-    failed = [f"{row.gate} VAE-{row.vae}" for row in certificate.gates if row.verdict != "PASS"]
-    for control in certificate.controls:
-        refused = passed if control.verdict == "FAIL" else failed
-        refused.append(f"refused: {control.control}")
-    power = files.root() / "reports" / "power.csv"
-    used = {
-        files.display_path(bounds): files.sha256(bounds.read_bytes()),
-        CERTIFICATE if certified else "verdict.json": files.sha256(document),
-        "code of model, metrics, benchmark and parallel": certificate.environment["code"],
-    }
-    if power.is_file():
-        used["reports/power.csv"] = files.sha256(power.read_bytes())
+    tests = {f"{row.gate} VAE-{row.vae}": row.verdict == "PASS" for row in certificate.gates}
+    tests |= {f"refused: {one.control}": one.verdict == "FAIL" for one in certificate.controls}
+    folder, bounds = run / signing.FOLDER, _bounds(certificate.profile)
+    used = [bounds if bounds.is_file() else run / "certify.params.yaml"]
+    used += [folder / CERTIFICATE if folder.is_dir() else run / "verdict.json"]
+    used += [path for path in [files.root() / "reports" / "power.csv"] if path.is_file()]
+    code = "code of model, metrics, benchmark and parallel"
+    signature = folder / signing.SIGNATURE
     return _statement(
-        _subjects(certificate.weights_sha256, certified),
+        _subjects(certificate, signature.read_bytes() if signature.is_file() else b""),
         TEST_RESULT,
         {
             "result": "PASSED" if certificate.verdict == "PASS" else "FAILED",
-            "configuration": [_resource(name, digest) for name, digest in used.items()],
-            "passedTests": passed,
+            "configuration": [
+                *(_resource(files.display_path(x), files.sha256(x.read_bytes())) for x in used),
+                _resource(code, certificate.environment["code"]),
+            ],
+            "passedTests": [name for name, passed in tests.items() if passed],
             "warnedTests": [],
-            "failedTests": failed,
+            "failedTests": [name for name, passed in tests.items() if not passed],
         },
     )
 
 
-def write_verification_result(found: Verified, folder: Path, key: str) -> Path:
-    """Sign and write the Summary Verification Result beside `folder`; return its path."""
-    certified = {file.name: file.read_bytes() for file in folder.iterdir()}
-    path = folder.resolve().with_name(f"{folder.resolve().name}.verification.sigstore.json")
-    write(path, verification_result(found, certified), key)
-    return path
-
-
-def verification_result(found: Verified, certified: dict[str, bytes]) -> dict[str, Any]:
+def verification_result(found: Verified) -> dict[str, Any]:
     """The Summary Verification Result of a full verification.
 
     Raises:
-        InputError: it was quick, or it refused the checkpoint: there is nothing to state.
+        InputError: it was quick, or it refused the checkpoint, so there is nothing to state.
     """
-    if not found.repeated or found.problem:
+    if found.problem or "again" not in found.gates:
         raise InputError("Only a full verification that ends in PASS can be attested.")
     code = files.code_hash("model", "metrics")
     # The certifier's own bounds are in the certificate alone.
-    bounds = files.root() / "params" / f"{found.profile}.yaml"
-    policy = bounds.read_bytes() if bounds.is_file() else certified[CERTIFICATE]
+    bounds, certificate = _bounds(found.profile), found.contents[CERTIFICATE]
+    policy = bounds.read_bytes() if bounds.is_file() else certificate
     return _statement(
-        _subjects(found.certificate.weights_sha256, certified),
+        _subjects(found.certificate, found.contents[signing.SIGNATURE]),
         VERIFICATION_RESULT,
         {
             "verifier": {"id": f"fluxttice verify, code sha256:{code}"},
@@ -92,20 +76,6 @@ def verification_result(found: Verified, certified: dict[str, bytes]) -> dict[st
             "properties": list(PROPERTIES),
         },
     )
-
-
-def write_test_result(
-    path: Path, certificate: Certificate, certified: dict[str, bytes], key: str
-) -> None:
-    """Sign and write the Test Result of a run: `path` lies in its folder.
-
-    The bounds are in the profile's file or, if they are the certifier's own, in the run's.
-    """
-    bounds = files.root() / "params" / f"{certificate.profile}.yaml"
-    if not bounds.is_file():
-        bounds = path.parent / "certify.params.yaml"
-    document = certified.get(CERTIFICATE) or (path.parent / "verdict.json").read_bytes()
-    write(path, test_result(certificate, bounds, document, certified), key)
 
 
 def write(path: Path, statement: dict[str, Any], key: str | Path) -> None:
@@ -119,14 +89,12 @@ def write(path: Path, statement: dict[str, Any], key: str | Path) -> None:
     from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
     from sigstore_models.bundle.v1 import Bundle
 
-    signer = CryptoSigner(signing.private_key(key))
-    payload = json.dumps(statement, indent=2).encode()
-    envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    envelope.sign(signer)
+    envelope = Envelope(json.dumps(statement, indent=2).encode(), PAYLOAD_TYPE, {})
+    envelope.sign(CryptoSigner(signing.private_key(key)))
     bundle = {
         "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
         "verificationMaterial": {
-            "publicKey": {"hint": signing.fingerprint(signing.public_key(key))},
+            "publicKey": {"hint": files.sha256(signing.public_key(key))},
             "tlogEntries": [],
         },
         "dsseEnvelope": envelope.to_dict(),
@@ -134,26 +102,8 @@ def write(path: Path, statement: dict[str, Any], key: str | Path) -> None:
     files.write_bytes(path, Bundle.from_dict(bundle).to_json().encode())
 
 
-def read(path: Path, public_pem: bytes) -> dict[str, Any]:
-    """The statement in the bundle at `path`, if the key `public_pem` signed it.
-
-    Raises:
-        InputError: not such a bundle, or not signed by that key.
-    """
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from securesystemslib.dsse import Envelope
-    from securesystemslib.exceptions import VerificationError
-    from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
-
-    try:
-        bundle = files.parse_json(path.read_bytes())
-        envelope = Envelope.from_dict(bundle["dsseEnvelope"])
-        envelope.verify([SSlibKey.from_crypto(load_pem_public_key(public_pem))], 1)
-        return files.parse_json(envelope.payload)
-    except VerificationError:
-        raise InputError(f"{path} is not signed by this key.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no bundle with a statement: {error}.") from None
+def _bounds(profile: str) -> Path:
+    return files.root() / "params" / f"{profile}.yaml"
 
 
 def _statement(subject: list[dict], predicate_type: str, predicate: dict) -> dict[str, Any]:
@@ -165,12 +115,11 @@ def _statement(subject: list[dict], predicate_type: str, predicate: dict) -> dic
     }
 
 
-def _subjects(weights_sha256: str, certified: dict[str, bytes]) -> list[dict[str, Any]]:
-    """The weights and, where there is a signed folder, the root digest of its model signature."""
-    found = [_resource("model.safetensors", weights_sha256)]
-    if signing.SIGNATURE in certified:
-        root = signing.statement(certified[signing.SIGNATURE])["subject"][0]
-        found.append(_resource(FOLDER, root["digest"]["sha256"]))
+def _subjects(certificate: Certificate, signature: bytes) -> list[dict[str, Any]]:
+    """The weights and, if there is a `signature`, the folder by the root digest in it."""
+    found = [_resource("model.safetensors", certificate.weights_sha256)]
+    if signature:
+        found.append(_resource(signing.FOLDER, signing.signed(signature)[0]))
     return found
 
 

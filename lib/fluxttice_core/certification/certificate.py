@@ -1,12 +1,10 @@
 """The certificate: what was measured of which files, by which bounds, and what that guarantees.
 
-A certified checkpoint is a folder of four files and their signature: model.safetensors,
-manifest.json, certificate.json, signing_key.pub and certificate.sig. An unsigned one lacks the
-last two, and its certificate says so.
+A certified checkpoint is a folder of five files: model.safetensors, manifest.json,
+certificate.json, signing_key.pub and certificate.sig. An unsigned one lacks the last two.
 """
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -23,9 +21,7 @@ from ..parallel import Job
 from . import signing
 
 CERTIFICATE = "certificate.json"
-FOLDER = "certified"  # the name that the signed statement has for the folder
 SCHEMA: Final = "fluxttice/certificate/4"
-OWN_BOUNDS = "own bounds"
 GUARANTEES = (
     "The weights with the sha256 below, measured by this code with the recorded seed, give the "
     "recorded values and intervals.",
@@ -52,7 +48,8 @@ LIMITS = (
 class Certificate(Record):
     """The contents of certificate.json, and of verdict.json, which has no subject and no key.
 
-    A verdict that contradicts the gates or the controls can be neither made nor read.
+    Raises:
+        ValidationError: a verdict that the gates or the controls contradict.
     """
 
     schema_: Literal["fluxttice/certificate/4"] = Field(SCHEMA, alias="schema")
@@ -109,19 +106,16 @@ def measure_controls(
 def build_certificate(
     loaded: Checkpoint, p: Certify, rows: list[GateResult], controls: list[ControlResult]
 ) -> Certificate:
-    """The certificate of a measurement, whatever its verdict; `write_certificate` adds the files.
-
-    Args:
-        loaded: the checkpoint that was measured.
-        p: the parameters of the measurement.
-        rows: its gates, measured with `gates.seed_of` its weights.
-        controls: the negative controls at the same gates.
-    """
+    """The certificate of a measurement with `gates.seed_of` the weights, whatever its verdict."""
+    imported = loaded.section("imported")
     return Certificate(
         created_utc=files.utc_now().isoformat(),
         verdict=overall_verdict(rows, controls),
-        profile=profile({row.gate: row.bound for row in rows}),
-        checkpoint=description(loaded),
+        profile=profile(rows),
+        checkpoint={
+            "file": imported.get("file") or Path(loaded.path).name,
+            "layout": imported.get("layout") or "fluxttice",
+        },
         weights_sha256=loaded.sha256,
         seed=gates.seed_of(loaded.sha256),
         gates=tuple(rows),
@@ -132,30 +126,17 @@ def build_certificate(
     )
 
 
-def profile(bounds: dict[str, float]) -> str:
-    """The name of the parameter file params/certify*.yaml with these bounds, else OWN_BOUNDS."""
-    return params.profile_of(bounds) or OWN_BOUNDS
-
-
-def description(loaded: Checkpoint) -> dict[str, str]:
-    """What tells a checkpoint from others in a list: its file and its layout."""
-    imported = loaded.section("imported")
-    return {
-        "file": imported.get("file") or Path(loaded.path).name,
-        "layout": imported.get("layout") or "fluxttice",
-    }
+def profile(rows: Iterable[GateResult]) -> str:
+    """The name of the params/certify*.yaml with the bounds of these gates, or "own bounds"."""
+    return params.profile_of({row.gate: row.bound for row in rows}) or "own bounds"
 
 
 def write_certificate(
     folder: Path, loaded: Checkpoint, certificate: Certificate, key: str = ""
 ) -> Certificate:
-    """Write the certified checkpoint as a new `folder`, signed if `key` is given.
+    """Write the certified checkpoint as a new `folder`, signed if `key`, a path, is given.
 
-    Args:
-        folder: where to; it appears only when it is complete.
-        loaded: the checkpoint; its files go in as they were read.
-        certificate: from `build_certificate`.
-        key: path of the private key; empty: unsigned.
+    The checkpoint's files go in as they were read. Returns the certificate with its files and key.
 
     Raises:
         InputError: the verdict is not PASS, `folder` exists, or the key cannot sign.
@@ -166,21 +147,15 @@ def write_certificate(
             "verdict is PASS gets a certificate."
         )
     contents = dict(loaded.contents)
+    changes: dict[str, Any] = {"subject": subject(contents)}
     if key:
         contents[signing.PUBLIC_KEY] = signing.public_key(key)
-    changes = {
-        "subject": subject(contents),
-        "signing_key": signing.fingerprint(contents[signing.PUBLIC_KEY]) if key else None,
-    }
+        changes["signing_key"] = files.sha256(contents[signing.PUBLIC_KEY])
     whole = certificate.model_copy(update=changes)
-    # The statement's subject is the folder's name when it is signed, so a draft has the final name.
-    with tempfile.TemporaryDirectory(prefix=".certify-", dir=folder.parent) as place:
-        draft = Path(place, FOLDER)
-        files.new_folder(draft, {**contents, CERTIFICATE: whole.to_json()})
-        if key:
-            signing.sign(draft, key)
-        signed = {path.name: path.read_bytes() for path in draft.iterdir()}
-    files.new_folder(folder, signed)
+    contents[CERTIFICATE] = whole.to_json()
+    if key:
+        contents[signing.SIGNATURE] = signing.sign(contents, key)
+    files.new_folder(folder, contents)
     return whole
 
 

@@ -1,8 +1,8 @@
 """Power: which defects the gates find, and how often they refuse a network without defects.
 
 Generators are simulated: counts of K prior latents are drawn from a known P, as a saturated decoder
-would give them, and are judged by the gates' own code. The power of gates on binomial counts
-(posterior samples, paths, agreement) is computed. Exact gates find every defect.
+gives them, and are judged by the gates' own code. The power of gates on binomial counts is
+computed. Exact gates find every defect.
 """
 
 from types import SimpleNamespace
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import bdtr
+from scipy.special import betaincinv
 
-from .. import parallel
+from .. import files, parallel
 from ..metrics import agreement, path_consistency, reconstruction
-from ..metrics.gates import GATES, Certify, evaluate_gates, metric_of, verdict_of
+from ..metrics.gates import GATES, Certify, evaluate_gates, verdict_of
 from ..metrics.intervals import CONFIDENCE
 from ..metrics.marginal import GROUPS, Marginal
 from ..metrics.measurement import GENERATES, METRICS
@@ -23,8 +23,9 @@ from ..model.operations import M
 from ..model.streams import generator
 from ..sweep import Point, stored_rows, sweep
 
+CODE = (*files.MEASURING, "certification/power.py")
 TRIALS = 400  # 0 refusals of so many show that fewer than 1 % are refused
-GENERATION = [gate for gate in GATES if metric_of(gate) in GENERATES]
+GENERATION = [gate for gate in GATES if gate[4:] in GENERATES]
 MANY = (1, 2, 5, 20, 100, 200, 1_000)
 # Defect → the affected operations' share of a uniform frequency, and how many are affected.
 DEFECTS = {
@@ -76,18 +77,18 @@ def not_passed(point: Point) -> list[dict]:
     missed = pd.DataFrame(trials) != "PASS"
     missed["any"] = missed.any(axis=1)
     about = {name: point[name] for name in ("defect", "operations", "trials")}
-    return [{**about, "gate": gate, "not_passed": missed[gate].mean()} for gate in missed]
+    return [{**about, "gate": gate, "not_passed": share} for gate, share in missed.mean().items()]
 
 
 def run(p: Certify) -> pd.DataFrame:
     """The rows of `points`, stored as reports/power.csv."""
     with parallel.executor() as workers:
-        return sweep("power", not_passed, points(p), workers)
+        return sweep("power", not_passed, points(p), workers, CODE)
 
 
 def stored(p: Certify) -> pd.DataFrame | None:
     """reports/power.csv, or None if it is of other bounds or code than now."""
-    return stored_rows("power", points(p))
+    return stored_rows("power", points(p), CODE)
 
 
 def false_refusals(power: pd.DataFrame) -> str:
@@ -100,38 +101,31 @@ def false_refusals(power: pd.DataFrame) -> str:
     )
 
 
-def minimum_detectable_defects(
-    power: pd.DataFrame, p: Certify, share: float = CONFIDENCE
-) -> pd.DataFrame:
-    """For each gate, the smallest defect of each kind that it does not pass in `share` of
+def minimum_detectable_defects(power: pd.DataFrame, p: Certify) -> pd.DataFrame:
+    """For each gate, the smallest defect of each kind that it does not pass in 95 % of
     certificates."""
-    found = (
-        power[power.not_passed >= share].groupby(["gate", "defect"], sort=False).operations.min()
-    )
-    rows = []
+    found = power[power.not_passed >= CONFIDENCE].groupby(["gate", "defect"], sort=False)
+    least, finds = found.operations.min().reset_index(), {}
     for gate in GATES:
-        bound = getattr(p, gate)
+        bound, kinds = getattr(p, gate), least[least.gate == gate]
         if gate in BINOMIAL:
             n, miss = BINOMIAL[gate]
-            text = f"{detectable_share(gate, bound, n, share):.2g} of {miss}"
-        elif gate in GENERATION:
-            kinds = found.loc[gate].items() if gate in found.index else ()
-            text = "; ".join(f"{count:,} operations {defect}" for defect, count in kinds)
+            text = f"{detectable_share(gate, bound, n):.2g} of {miss}"
+        elif gate in GENERATION:  # defect: how many operations
+            text = "; ".join(f"{x.defect}: {x.operations:,}" for x in kinds.itertuples())
         elif gate == "min_exact_match":
             text = "1 operation" if bound == 1 else f"{1 - bound:.2%} of the operations"
         else:
             text = "any value beyond the bound and its interval"
-        rows.append(
-            {"gate": METRICS[metric_of(gate)].title, "finds": text or "none that was tried"}
-        )
-    return pd.DataFrame(rows)
+        finds[METRICS[gate[4:]].title] = text or "none that was tried"
+    return pd.DataFrame(finds.items(), columns=["gate", "finds"])
 
 
-def detectable_share(gate: str, bound: float, n: int, share: float) -> float:
-    """The least share of misses that a gate with `n` draws does not pass in `share` of cases."""
-    for most in range(int(n * (1 - bound)) + 2):
-        counted = binomial(n - most, n)
+def detectable_share(gate: str, bound: float, n: int) -> float:
+    """The least share of misses that a gate with `n` draws does not pass in 95 % of cases."""
+    for misses in range(int(n * (1 - bound)) + 2):
+        counted = binomial(n - misses, n)
         if verdict_of(counted.low, counted.high, bound, gate) != "PASS":
             break
-    grid = np.linspace(0, 5 * (1 - bound), 5_001)
-    return float(grid[np.argmax(bdtr(most - 1, n, grid) <= 1 - share)])
+    # At this share, fewer than `misses` of n occur in 5 % of cases.
+    return float(betaincinv(misses, n - misses + 1, CONFIDENCE))

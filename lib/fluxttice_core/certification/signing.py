@@ -1,19 +1,15 @@
 """Signatures over a folder: OpenSSF model signing, an EC P-256 key, one detached sigstore bundle.
 
-The bundle lists the sha256 of every file of the folder except its own. The standard tool checks it:
-`model_signing verify key FOLDER --signature FOLDER/certificate.sig --public_key
-FOLDER/signing_key.pub`.
+The bundle lists the sha256 of every file of the folder except its own, so the standard tool
+(`model_signing verify key`) checks it too.
 
-The fingerprint of a public key is the sha256 of its PEM file (`sha256sum signing_key.pub`). Anyone
-who can change the folder can change the key in it, so trust comes from a fingerprint that is known
-from elsewhere, never from the key in the folder.
+The fingerprint of a public key is the sha256 of its PEM file. Anyone who can change the folder can
+change the key in it, so trust comes from a fingerprint that is known from elsewhere.
 """
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -21,6 +17,7 @@ from .. import files
 from ..errors import InputError
 
 SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
+FOLDER = "certified"  # the name that the signed statement has for the folder
 FINGERPRINT = "ca4055791751324263fb1ff7ca580fd8aabb7ca6a9227c9aba3d9ef8029cd837"
 KEY_VARIABLE = "FLUXTTICE_SIGNING_KEY"
 
@@ -31,12 +28,12 @@ def private_key(path: str | Path) -> ec.EllipticCurvePrivateKey:
     Raises:
         InputError: no such file, inside the repository, or not an unencrypted EC P-256 key.
     """
-    place = _outside(path)
+    place = files.resolve(path, "signing key").resolve()
+    if place.is_relative_to(files.root().resolve()):
+        raise InputError(f"{path} is in the repository: a private key belongs outside it.")
     try:
         key = serialization.load_pem_private_key(place.read_bytes(), None)
-    except OSError as error:
-        raise InputError(f"No signing key at {path} ({error.strerror}).") from None
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise InputError(f"{path} is not an unencrypted EC P-256 private key in PEM.")
@@ -45,16 +42,8 @@ def private_key(path: str | Path) -> ec.EllipticCurvePrivateKey:
 
 def public_key(path: str | Path) -> bytes:
     """The PEM of the public half of the private key at `path`. Raises as `private_key`."""
-    return (
-        private_key(path)
-        .public_key()
-        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-
-
-def fingerprint(public_pem: bytes) -> str:
-    """sha256 of a public key's PEM file, hex."""
-    return files.sha256(public_pem)
+    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    return private_key(path).public_key().public_bytes(*form)
 
 
 def trusted_fingerprint(path: str | Path) -> str:
@@ -63,33 +52,31 @@ def trusted_fingerprint(path: str | Path) -> str:
     Raises:
         InputError: no such file, or no public key in it.
     """
-    try:
-        pem = Path(path).expanduser().read_bytes()
-    except (OSError, ValueError, RuntimeError):
-        raise InputError(f"No public key at {path}: give the path of a signing_key.pub.") from None
-    if b"PRIVATE KEY" in pem:
-        raise InputError(f"{path} is a private key: give the public one, a signing_key.pub.")
+    pem = files.resolve(path, "public key").read_bytes()
     try:
         serialization.load_pem_public_key(pem)
     except ValueError:
-        raise InputError(f"{path} is not a public key in PEM: give a signing_key.pub.") from None
-    return fingerprint(pem)
+        kind = "a private key" if b"PRIVATE KEY" in pem else "not a public key in PEM"
+        raise InputError(f"{path} is {kind}: give the public one, a signing_key.pub.") from None
+    return files.sha256(pem)
 
 
-def sign(folder: Path, key: str | Path) -> None:
-    """Sign every file of `folder` into `folder`/certificate.sig with the private key at `key`."""
+def sign(contents: dict[str, bytes], key: str | Path) -> bytes:
+    """The signature over the files `contents` (name → bytes) with the private key at `key`."""
     # model_signing takes a second to import.
     from model_signing import hashing, signing
 
+    signer = signing.Config().use_elliptic_key_signer(private_key=files.resolve(key))
     every_file = hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
-    signer = signing.Config().use_elliptic_key_signer(private_key=_outside(key))
-    signer.set_hashing_config(every_file).sign(folder, folder / SIGNATURE)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, FOLDER)
+        files.new_folder(folder, contents)
+        signer.set_hashing_config(every_file).sign(folder, folder / SIGNATURE)
+        return (folder / SIGNATURE).read_bytes()
 
 
 def check_signature(contents: dict[str, bytes], trusted: str) -> None:
     """Check that `contents` (file name → bytes) are exactly the files that `trusted` signed.
-
-    The standard library verifies a private copy of these very bytes.
 
     Raises:
         InputError: another key than the one with the fingerprint `trusted`, a signature that is
@@ -97,54 +84,35 @@ def check_signature(contents: dict[str, bytes], trusted: str) -> None:
     """
     from model_signing import verifying
 
-    own, trusted = fingerprint(contents[PUBLIC_KEY]), trusted.strip().lower()
+    own, trusted = files.sha256(contents[PUBLIC_KEY]), trusted.strip().lower()
     if own != trusted:
         raise InputError(
             f"the folder's key has the fingerprint {own}, but {trusted} is trusted "
             "(--public-key FILE trusts another key)."
         )
-    reason = ""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in contents.items():
-            Path(folder, name).write_bytes(data)
-        verifier = verifying.Config()
-        try:
-            verifier.use_elliptic_key_verifier(public_key=Path(folder, PUBLIC_KEY))
-            verifier.verify(Path(folder), Path(folder, SIGNATURE))
-        except InvalidSignature:
-            raise InputError("the signature was not made by this key over this list.") from None
-        except Exception as error:  # the library raises many kinds
-            reason = " ".join(str(error).split())[:80] or type(error).__name__
-    # The library accepts a signed list that leaves files out, and names a changed file in bytes.
+    # The standard library accepts a signed list that leaves files out.
     found = {name: files.sha256(data) for name, data in contents.items() if name != SIGNATURE}
-    resources = statement(contents[SIGNATURE])["predicate"]["resources"]
-    listed = {resource["name"]: resource["digest"] for resource in resources}
+    _, listed = signed(contents[SIGNATURE])
     for name in sorted(listed.keys() | found.keys()):
         if listed.get(name) != found.get(name):
             raise InputError(f"{name} is not the file that was signed.")
-    if reason:
-        raise InputError(f"{SIGNATURE} is damaged ({reason}).")
+    with tempfile.TemporaryDirectory() as place:
+        folder, verifier = files.new_folder(Path(place, FOLDER), contents), verifying.Config()
+        try:
+            verifier.use_elliptic_key_verifier(public_key=folder / PUBLIC_KEY)
+            verifier.verify(folder, folder / SIGNATURE)
+        except Exception:  # the library raises many kinds, and most without a message
+            raise InputError("this key did not sign this list of files.") from None
 
 
-def statement(bundle: bytes) -> dict[str, Any]:
-    """The in-toto statement in a bundle of model signing; its signature is not checked here.
-
-    Raises:
-        InputError: not such a bundle.
-    """
+def signed(bundle: bytes) -> tuple[str, dict[str, str]]:
+    """The folder's digest, and name → sha256 of each file, in a bundle whose signature is not
+    checked here."""
     from sigstore_models.bundle.v1 import Bundle
 
     try:
-        envelope = Bundle.from_json(bundle).dsse_envelope
-        found = files.parse_json(envelope.payload if envelope else b"")
-        [*found["subject"], *found["predicate"]["resources"]]
-        return found
-    except (ValueError, KeyError, TypeError):
+        found = files.parse_json(Bundle.from_json(bundle).dsse_envelope.payload)
+        listed = {str(one["name"]): one["digest"] for one in found["predicate"]["resources"]}
+        return found["subject"][0]["digest"]["sha256"], listed
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"{SIGNATURE} is damaged: it is no bundle of model signing.") from None
-
-
-def _outside(path: str | Path) -> Path:
-    place = Path(path).expanduser().resolve()
-    if place.is_relative_to(files.root().resolve()):
-        raise InputError(f"{path} lies in the repository: a private key belongs outside it.")
-    return place

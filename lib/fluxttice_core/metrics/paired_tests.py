@@ -28,14 +28,16 @@ class Paired(NamedTuple):
     pairs: int = 0
     discordant: int = 0
 
-    def detectable(self, tests: int) -> float:
+    def detectable(self, tests: int) -> float | None:
         """The smallest true difference that shows in 80 % of cases, at the strictest level that
-        Holm's procedure sets for one of `tests`."""
+        Holm's procedure sets for one of `tests`; None where nothing is drawn."""
         level = 1 - ALPHA / tests / 2
+        if self.p is None:
+            return None
         if not self.pairs:
             return float(stdtrit(self.df, level) + stdtrit(self.df, POWER)) * self.noise
-        # A difference of n pairs must exceed z standard deviations of itself and the discordant
-        # pairs that chance made: n = z·√(n + discordant).
+        # A difference of n pairs must exceed z standard deviations of itself and of the discordant
+        # pairs that chance makes: n = z·√(n + discordant).
         z = float(ndtri(level) + ndtri(POWER)) ** 2
         return (z + math.sqrt(z * z + 4 * z * self.discordant)) / 2 / self.pairs
 

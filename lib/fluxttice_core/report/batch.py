@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import files, parallel, params
 from ..errors import InputError
+from ..sweep import point_key
 from .notebook import check
 from .run import NOTEBOOKS, check_name, execute
 
@@ -72,7 +73,7 @@ def jobs(path: str) -> dict[str, Job]:
             p = check(step, {**values, **chosen, "run_dir": ""}, where).model_dump()
             if "checkpoint" in p:
                 p["checkpoint"] = files.relative_to_root(files.resolve(p["checkpoint"]).resolve())
-            found[f"{name}-{params.config_hash(p)}"] = step, p
+            found[f"{name}-{point_key(p)}"] = step, p
     return found
 
 

@@ -125,6 +125,25 @@ def why_not_categorical(rows: pd.DataFrame) -> str:
     )
 
 
+def paired(rows: pd.DataFrame) -> pd.DataFrame:
+    """A comparison of two checkpoints (`comparison.compare`), with its numbers formatted."""
+
+    def formatted(line: pd.Series) -> dict[str, str]:
+        about, drawn = METRICS[line.metric], pd.notna(line.p)
+        return {
+            "VAE": line.vae,
+            "metric": about.title,
+            "first": format_value(line["first"], about.unit),
+            "second": format_value(line["second"], about.unit),
+            "difference": f"{line.difference:+.2g}",
+            "p": f"{line.p:.2g}" if drawn else "exact",
+            "better": line.better,
+            "would show in 80 %": f"{line.detectable:.2g}" if drawn else "any",
+        }
+
+    return pd.DataFrame(formatted(line) for _, line in rows.iterrows())
+
+
 def coverage(rows: pd.DataFrame, caption: str) -> Styler:
     """Sampled coverage, as a share of the ceiling, of the model and of one untrained network."""
     found = rows[rows.network.isin([MODEL, UNTRAINED])]
