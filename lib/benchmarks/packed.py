@@ -105,7 +105,9 @@ def main() -> None:
         nats = rate.rate(q).value
         print(f"{name}: rate {nats:.2f} nats, disentanglement by the matrix {matrix:.2f}")
     path = files.root() / "params" / "certify.yaml"
-    p = params.check(Certify, {**params.read_yaml(path), "checkpoint": "", "run_dir": ""}, path.name)
+    p = params.check(
+        Certify, {**params.read_yaml(path), "checkpoint": "", "run_dir": ""}, path.name
+    )
     for vae in VAES:
         for row in vae_gates(packed_oracle(), vae, p.k, 1, bounds_of(p)):
             print(f"VAE-{vae} {row.gate} {row.bound:g}: {row.value:.6g} {row.verdict}")

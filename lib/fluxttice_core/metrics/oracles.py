@@ -1,12 +1,12 @@
-"""The oracle: weights set by hand, in this very architecture. It has learnt nothing and passes every
-gate, because a certificate is about what a network does.
+"""The oracle: weights set by hand, in this very architecture. It has learnt nothing and passes all
+gates, because a certificate is about what a network does.
 """
 
 import torch
 from torch import Tensor
 
 from ..model.network import D, DualVAE, linears
-from ..model.operations import C, T
+from ..model.operations import T
 from .rate import TERCILE, axis_aligned_cells
 
 SHARPNESS = 1e4  # slope of the logits: softness at the cuts costs about 0.02 % of the information
