@@ -13,7 +13,7 @@ from .metrics.controls import CONTROLS, Control, linear_probe
 from .metrics.evaluation import HOURS, Evaluation, Measurement
 from .metrics.marginal import MIN_LATENTS
 from .metrics.measurement import MODEL, details, measure, monte_carlo
-from .metrics.oracles import oracle, packed_oracle
+from .metrics.oracles import oracle
 from .metrics.results import Record, Row
 from .model.network import VAES, Measurable, Network
 from .parallel import Job
@@ -21,12 +21,11 @@ from .params import Seed, Text, Whole
 from .sweep import Point, stored_rows, sweep
 
 DOCUMENT = "coverage_vs_entropy.json"
-UNTRAINED, PROBE, ORACLE, PACKED = "untrained", "linear probe", "oracle", "packed oracle"
+UNTRAINED, PROBE, ORACLE = "untrained", "linear probe", "oracle"
 # Names of random streams, which are seeds, stay those of the first release.
 STREAMS = {ORACLE: "by hand", PROBE: "ten operations"}
 NETWORKS = {
     ORACLE: Control(lambda _seed: oracle(), 1),
-    PACKED: Control(lambda _seed: packed_oracle(), 1),
     PROBE: Control(linear_probe, 1),
     **CONTROLS,
 }

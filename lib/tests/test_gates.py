@@ -26,6 +26,7 @@ from fluxttice_core.metrics.controls import (
     linear_probe,
     memoriser,
     permuted,
+    scaled_logits,
 )  # fmt: skip
 from fluxttice_core.metrics.coverage import indices
 from fluxttice_core.metrics.evaluation import Evaluation
@@ -47,7 +48,6 @@ from fluxttice_core.metrics.intervals import clopper_pearson
 from fluxttice_core.metrics.latent_space import active_units, kl_nats
 from fluxttice_core.metrics.marginal import MIN_LATENTS, marginal
 from fluxttice_core.metrics.measurement import METRICS, measure
-from fluxttice_core.metrics.negative_controls import scaled_logits, uneven
 from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.metrics.reconstruction import correct_trits, posterior, sample_posterior
 from fluxttice_core.model.initialisation import looks_linear

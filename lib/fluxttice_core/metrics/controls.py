@@ -1,26 +1,28 @@
 """Controls: the networks that a number is compared with.
 
 CONTROLS are untrained, so a number that one of them reaches says nothing about learning. The linear
-probe shows how little knowledge exact match takes. A certificate must also refuse `memoriser` and
-`permuted`, in which generator and encoder disagree (`gates.negative_controls` lists all).
+probe shows how little knowledge exact match takes. The last four must be refused a certificate:
+each is wrong in a way that one gate is for (`gates.negative_controls` lists all).
 
 Each is a network like any other: `encoder(vae)` gives posteriors, `decoder(vae)` gives logits.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from scipy.special import chdtri
+from scipy.special import chdtri, ndtri
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..model.initialisation import looks_linear, mirror
-from ..model.network import D, Decode, DualVAE, Functions, Measurable, Posterior, linears
+from ..model.network import D, DualVAE, Functions, Measurable, Posterior, decode_logits, linears
 from ..model.operations import C, M, Split, T, all_operations, index_of
 from ..model.streams import generator
 from .coverage import indices
 from .oracles import SHARPNESS, oracle
+from .rate import TERCILE
 from .reconstruction import posterior
 
 LOGIT_SCALE = 200.0  # at least that of params/train.yaml (tested)
@@ -61,10 +63,8 @@ def collapsed(seed: int) -> DualVAE:
 
 
 def uniform(seed: int) -> DualVAE:
-    """Fresh weights whose decoders give every class of every trit probability 1/3.
-
-    Sampled categorically it is the perfect uniform generator, which encodes nothing.
-    """
+    """Fresh weights whose decoders give every class of every trit probability 1/3. Sampled
+    categorically it is the perfect uniform generator, which encodes nothing."""
     model = DualVAE.fresh(seed)
     for vae in model.vaes:
         model.scale_logits(vae, 0.0)
@@ -72,7 +72,7 @@ def uniform(seed: int) -> DualVAE:
 
 
 class Control(NamedTuple):
-    """A kind of network beside the model: how to make one from a seed, and from how many seeds."""
+    """A kind of network: how to make one from a seed, and from how many seeds it is made."""
 
     make: Callable[[int], Measurable]
     seeds: int
@@ -86,16 +86,12 @@ CONTROLS = {
 }
 
 
-# --- A probe -----------------------------------------------------------------------------------
-
-
 def linear_probe(seed: int, n_train: int = 10) -> Functions:
     """A random linear encoder, and a least-squares linear probe fitted on `n_train` operations.
 
-    It shows the worth of exact match on unseen operations. Nine tables that span the space fix the
-    probe for all M, since a code composes trits; ten random ones nearly always do. Its logits
-    -½(v - c)² decide for the nearest of c = -1, 0, 1 to the predicted value v, with a large slope.
-    Codes have unit variance, posteriors a small fixed one.
+    Nine tables that span the space fix the probe for all M, since a code composes trits; ten random
+    ones nearly always do. Its logits -½(v - c)² decide for the nearest of c = -1, 0, 1 to the
+    predicted value v, with a large slope. Codes have unit variance, posteriors a small fixed one.
     """
     rng = generator(seed, "linear read-out")  # the old name, because a stream's name is its seed
     encoder = torch.randn(T, D, generator=rng) / (T * 2 / 3) ** 0.5  # a trit has variance 2/3
@@ -115,27 +111,6 @@ def linear_probe(seed: int, n_train: int = 10) -> Functions:
 
 
 # --- Networks that a certificate must refuse ----------------------------------------------------
-
-
-def permuted(model: Measurable, seed: int) -> Functions:
-    """`model`, but with its operations permuted where the prior has 99.9 % of its mass.
-
-    A latent of norm below RADIUS decodes to the image, under one random bijection of all M, of the
-    operation that `model` decodes it to; beyond that, as `model`. Codes beyond RADIUS are still
-    reconstructed, and the generator is as even as before, yet generator and encoder have nothing to
-    do with each other. So the rate and path consistency must find it.
-    """
-    table = _table(torch.randperm(M, generator=generator(seed, "permuted"))).to(model.device)
-
-    def decoder(vae: str) -> Decode:
-        def decode(z: Tensor) -> Tensor:
-            logits = model.decoder(vae)(z)
-            inside = z.norm(dim=1) < RADIUS
-            return torch.where(inside[:, None, None], table[indices(logits, "argmax")], logits)
-
-        return decode
-
-    return Functions(model.encoder, decoder, model.vaes, model.device)
 
 
 def memoriser(seed: int, parts: Split) -> Functions:
@@ -161,6 +136,59 @@ def memoriser(seed: int, parts: Split) -> Functions:
         return table[indices(best.decoder("A")(z), "argmax")]
 
     return Functions(lambda _vae: encode, lambda _vae: decode)
+
+
+def permuted(model: Measurable, seed: int) -> Functions:
+    """`model`, but with its operations permuted where the prior has 99.9 % of its mass.
+
+    A latent of norm below RADIUS decodes to the image, under one random bijection of all M, of the
+    operation that `model` decodes it to; beyond that, as `model`. Codes beyond RADIUS are still
+    reconstructed, and the generator is as even as before, yet generator and encoder have nothing to
+    do with each other. So the rate and path consistency must find it.
+    """
+    table = _table(torch.randperm(M, generator=generator(seed, "permuted"))).to(model.device)
+
+    def decode(vae: str, z: Tensor) -> Tensor:
+        logits = model.decoder(vae)(z)
+        inside = z.norm(dim=1) < RADIUS
+        return torch.where(inside[:, None, None], table[indices(logits, "argmax")], logits)
+
+    return _redecoded(model, decode)
+
+
+def scaled_logits(model: Measurable, factor: float) -> Functions:
+    """`model` with its logits times `factor` > 0, which moves no argmax boundary.
+
+    A factor of 10⁻⁶ leaves a uniform likelihood (a distortion of ln M = 9.89 nats), and one of 10²⁵
+    makes each miss of a posterior sample cost some 10²⁵ nats.
+    """
+    return _redecoded(model, lambda vae, z: factor * model.decoder(vae)(z))
+
+
+def uneven(model: Measurable, times: float) -> Functions:
+    """`model`, but the operation that is 0 everywhere is generated `times` as often by argmax.
+
+    Its region is stretched (or shrunk) about its code z₀, so no line from inside it to z₀ leaves
+    it: a latent z in it, or in what it becomes, decodes as z₀ + (z - z₀)/s does. `times`, above 0
+    and below 3⁹, is exact for `oracle`, where s turns the middle third of each of nine latents into
+    times^(1/9)/3.
+    """
+    stretch = float(ndtri((1 + times ** (1 / T) / C) / 2)) / TERCILE
+    zero = torch.zeros(1, T, device=model.device)
+
+    def decode(vae: str, z: Tensor) -> Tensor:
+        code, decoder = model.encoder(vae)(zero).mu, model.decoder(vae)
+        before, after = decoder(z), decoder(code + (z - code) / stretch)
+        # Class 1 is the trit 0.
+        changed = [(decode_logits(x, "argmax") == 1).all(1) for x in (before, after)]
+        return torch.where((changed[0] | changed[1])[:, None, None], after, before)
+
+    return _redecoded(model, decode)
+
+
+def _redecoded(model: Measurable, decode: Callable[[str, Tensor], Tensor]) -> Functions:
+    """`model`, but VAE `vae` decodes latents z by decode(vae, z)."""
+    return Functions(model.encoder, lambda vae: partial(decode, vae), model.vaes, model.device)
 
 
 def _table(order: Tensor) -> Tensor:

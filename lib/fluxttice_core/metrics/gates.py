@@ -12,11 +12,10 @@ from pydantic import model_validator
 from ..model.network import Measurable
 from ..model.operations import split
 from ..params import NonNegative, Share
-from .controls import CONTROLS, linear_probe, memoriser, permuted
+from .controls import CONTROLS, linear_probe, memoriser, permuted, scaled_logits, uneven
 from .evaluation import Evaluation, Measurement
 from .marginal import MIN_LATENTS
 from .measurement import METRICS
-from .negative_controls import scaled_logits, uneven
 from .results import Measured, Record
 
 Verdict = Literal["PASS", "FAIL", "ABSTAIN"]

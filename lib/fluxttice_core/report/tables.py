@@ -10,7 +10,7 @@ from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
-from ..benchmark import ORACLE, PACKED, PROBE, UNTRAINED, Benchmark
+from ..benchmark import ORACLE, PROBE, UNTRAINED, Benchmark
 from ..metrics.controls import CONTROLS
 from ..metrics.gates import ControlResult, GateResult, metric_of
 from ..metrics.marginal import LIMIT_NATS, MIN_LATENTS
@@ -79,7 +79,7 @@ def summary(rows: pd.DataFrame, caption: str) -> Styler:
 
 
 def comparison(rows: pd.DataFrame, caption: str) -> HTML:
-    """Every metric beside the controls, the linear probe and the oracles, grouped by question. The
+    """Every metric beside the controls, the linear probe and the oracle, grouped by question. The
     metrics that beat every control come first; those that a control reaches are folded."""
     compared, ranges = compare(rows), control_ranges(rows)
     others = rows[rows.vae == "A"].drop_duplicates(["network", "metric"])
@@ -95,7 +95,7 @@ def comparison(rows: pd.DataFrame, caption: str) -> HTML:
             line[title] = format_interval(
                 ends["low"].min().min(), ends["high"].max().max(), about.unit
             )
-        for network in (PROBE, ORACLE, PACKED):
+        for network in (PROBE, ORACLE):
             line[network] = format_value(others.at[name, network], about.unit)
         lines.append(line | {"beats": both.beats_controls.all()})
     frame = pd.DataFrame(lines)
