@@ -84,7 +84,7 @@ def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
     """
     p, run_dir = begin(step)
     loaded = checkpoints.load(p.checkpoint or run_dir / "checkpoint", p.expected_sha256)
-    recorded = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
+    recorded = checkpoints.check_split(loaded, p.split_seed)
     print(f"checkpoint {loaded.path}\nsha256     {loaded.sha256}\nepoch      {loaded.epoch}")
     print(f"split      {recorded}")
     model = loaded.model
