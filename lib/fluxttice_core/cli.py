@@ -104,8 +104,8 @@ def _import(old: str, folder: str) -> None:
     from .checkpoints import folder as checkpoints  # torch, too, takes a second
 
     loaded = checkpoints.load(old)
-    with files.new_folder(Path(folder), loaded.contents):
-        print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
+    files.new_folder(Path(folder), loaded.contents)
+    print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
 
 
 def _batch(**options: str) -> None:

@@ -1,39 +1,34 @@
 """Paths, hashes, provenance, and writes that leave nothing half-written."""
 
-import ast
 import contextlib
 import hashlib
-import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
 import tokenize
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
 
 MAX_BYTES = 64 * 2**20  # the network is 0.7 MB; a v5.5 file with its optimiser state about 2 MB
-DRAFT = ".draft"  # how the names of drafts end
 MEASURING = ("model", "metrics", "benchmark.py", "parallel.py")  # parallel sets the threads
-DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+STATEMENT_ENDS = (tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "safetensors")
 
 
 def root() -> Path:
-    """The repository: the folder above this package's, else the nearest one above the caller's."""
-    here = Path(__file__).resolve().parents[2]
-    candidates = [here, Path.cwd(), *Path.cwd().parents]
-    return next(
-        (c for c in candidates if (c / "notebooks" / "1_train.ipynb").is_file()), Path.cwd()
-    )
+    """The repository that this package is in; the working directory if it was installed alone."""
+    above = Path(__file__).resolve().parents[2]
+    return above if (above / "notebooks").is_dir() else Path.cwd()
 
 
 def resolve(path: str | Path, what: str = "checkpoint") -> Path:
@@ -42,11 +37,10 @@ def resolve(path: str | Path, what: str = "checkpoint") -> Path:
     Raises:
         InputError: neither has it; the sentence calls it `what`.
     """
-    text = str(path).strip() and os.path.expanduser(str(path))
-    if not text:
+    if not str(path).strip():
         raise InputError(f"{what} is empty: give the path of a {what}.")
     with contextlib.suppress(OSError, ValueError):  # too long, or with a null byte
-        for place in (Path(text), root() / text):
+        for place in (Path(os.path.expanduser(path)), root() / path):
             if place.exists():
                 return place
     raise InputError(f"No {what} at {path}: there is no such file or folder.")
@@ -89,17 +83,19 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("its JSON is nested too deeply") from None
 
 
-def display_path(path: str | Path) -> str:
-    """`path` for people and records: relative to the repository if inside it, else its last two
-    parts, because a published record must not name anyone's home folder. Never opened."""
-    place = Path(relative_to_root(Path(path).resolve()))
-    return (Path(*place.parts[-2:]) if place.is_absolute() else place).as_posix()
-
-
 def relative_to_root(path: Path) -> str:
     """`path` relative to the repository if it is inside it, else unchanged."""
     home = root().resolve()
     return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
+
+
+def display_path(path: str | Path) -> str:
+    """`path` for people and records: relative to the repository, else its last two parts.
+
+    Never opened. A published record must not name anyone's home folder.
+    """
+    place = Path(relative_to_root(Path(path).resolve()))
+    return Path(*place.parts[-2:]).as_posix() if place.is_absolute() else place.as_posix()
 
 
 def sha256(data: bytes) -> str:
@@ -108,40 +104,38 @@ def sha256(data: bytes) -> str:
 
 @cache  # because the code that runs is the code that was imported
 def code_hash(*parts: str) -> str:
-    """sha256 of the library's source, without comments, docstrings and layout.
+    """sha256 of the source of `parts`, folders and files of this package (default: MEASURING).
 
-    The same on every Python, because it reads the text and not a parser's rendering of it. A
-    line's indentation counts, because it is syntax.
-
-    Args:
-        parts: folders and files of this package; MEASURING if none is given.
+    Without comments, docstrings and layout, and the same on every Python.
     """
     package, texts = Path(__file__).parent, []
     for part in parts or MEASURING:
         place = package / part
-        for path in [place] if place.is_file() else place.glob("*.py"):
-            texts.append(path.relative_to(package).as_posix().encode() + b"\n" + _code(path))
-    return sha256(b"\n".join(sorted(texts)))
+        for path in [place] if place.is_file() else place.rglob("*.py"):
+            texts.append(f"{path.relative_to(package).as_posix()}\n{_code(path)}")
+    return sha256("\n".join(sorted(texts)).encode())
 
 
-def _code(path: Path) -> bytes:
-    source = path.read_text("utf-8")
-    lines = source.split("\n")
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:  # it goes to the end of its line
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    data = [line.encode() for line in lines]  # because ast counts columns in bytes
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED)]
-    found = [node.body[0] for node in nodes if ast.get_docstring(node) is not None]
-    for doc in sorted(found, key=lambda doc: doc.lineno, reverse=True):  # earlier ones stay true
-        rest = data[doc.end_lineno - 1][doc.end_col_offset :]
-        data[doc.lineno - 1 : doc.end_lineno] = [data[doc.lineno - 1][: doc.col_offset] + rest]
-    indents = [line[: len(line) - len(line.lstrip())] for line in data]
-    squeezed = [
-        indent + b" ".join(line.split()) for indent, line in zip(indents, data, strict=True)
-    ]
-    return b"\n".join(line for line in squeezed if line.strip())
+def _code(path: Path) -> str:
+    """The source text with comments and docstrings cut out.
+
+    Tokens tell where those are. The text between them is kept and not the tokens, because Pythons
+    differ in the tokens of an f-string.
+    """
+    with path.open("rb") as file:
+        tokens = [t for t in tokenize.tokenize(file.readline) if t.type != tokenize.NL]
+    cut = [t for t in tokens if t.type == tokenize.COMMENT]
+    tokens = [t for t in tokens if t.type != tokenize.COMMENT]
+    for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        ends = after.type == tokenize.NEWLINE or after.string == ";"
+        if token.type == tokenize.STRING and before.type in STATEMENT_ENDS and ends:
+            cut.append(token)  # a statement that is only a string
+    lines = path.read_text("utf-8").split("\n")
+    for token in sorted(cut, key=lambda token: token.start, reverse=True):
+        (top, left), (bottom, right) = token.start, token.end
+        lines[top - 1 : bottom] = [lines[top - 1][:left] + lines[bottom - 1][right:]]
+    lines = [re.sub(r"(?<=\S)\s+", " ", line.rstrip()) for line in lines]  # indents are syntax
+    return "\n".join(filter(None, lines))
 
 
 def utc_now() -> datetime:
@@ -161,97 +155,67 @@ def run_folder(run_dir: str, name: str) -> Path:
     Raises:
         InputError: the folder cannot be made or written to.
     """
-    now = utc_now()
-    day = reports_folder() / now.strftime("%Y-%m-%d")
+    dated = reports_folder() / f"{utc_now():%Y-%m-%d/%H%M%S}-{name}"
+    folder, others = Path(os.path.expanduser(run_dir or dated)), count(2)
     try:
-        place = Path(os.path.expanduser(run_dir)) if run_dir else day
-        place.mkdir(parents=True, exist_ok=True)
-        folder = place if run_dir else unique_dir(day / f"{now:%H%M%S}-{name}")
+        while not run_dir and folder.exists():
+            folder = dated.with_name(f"{dated.name}-{next(others)}")
+        folder.mkdir(parents=True, exist_ok=bool(run_dir))
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
     except (OSError, ValueError) as error:  # ValueError: a null byte
-        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"Cannot write a report in {run_dir or day} ({reason}): give a writable run_dir, "
-            "or set FLUXTTICE_REPORTS to a writable folder."
+            f"Cannot write a report in {folder} ({getattr(error, 'strerror', error)}): give a "
+            "writable run_dir, or set FLUXTTICE_REPORTS to a writable folder."
         ) from None
 
 
-def short_tempdir() -> tempfile.TemporaryDirectory:
-    """A temporary folder for sockets, as a context manager that gives its path.
+def sockets_place() -> str:
+    """Where a folder of sockets goes: the temporary folder, or /tmp if its name is too long.
 
-    A socket's path has at most 104 bytes (macOS; 108 on Linux). Python adds 33 bytes of its own to
-    TMPDIR, so a TMPDIR of 48 bytes is too long for a folder in a folder in it.
+    A socket's path has at most 104 bytes (macOS), and Python adds up to 60 of its own.
     """
-    long = len(os.fsencode(tempfile.gettempdir())) > 40
-    return tempfile.TemporaryDirectory(
-        prefix="fluxttice-", dir="/tmp" if long else None, ignore_cleanup_errors=True
-    )
-
-
-def unique_dir(wanted: Path) -> Path:
-    """A new folder of that name, or with -2, -3, … behind it."""
-    folder, attempt = wanted, 1
-    while True:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-        attempt += 1
-        folder = wanted.with_name(f"{wanted.name}-{attempt}")
+    place = tempfile.gettempdir()
+    return place if len(os.fsencode(place)) <= 40 else "/tmp"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Atomic: the file is the old one or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with draft.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # CIFS and vfat refuse it, and the file is good
-            os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        draft.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        delete(draft)
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Strict JSON (no NaN), indented, keys in the order given, newline at the end; atomic."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+def json_bytes(value: Any) -> bytes:
+    """Strict JSON (no NaN), indented, keys in the order given, newline at the end."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def write_all(folder: Path, contents: dict[str, bytes]) -> None:
-    """Write `contents`, path below `folder` → bytes, each file atomically."""
-    for name, data in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / name, data)
-
-
-@contextlib.contextmanager
-def new_folder(folder: Path, contents: dict[str, bytes] | None = None) -> Iterator[Path]:
-    """A draft with `contents`, which becomes `folder` at the end, or nothing if anything fails.
+def new_folder(folder: Path, contents: dict[str, bytes]) -> Path:
+    """Write `contents`, path below `folder` → bytes; `folder` appears only when it is complete.
 
     Raises:
         InputError: `folder` exists or cannot be made.
     """
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists already: a checkpoint is never written over.")
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(DRAFT, f".{folder.name}.", folder.parent))
+        for name, data in contents.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(draft / name, data)
+        return draft.rename(folder)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}).") from None
-    try:
-        write_all(draft, contents or {})
-        yield draft
-        with contextlib.suppress(OSError):
-            draft.chmod(0o755)
-        draft.rename(folder)
-    except BaseException:
+    finally:
         delete(draft)
-        raise
 
 
 def delete(path: Path) -> None:
@@ -265,22 +229,32 @@ def git_commit() -> dict[str, Any]:
 
     Clean means unchanged outside reports/, which holds only what runs write.
     """
-    place = root() / ".git"  # named, because git would also take a repository further up
-    asked = ["status", "--porcelain=v2", "--branch", "--", ".", ":!reports"]
-    command = ["git", "-C", str(root()), f"--git-dir={place}", f"--work-tree={root()}", *asked]
-    environ = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+    # Its .git is named, because git would also take a repository further up.
+    where = f"--git-dir={root() / '.git'}", f"--work-tree={root()}"
+    asked = "status", "--porcelain=v2", "--branch", "--", ".", ":!reports"
+    env = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
     try:
-        said = subprocess.check_output(command, env=environ, text=True, stderr=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError):
+        said = subprocess.run(["git", *where, *asked], cwd=root(), env=env, capture_output=True)
+        lines = said.stdout.decode().splitlines()
+    except FileNotFoundError:
+        lines = []
+    if not lines:
         return {"commit": None, "clean": None}
-    lines = said.splitlines()
     return {"commit": lines[0].split()[-1], "clean": all(line[0] == "#" for line in lines)}
 
 
 def environment() -> dict[str, str]:
-    """Versions and platform, which a rerun needs to give the same numbers."""
+    """What equal figures depend on: versions, platform, processor, and the code that measures."""
+    import torch  # here, because `fluxttice --help` does not wait for it
+
+    info = Path("/proc/cpuinfo")
+    first = info.read_text().partition("\n\n")[0] if info.is_file() else ""
+    found = re.findall(r"^(model name|cpu family|model|stepping)\s*: (.*)", first, re.M)
+    cpu = [" ".join(pair) for pair in found] or [platform.processor()]
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
         "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": ", ".join([*cpu, torch.backends.cpu.get_cpu_capability()]),
+        "code": code_hash(),
     }

@@ -12,8 +12,9 @@ from planted import same, sentence
 import fluxttice_core
 from fluxttice_core import InputError, TernaryVAE, all_operations, api, load
 from fluxttice_core.checkpoints import folder as checkpoints
-from fluxttice_core.metrics.controls import oracle, random_linear
+from fluxttice_core.metrics.controls import random_linear
 from fluxttice_core.metrics.coverage import ceiling, coverage
+from fluxttice_core.metrics.oracles import oracle
 from fluxttice_core.model import network
 from fluxttice_core.model.network import DECODING_MODES, VAES, D, DualVAE, prior
 from fluxttice_core.model.operations import M, T

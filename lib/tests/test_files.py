@@ -6,6 +6,7 @@ import pytest
 from planted import sentence
 
 from fluxttice_core import files
+from fluxttice_core.errors import InputError
 
 SOURCE = '''"""Docs — über."""  # first
 import os
@@ -96,15 +97,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, run_dir
     assert (run_dir or "/proc/nowhere") in text and "writable" in text
 
 
-def test_json_is_ordered_and_readable_and_what_is_none_leaves_the_old_file(tmp_path):
-    path, value = tmp_path / "a.json", {"z": 1, "a": [0.1, None, "Łukasiewicz"]}
-    files.write_json(path, value)
-    text = path.read_text("utf-8")
+def test_json_is_ordered_readable_and_strict():
+    value = {"z": 1, "a": [0.1, None, "Łukasiewicz"]}
+    text = files.json_bytes(value).decode()
     assert text.index('"z"') < text.index('"a"') and "Łukasiewicz" in text and text[-2:] == "}\n"
-    for bad in (float("nan"), {1, 2}):
-        with pytest.raises((ValueError, TypeError)):
-            files.write_json(path, {"new": 1, "bad": bad})
-    assert files.parse_json(path.read_bytes()) == value
+    with pytest.raises(ValueError):
+        files.json_bytes({"new": 1, "bad": float("nan")})
+    assert files.parse_json(text.encode()) == value
     for lenient in (b'{"a": 1, "a": 1}', b'[{"a": NaN}]', b"[" * 100_000):
         with pytest.raises(ValueError):
             files.parse_json(lenient)
@@ -130,9 +129,8 @@ def test_a_failed_or_interrupted_write_leaves_no_trace(tmp_path, monkeypatch, er
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(type(error)):
         files.write_bytes(tmp_path / "a", b"new")
-    with pytest.raises(type(error)), files.new_folder(tmp_path / "new") as draft:
-        (draft / "x").write_text("")
-        fail()
+    with pytest.raises((type(error), InputError)):
+        files.new_folder(tmp_path / "new", {"b/c": b"new"})
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
 
 
@@ -178,18 +176,15 @@ def test_the_commit_is_that_of_this_project_and_of_no_other_repository(monkeypat
 
 
 def test_the_environment_names_what_a_rerun_needs():
-    assert {"python", "torch", "numpy", "scipy", "platform"} <= files.environment().keys()
+    expected = {"python", "torch", "numpy", "scipy", "platform", "cpu", "code"}
+    assert expected <= files.environment().keys()
 
 
-def test_a_file_system_that_refuses_chmod_is_written_to_all_the_same(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "chmod", refuse)
-    files.write_bytes(tmp_path / "a", b"1")
-    with files.new_folder(tmp_path / "b", {"c": b"2"}):
-        pass
-    assert (tmp_path / "a").read_bytes() + (tmp_path / "b" / "c").read_bytes() == b"12"
+def test_a_folder_appears_whole_and_never_over_another(tmp_path):
+    files.new_folder(tmp_path / "a" / "b", {"c/d": b"1"})
+    assert (tmp_path / "a/b/c/d").read_bytes() == b"1" and os.listdir(tmp_path / "a") == ["b"]
+    assert "exists already" in sentence(files.new_folder, tmp_path / "a" / "b", {})
+    assert "cannot be written" in sentence(files.new_folder, tmp_path / "a/b/c/d/e", {"x": b""})
 
 
 def test_reports_go_where_the_variable_says(monkeypatch, tmp_path):

@@ -231,7 +231,8 @@ NO_NETWORK = {
         {"model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}},
     "come to more than the file holds":
         {"model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))},
-    "controller.net.0.bias is not one dense tensor": {"model": DUAL | {"controller.net.0.bias": None}},
+    "controller.net.0.bias is not one dense tensor":
+        {"model": DUAL | {"controller.net.0.bias": None}},
     "encoder_A.fc_mu.bias is not one den.e tensor":
         {"model": DUAL | {"encoder_A.fc_mu.bias": torch.ones(16).to_sparse()}},
     "projection.proj_B.manifold.isp_c is missing": {"model": without(GEOOPT, "B.manifold")},

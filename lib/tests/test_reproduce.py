@@ -8,7 +8,6 @@ import pytest
 from planted import notebook, sentence
 
 from fluxttice_core import cli, files, params
-from fluxttice_core.certification import certificate
 from fluxttice_core.checkpoints import folder as checkpoints
 from fluxttice_core.metrics import measurement
 from fluxttice_core.report import reproduce
@@ -100,7 +99,7 @@ def recorded(project, saved, control):
         return {**about, "results": {"rows": [row(*number), *controls]}}
 
     def record(*number, controls=control, stored=control, verdict="FAIL", **environment):
-        here = {"git": {"commit": "abc"}, "environment": certificate.environment() | environment}
+        here = {"git": {"commit": "abc"}, "environment": files.environment() | environment}
         certified = {"gates": [{"gate": "max_rate", "vae": "A", "measured": measured(0.3)}]}
         for name, found, was, end in (
             ("2_benchmark", document([0.3], stored), document(number or [0.3], controls), ""),

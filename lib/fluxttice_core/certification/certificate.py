@@ -5,13 +5,11 @@ manifest.json, certificate.json, signing_key.pub and certificate.sig. An unsigne
 last two, and its certificate says so.
 """
 
-import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from .. import files, parallel, params
@@ -129,7 +127,7 @@ def build_certificate(
         gates=tuple(rows),
         controls=tuple(controls),
         params={**p.model_dump(), "run_dir": "", "checkpoint": loaded.path},
-        environment=environment(),
+        environment=files.environment(),
         git=files.git_commit(),
     )
 
@@ -178,32 +176,14 @@ def write_certificate(
     # The statement's subject is the folder's name when it is signed, so a draft has the final name.
     with tempfile.TemporaryDirectory(prefix=".certify-", dir=folder.parent) as place:
         draft = Path(place, FOLDER)
-        draft.mkdir()
-        files.write_all(draft, {**contents, CERTIFICATE: whole.to_json()})
+        files.new_folder(draft, {**contents, CERTIFICATE: whole.to_json()})
         if key:
             signing.sign(draft, key)
         signed = {path.name: path.read_bytes() for path in draft.iterdir()}
-    with files.new_folder(folder, signed):
-        return whole
+    files.new_folder(folder, signed)
+    return whole
 
 
 def subject(contents: dict[str, bytes]) -> dict[str, str]:
     """The files that a certificate is about: name → sha256."""
     return {name: files.sha256(contents[name]) for name in (WEIGHTS, MANIFEST)}
-
-
-def environment() -> dict[str, str]:
-    """What equal figures depend on: versions, platform, processor, and the code that measures.
-
-    The number of threads is not among them because every job has one (see `parallel`).
-    """
-    return {**files.environment(), "cpu": _cpu(), "code": files.code_hash()}
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    wanted = ("model name", "cpu family", "model", "stepping")
-    lines = info.read_text().partition("\n\n")[0].splitlines() if info.is_file() else []
-    pairs = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
-    named = ", ".join(f"{k} {pairs[k]}" for k in wanted if k in pairs) or platform.processor()
-    return f"{named}, {torch.backends.cpu.get_cpu_capability()}"

@@ -26,7 +26,6 @@ from .certificate import (
     CERTIFICATE,
     SCHEMA,
     Certificate,
-    environment,
     measure_gates,
     profile,
     subject,
@@ -94,7 +93,7 @@ def verify(
         problem = f"the certificate is genuine and says {found.verdict}"
     if quick:
         return Verified(loaded, found, named, [], [], 0, [], problem)
-    same, fresh_seed = environment() == found.environment, secrets.randbits(48)
+    same, fresh_seed = files.environment() == found.environment, secrets.randbits(48)
     k, bounds = found.params["k"], {row.gate: row.bound for row in found.gates}
     report(f"measuring with seed {found.seed}, {'the same' if same else 'another'} environment")
     repeated = measure_gates(loaded.model, k, found.seed, bounds, report)

@@ -3,7 +3,6 @@
 Each file is read once, and its bytes are hashed and loaded. A `.pt` is converted to both first.
 """
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,8 +107,7 @@ def save(folder: Path, model: Network, epoch: int | None, facts: dict[str, Any])
         InputError: `folder` exists or cannot be made.
     """
     weights = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.tensors.items()})
-    with files.new_folder(folder, _packed(weights, epoch, facts)):
-        return folder
+    return files.new_folder(folder, _packed(weights, epoch, facts))
 
 
 def check_split(loaded: Checkpoint, seed: int) -> str:
@@ -154,8 +152,7 @@ def _packed(weights: bytes, epoch: int | None, facts: dict[str, Any]) -> dict[st
         "environment": files.environment(),
         "git": files.git_commit(),
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-    return {WEIGHTS: weights, MANIFEST: (text + "\n").encode()}
+    return {WEIGHTS: weights, MANIFEST: files.json_bytes(manifest)}
 
 
 def _tensors(data: bytes, name: str) -> dict[str, Tensor]:

@@ -69,9 +69,9 @@ def begin(step: str) -> tuple[Any, Path]:
     run_dir = files.run_folder(p.run_dir, step)
     params.record(run_dir, step, p.model_dump())
     parallel.start()
-    libraries = ", ".join(f"{name} {found}" for name, found in files.environment().items())
+    environment = ", ".join(f"{name} {found}" for name, found in files.environment().items())
     seed = dict(p).get("seed", "follows from the weights")
-    print(f"seed       {seed}\nrun folder {files.display_path(run_dir)}\nlibraries  {libraries}")
+    print(f"seed       {seed}\nrun folder {files.display_path(run_dir)}\nenvironment {environment}")
     return p, run_dir
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from .. import benchmark, files, params
-from ..certification import certificate
 from ..certification.verify import compare_values
 from ..checkpoints import folder as checkpoints
 from ..errors import InputError, ThresholdMissed
@@ -149,7 +148,7 @@ def _execute(step: str, values: dict[str, Any], folder: Path) -> Any:
 
 def _same_environment(documents: list[dict[str, Any]]) -> bool:
     """Are libraries, machine and measuring code those recorded? Prints those that are not."""
-    now = {"commit": files.git_commit()["commit"], **certificate.environment()}
+    now = {"commit": files.git_commit()["commit"], **files.environment()}
     then: dict[str, Any] = {}
     for document in documents:
         then |= {"commit": document["git"]["commit"], **document["environment"]}

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,7 @@ def _new(
         values["expected_sha256"] = loaded.sha256
     folder = files.run_folder("", name)
     if converted:
-        with files.new_folder(folder / "checkpoint", converted):
-            pass
+        files.new_folder(folder / "checkpoint", converted)
     for step, values in steps.items():
         params.record(folder, step, values)
     return folder, steps
@@ -232,7 +232,9 @@ def _papermill(name: str, parameters: dict[str, Any], target: Path) -> None:
     """
     for logger in ("papermill", "traitlets", "asyncio"):  # our own sentences say it
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    with files.short_tempdir() as place:
+    with tempfile.TemporaryDirectory(
+        prefix="fluxttice-", dir=files.sockets_place(), ignore_cleanup_errors=True
+    ) as place:
         sockets = {"transport": "ipc", "ip": f"{place}/kernel", "shutdown_wait_time": 60,
                    "connection_file": f"{place}/kernel.json"}  # fmt: skip
         try:
