@@ -115,10 +115,9 @@ def _import(old: str, folder: str) -> None:
     """turn a .pt of torch into a checkpoint folder"""
     from .checkpoints import folder as checkpoints  # torch, too, takes a second
 
-    checkpoints.import_pt(old, Path(folder))
-    loaded = checkpoints.load(folder)
+    loaded = checkpoints.load(old)
+    files.new_folder(Path(folder), loaded.contents)
     print(f"{folder}: epoch {loaded.epoch}, sha256 {loaded.sha256}")
-    print(f"from {old}, sha256 {loaded.manifest['imported']['sha256']}")
 
 
 def _batch(**options: str) -> None:

@@ -27,6 +27,7 @@ from fluxttice_core.metrics.controls import (
     memoriser,
     permuted,
     scaled_logits,
+    uneven,
 )  # fmt: skip
 from fluxttice_core.metrics.coverage import indices
 from fluxttice_core.metrics.evaluation import Evaluation

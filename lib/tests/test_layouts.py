@@ -226,13 +226,14 @@ NO_NETWORK = {
     r"no network in it, only radii for the one in b\?\.pt":
         {"soft_proj_state_dict": {"radius_net.0.weight": OPS}, "base_checkpoint": "b\n.pt"},
     "no encoder or decoder in it": {"model_state": {"projection.a": torch.ones(1)}},
-    "must have one state dict, and has model, model_state": {"model": DUAL, "model_state": DUAL},
-    "two of its tensors have the same name":
+    r"must have one state dict \(model, .*\), and has 2": {"model": DUAL, "model_state": DUAL},
+    "encoder_A.fc_mu.bias is not one dense tensor":
         {"model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}},
     "come to more than the file holds":
         {"model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))},
-    "controller.net.0.bias is no dense tensor": {"model": DUAL | {"controller.net.0.bias": None}},
-    "encoder_A.fc_mu.bias is no dense tensor":
+    "controller.net.0.bias is not one dense tensor":
+        {"model": DUAL | {"controller.net.0.bias": None}},
+    "encoder_A.fc_mu.bias is not one den.e tensor":
         {"model": DUAL | {"encoder_A.fc_mu.bias": torch.ones(16).to_sparse()}},
     "projection.proj_B.manifold.isp_c is missing": {"model": without(GEOOPT, "B.manifold")},
     "projection.proj_B.direction_net.0.weight is missing": {"model": without(DUAL, "proj_B")},

@@ -186,6 +186,6 @@ def test_the_result_is_said_in_words(tmp_path):
 
 
 def test_a_number_is_shown_with_its_interval():
-    assert page.shown("D1", 0.5, 0.4, 0.6) == "0.500 (0.400 … 0.600)"
+    assert page.shown("D1", 0.5, 0.4, 0.6) == "0.5 (0.4 … 0.6)"
     assert page.shown("exact match from mu", 19682 / M, 19682 / M, 19682 / M) == "99.9949%"
-    assert page.shown("D1", math.nan, 0.4, 0.6) == "0.400 … 0.600"
+    assert page.shown("D1", math.nan, 0.4, 0.6) == "0.4 … 0.6"

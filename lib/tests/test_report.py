@@ -146,6 +146,20 @@ def test_a_foreign_file_is_converted_once_and_the_run_measures_its_own_copy(
     assert measured == dict.fromkeys(("benchmark", "certify", "lineage"), "")
 
 
+def test_an_expected_sha256_is_that_of_the_foreign_file(stubs, refused, tmp_path, untrained):
+    """The run's parameters record that of its own copy, which every notebook then checks."""
+    (file := tmp_path / "x.pt").write_bytes(pt(v5_5(untrained)))
+    values, certify = params.read_yaml("params/certify.yaml"), tmp_path / "certify.yaml"
+    words = ["report", "--checkpoint", str(file), "--certify", str(certify)]
+    certify.write_text(json.dumps({**values, "expected_sha256": "0" * 64}))
+    assert "0000 was expected" in refused(*words).err and not stubs[0]
+    digest = files.sha256(file.read_bytes())
+    certify.write_text(json.dumps({**values, "expected_sha256": digest}))
+    assert cli.main(words) == 0
+    recorded = {values["expected_sha256"] for values in stubs[0].values()}
+    assert recorded == {checkpoints.load(file).sha256} != {digest}
+
+
 @pytest.mark.parametrize("name", ["benchmark", "certify"])
 def test_a_failed_step_stops_no_other_and_is_all_that_a_resumed_run_does(
     reports, stubs, refused, capsys, name

@@ -1,18 +1,15 @@
-"""A `.pt` of torch as a checkpoint of safetensors and JSON. No byte of it is parsed here.
+"""A `.pt` of torch as safetensors and plain data. No byte of it is parsed in this process.
 
-`sandbox` reads it in a process of its own, with bounds on time and memory. Its answer is read as
-strictly as any other file.
+`sandbox` reads it in a process of its own, with bounds on time and memory.
 """
 
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 from .. import files
 from ..errors import InputError, printable
-from .layouts import network_of, reason
-from .manifest import check_sha256, packed, tensors_of
 
 SECONDS = 15
 OTHER_FILES = {  # how a file begins that only looks like a .pt
@@ -23,22 +20,12 @@ OTHER_FILES = {  # how a file begins that only looks like a .pt
 }
 
 
-def convert(path: str | Path, expected_sha256: str = "") -> dict[str, bytes]:
-    """The two files of a checkpoint, by name, with the tensors and the claims of a `.pt`.
-
-    The manifest's "claims" are what the file says of itself, its config among it, as plain data.
-    "imported" says which file it was, the key of its state dict, its layout, which of its parts
-    and tensors are ignored and why, and how many claimed values were cut.
-
-    Args:
-        expected_sha256: of the `.pt`; empty accepts any.
+def convert(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
+    """The facts that `sandbox.read` finds in a `.pt`, and its tensors as safetensors.
 
     Raises:
-        InputError: no such file, another sha256, not a `.pt`, no network in it, or a file that
-            takes too much time or memory.
+        InputError: not a `.pt`, no state dict in it, or it takes too much time or memory.
     """
-    data, name = files.read_file(files.resolve(path), links=True), str(path)
-    digest = check_sha256(data, expected_sha256, name)
     for begins, what in OTHER_FILES.items():
         if re.match(begins, data):
             raise InputError(f"{name} is {what}.")
@@ -49,17 +36,7 @@ def convert(path: str | Path, expected_sha256: str = "") -> dict[str, bytes]:
         facts = {"refused": "torch fails on it, or takes too long"}
     if "refused" in facts:
         raise InputError(f"{name} cannot be imported: {printable(facts['refused'], 200)}.")
-    model = network_of(tensors_of(weights, name), name)
-    imported = {
-        "file": Path(name).name,
-        "sha256": digest,
-        "bytes": len(data),
-        "state": facts["state"],
-        "layout": model.layout,
-        "ignored": {part: reason(part) for part in facts["parts"]} | model.ignored_tensors,
-        "cut": facts["cut"],
-    }
-    return packed(weights, facts["epoch"], {"imported": imported, "claims": facts["claims"]})
+    return facts, weights
 
 
 def answer(data: bytes) -> bytes:

@@ -49,10 +49,9 @@ def reason(name: str) -> str:
 
 
 def network_of(tensors: dict[str, Tensor], name: str) -> Network:
-    """The network that `tensors` are, in evaluation mode.
+    """The network that `tensors` are, in evaluation mode; `name` is the file's in an error.
 
-    Encoders, decoders and projections are strict. The file's other tensors are kept and ignored,
-    with a reason if it is known. `name` is the file's in an error.
+    Encoders, decoders and projections are strict. Other tensors are kept and ignored.
 
     Raises:
         InputError: no network, or the first tensor that is missing, unexpected, of another shape,
@@ -62,7 +61,7 @@ def network_of(tensors: dict[str, Tensor], name: str) -> Network:
     fits = (row for row, key, shape in LAYOUTS if key in shapes and shape in (None, shapes[key]))
     layout = next(fits, ALONE)
     if not any(key.startswith(("encoder_", "decoder_")) for key in shapes):
-        raise InputError(f"{name} has no encoder or decoder in it: there is nothing to measure.")
+        raise InputError(f"{name} has no encoder or decoder in it.")
     vaes = ("A", "B") if any(key.startswith("decoder_B.") for key in shapes) else ("A",)
     with torch.device("meta"):  # shapes alone: the numbers are the file's
         model = DualVAE() if layout == "v5.5" else Network(vaes, NORM in shapes)
@@ -80,8 +79,7 @@ def network_of(tensors: dict[str, Tensor], name: str) -> Network:
         elif not tensors[key].isfinite().all():
             problem = "holds values that are not finite"
         if problem:
-            lineage = f"{name} is no network of the lineage ({layout})"
-            raise InputError(f"{lineage}: {printable(key)} {problem}.")
+            raise InputError(f"{name} is no {layout} network: {printable(key)} {problem}.")
     model.load_state_dict({key: tensors[key] for key in own}, assign=True)
     model.layout = layout
     model.other_tensors = {key: tensors[key] for key in tensors if key not in own}

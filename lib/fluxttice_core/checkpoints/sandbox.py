@@ -1,7 +1,7 @@
-"""The child process that reads a `.pt`: everything that touches its bytes is in this file.
+"""The child process that reads a `.pt`. Everything that touches its bytes is in this file.
 
-torch.load(weights_only=True) executes nothing that a pickle asks for, but a hostile file can take
-any time and memory, or crash it. Both end this process alone.
+torch.load(weights_only=True) executes nothing that a pickle asks for, but a hostile file can crash
+it, or take any time and memory. Both end this process alone.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def serve() -> None:
     """Answers for the `.pt` on standard input: a blank line once torch is imported, a line of JSON,
     and safetensors."""
     torch.set_num_threads(1)
-    limit()
+    _limit()
     with open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as target:
         target.write(b"\n")
         target.flush()
@@ -60,36 +60,29 @@ def serve() -> None:
         target.write(json.dumps(facts).encode() + b"\n" + weights)
 
 
-def limit() -> None:
-    """Bounds what this process may take and write, as far as its system can."""
+def _limit() -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):  # Windows, macOS, a lower bound
         import resource
 
-        def at_most(kind: int, value: int) -> None:
-            resource.setrlimit(kind, (value, value))
-
-        at_most(resource.RLIMIT_FSIZE, 0)
-        at_most(resource.RLIMIT_CORE, 0)
-        at_most(resource.RLIMIT_CPU, math.ceil(time.process_time()) + PROCESSOR)
+        seconds = math.ceil(time.process_time()) + PROCESSOR
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        at_most(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY)
+        memory = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
 def read(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The facts and the weights of a `.pt`.
+    """The facts of a `.pt` and its weights as safetensors. Any exception but Refused is damage.
 
-    Raises:
-        Refused: with the reason. Any other exception: damaged, or not written by torch.
+    The facts: "state", the key of its state dict; "claims", its other parts as plain data; "cut",
+    how many values they lack; "parts", the names of those with tensors.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > len(data):
-            raise Refused("it unpacks to more than its size")
         if archive.testzip():
             raise Refused("one of its checksums is wrong")
     with torch.serialization.safe_globals(NUMPY):
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True, mmap=False)
-    if not isinstance(content, dict):
-        raise Refused("it holds no dict")
+    content = content if isinstance(content, dict) else {}
     if content and all(isinstance(value, Tensor) for value in content.values()):
         content = {RAW: content}
     under = [key for key in (*STATES, RAW) if isinstance(content.get(key), dict)]
@@ -97,42 +90,33 @@ def read(data: bytes) -> tuple[dict[str, Any], bytes]:
         base = printable(content.get("base_checkpoint", "another file"))
         raise Refused(f"there is no network in it, only radii for the one in {base}")
     if len(under) != 1:
-        known = ", ".join(under) or "none of " + ", ".join(STATES)
-        raise Refused(f"it must have one state dict, and has {known}")
+        known = ", ".join(STATES)
+        raise Refused(f"it must have one state dict ({known}), and has {len(under)}")
     state: dict[str, Tensor] = {}
     for key, value in content.pop(under[0]).items():
         name = re.sub(PREFIXES, "", str(key))
-        if name in state:
-            raise Refused("two of its tensors have the same name")
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
-            raise Refused(f"{printable(name)} is no dense tensor")
+        if name in state or not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise Refused(f"{printable(name)} is not one dense tensor")
         state[name] = value.detach()
     if sum(value.nbytes for value in state.values()) > len(data):
         raise Refused("its tensors come to more than the file holds")
     # One memory for each tensor: two that share theirs cannot be written as safetensors.
     own = {k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-    return {"state": under[0], **claims_of(content)}, safetensors.torch.save(own)
+    return {"state": under[0], **_claims(content)}, safetensors.torch.save(own)
 
 
-def claims_of(content: dict[Any, Any]) -> dict[str, Any]:
-    """The claims, as plain data; how many values were cut; and the parts with tensors, by name."""
+def _claims(content: dict[Any, Any]) -> dict[str, Any]:
     claims, parts, used = {}, [], Counter[str]()
     for key, value in content.items():
         try:
-            claims[printable(key)] = plain(value, used)
-        except TypeError:
+            claims[printable(key)] = _plain(value, used)
+        except RuntimeError:  # a tensor of several numbers is no claim
             parts.append(printable(key))
-    epoch = claims.get("epoch")
-    epoch = epoch if type(epoch) is int else None
-    return {"epoch": epoch, "claims": claims, "parts": parts, "cut": used["cut"]}
+    return {"claims": claims, "parts": parts, "cut": used["cut"]}
 
 
-def plain(value: Any, used: Counter[str], depth: int = 0) -> Any:
-    """`value` in the forms of JSON, or cut to the name of its type: if it has no such form, is
-    nested too deeply or is larger than the room that is left. Tensors of several numbers raise
-    TypeError."""
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise TypeError("a tensor is no claim")
+def _plain(value: Any, used: Counter[str], depth: int = 0) -> Any:
+    """`value` as JSON; cut to the name of its type if it has no such form, or there is no room."""
     if isinstance(value, Tensor | np.generic):
         value = value.item()
     size = 1 + (len(value) if isinstance(value, str | list | tuple | dict) else 0)
@@ -146,9 +130,9 @@ def plain(value: Any, used: Counter[str], depth: int = 0) -> Any:
             case None | int() if value is None or abs(value) < 2**64:
                 return value
             case list() | tuple():
-                return [plain(one, used, depth + 1) for one in value]
+                return [_plain(one, used, depth + 1) for one in value]
             case dict():
-                return {printable(k): plain(one, used, depth + 1) for k, one in value.items()}
+                return {printable(k): _plain(one, used, depth + 1) for k, one in value.items()}
     used["cut"] += 1
     return f"({type(value).__name__})"
 

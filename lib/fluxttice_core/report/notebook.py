@@ -80,7 +80,7 @@ def begin_measuring(step: str) -> tuple[Any, Path, checkpoints.Checkpoint]:
     """
     p, run_dir = begin(step)
     loaded = checkpoints.load(p.checkpoint or run_dir / "checkpoint", p.expected_sha256)
-    split = checkpoints.check_split(loaded, p.split_seed)["trained_on"]
+    split = checkpoints.check_split(loaded, p.split_seed)
     print(f"checkpoint {loaded.path}\nsha256     {loaded.sha256}\nepoch      {loaded.epoch}")
     print(f"split      {split}")
     for vae in set(loaded.model.encoders) - set(loaded.model.vaes):

@@ -103,6 +103,11 @@ def _new(paths: dict[str, str], checkpoint: str, name: str) -> tuple[Path, Steps
             converted, checkpoint = loaded.contents, ""
             paths["lineage"] = "params/lineage.yaml"
     steps = {step: _checked(step, path, checkpoint) for step, path in paths.items()}
+    for values in steps.values() if converted else ():
+        # A parameter file names the foreign file's sha256; the run's own checkpoint has another.
+        digest, expected = loaded.section("imported")["sha256"], values["expected_sha256"]
+        checkpoints.check_sha256(digest, expected, str(place))
+        values["expected_sha256"] = loaded.sha256
     folder = files.run_folder("", name)
     if converted:
         files.new_folder(folder / "checkpoint", converted)
