@@ -1,16 +1,8 @@
 """Two checkpoints side by side: which one to keep, and which differences would have shown.
 
 Both networks encode the same operations, decode the same prior latents and add the same posterior
-noise, so every comparison is paired. (Two intervals that overlap say little, and two that do not
-are no test.)
-
-- Exact match from the mean, rate, MIG and disentanglement are exact, so they need no test.
-- Exact match from a sample and path consistency: McNemar's exact test.
-- Metrics of the marginal: Student's t, by the jackknife of the difference over common groups.
-- Distortion: Student's t over the posterior draws.
-
-Holm's procedure, over the tests of all VAEs together, keeps the chance of any false difference at
-5 % or less.
+noise, so every comparison is paired. Holm's procedure, over the tests of all VAEs together, keeps
+the chance of any false difference at 5 % or less.
 """
 
 from collections.abc import Callable
@@ -29,6 +21,7 @@ from .metrics.path_consistency import consistent_paths
 from .model.network import VAES, Measurable, Network
 from .parallel import Job
 
+# Nothing is drawn for these, so they need no test.
 EXACT = ("exact_match", "rate", "mig", "mi_disentanglement")
 
 
@@ -36,7 +29,7 @@ def _coverage(n: int) -> Functional:
     return lambda _p, counts, _nats: rarefied(counts, n) / float(ceiling(n))
 
 
-# The functions whose jackknife the metrics of these names are.
+# Metric → the function of the marginal that it is the jackknife of.
 MARGINAL: dict[str, Functional] = {
     "argmax_entropy": lambda _p, counts, _: shannon_nats(counts / counts.sum()) / LIMIT_NATS,
     "argmax_coverage_50000": _coverage(50_000),
@@ -52,7 +45,11 @@ def load(path: str) -> checkpoints.Checkpoint:
 
 
 def compare_vae(first: Measurable, second: Measurable, vae: str, k: int, seed: int) -> list[Paired]:
-    """Every paired metric of one VAE that both networks have."""
+    """Every paired metric of one VAE that both networks have.
+
+    McNemar's test of posterior samples and paths; Student's t of the distortion, over its draws,
+    and of metrics of the marginal, by the jackknife of the difference over common groups.
+    """
     both = [Evaluation(network, vae, k, seed, vae, 0) for network in (first, second)]
 
     def values(name: str) -> tuple[float, float]:
@@ -69,7 +66,7 @@ def compare_vae(first: Measurable, second: Measurable, vae: str, k: int, seed: i
     found.append(student(vae, "distortion", *values("distortion"), noise, len(nats) - 1))
     for name, function in MARGINAL.items():
         one, two = (leave_one_out(e.marginal, function)[1] for e in both)
-        # The jackknife's standard error: (G - 1)/G times the squares' sum is its variance.
+        # The jackknife's variance is (G - 1)/G times the sum of squares.
         noise = float((two - one).std()) * (GROUPS - 1) ** 0.5
         found.append(student(vae, name, *values(name), noise, GROUPS - 1))
     return found

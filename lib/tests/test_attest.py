@@ -109,7 +109,7 @@ def test_only_a_full_verification_that_passes_is_attested(world, tmp_path, refus
     statement = read(made, signing.public_key(world.other_key))
     valid(statement)
     predicate = statement["predicate"]
-    assert predicate["properties"] == list(attest.PROPERTIES)
+    assert predicate["properties"] == [*attest.PROPERTIES, "FRESH_DRAWS_PASSED"]
     assert files.code_hash("model", "metrics") in predicate["verifier"]["id"]
     assert contents(world.folder) == world.original  # nothing is added to the folder
     done = verify.verify(world.folder, world.trusted, True, str)

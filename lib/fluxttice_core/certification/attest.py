@@ -21,7 +21,7 @@ from .verify import Verified
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 VERIFICATION_RESULT = "https://in-toto.io/attestation/svr/v0.2"
-PROPERTIES = ("SIGNATURE_VALID", "GATES_REPRODUCED", "FRESH_DRAWS_PASSED")
+PROPERTIES = ("SIGNATURE_VALID", "GATES_REPRODUCED")
 TEST_RESULT_FILE = "test_result.sigstore.json"
 
 
@@ -39,7 +39,8 @@ def test_result(certificate: Certificate, run: Path) -> dict[str, Any]:
     code = "code of model, metrics, benchmark and parallel"
     signature = folder / signing.SIGNATURE
     return _statement(
-        _subjects(certificate, signature.read_bytes() if signature.is_file() else b""),
+        certificate,
+        signature.read_bytes() if signature.is_file() else b"",
         TEST_RESULT,
         {
             "result": "PASSED" if certificate.verdict == "PASS" else "FAILED",
@@ -62,18 +63,20 @@ def verification_result(found: Verified) -> dict[str, Any]:
     """
     if found.problem or "again" not in found.gates:
         raise InputError("Only a full verification that ends in PASS can be attested.")
+    fresh = ["FRESH_DRAWS_PASSED"] if (found.gates.fresh_verdict == "PASS").all() else []
     code = files.code_hash("model", "metrics")
     # The certifier's own bounds are in the certificate alone.
     bounds, certificate = _bounds(found.profile), found.contents[CERTIFICATE]
     policy = bounds.read_bytes() if bounds.is_file() else certificate
     return _statement(
-        _subjects(found.certificate, found.contents[signing.SIGNATURE]),
+        found.certificate,
+        found.contents[signing.SIGNATURE],
         VERIFICATION_RESULT,
         {
             "verifier": {"id": f"fluxttice verify, code sha256:{code}"},
             "timeVerified": files.utc_now().isoformat().replace("+00:00", "Z"),
             "policy": _resource(found.profile, files.sha256(policy)),
-            "properties": list(PROPERTIES),
+            "properties": [*PROPERTIES, *fresh],
         },
     )
 
@@ -106,21 +109,19 @@ def _bounds(profile: str) -> Path:
     return files.root() / "params" / f"{profile}.yaml"
 
 
-def _statement(subject: list[dict], predicate_type: str, predicate: dict) -> dict[str, Any]:
+def _statement(
+    certificate: Certificate, signature: bytes, predicate_type: str, predicate: dict
+) -> dict[str, Any]:
+    """About the weights and, if there is a `signature`, about the folder by its root digest."""
+    subject = [_resource("model.safetensors", certificate.weights_sha256)]
+    if signature:
+        subject.append(_resource(signing.FOLDER, signing.signed(signature)[0]))
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": subject,
         "predicateType": predicate_type,
         "predicate": predicate,
     }
-
-
-def _subjects(certificate: Certificate, signature: bytes) -> list[dict[str, Any]]:
-    """The weights and, if there is a `signature`, the folder by the root digest in it."""
-    found = [_resource("model.safetensors", certificate.weights_sha256)]
-    if signature:
-        found.append(_resource(signing.FOLDER, signing.signed(signature)[0]))
-    return found
 
 
 def _resource(name: str, sha256: str) -> dict[str, Any]:

@@ -23,25 +23,22 @@ from . import signing
 CERTIFICATE = "certificate.json"
 SCHEMA: Final = "fluxttice/certificate/4"
 GUARANTEES = (
-    "The weights with the sha256 below, measured by this code with the recorded seed, give the "
-    "recorded values and intervals.",
+    "These weights, measured by this code with this seed, give these values and intervals.",
     "Nobody chose the seed: it is derived from the sha256 of the weights.",
-    "PASS: for every VAE that is named with its gates, each alone, the whole 95 % interval of "
-    "every gate meets its bound. An interval that holds its bound is ABSTAIN, which is never PASS.",
-    "PASS also says that the negative controls below were measured by the same gates, and that "
-    "every one of them fails.",
+    "PASS: for each VAE alone, the whole 95 % interval of every gate meets its bound. An interval "
+    "that holds its bound is ABSTAIN, which is never PASS.",
+    "PASS: every negative control fails at the same gates.",
     "Signed: every file of the folder is as the holder of the key left it.",
 )
 LIMITS = (
-    "Not that the network learned: weights set by hand pass too. A certificate is about what a "
-    "network does.",
-    "Not that the test split was unseen in training: the manifest says how these weights were "
-    "made, and a v5.x file records no split.",
+    "Not that the network learned: weights set by hand pass too.",
+    "Not that the test split was unseen in training: the manifest says how the weights were made, "
+    "and a v5.x file records no split.",
     "Not that the recipe gives these weights again on another machine.",
-    "Not that the bounds are strict: the certifier sets them, and they are recorded here.",
+    "Not that the bounds are strict: the certifier sets them.",
     "Nothing about other priors, about decoding other than argmax, or about other tasks.",
-    "Not that this is the newest certificate: an older folder, whole, stays validly signed.",
-    "Not who holds the key: only that it is the key with the trusted fingerprint.",
+    "Not that this is the newest certificate: an older folder stays validly signed.",
+    "Not who holds the key: only that it has the trusted fingerprint.",
 )
 
 
@@ -84,7 +81,7 @@ def measure_gates(
     bounds: dict[str, float],
     report: Callable[[str], None] = print,
 ) -> list[GateResult]:
-    """Every VAE at every gate of `bounds`, each in a worker process, with `k` latents."""
+    """Every VAE at every gate of `bounds`, in worker processes, with `k` latents."""
     jobs = [
         Job(f"VAE-{vae}, gates", gates.vae_gates, (model, vae, k, seed, bounds))
         for vae in model.vaes[::-1]  # B's decoder is the larger one, so its job starts first
@@ -95,7 +92,7 @@ def measure_gates(
 def measure_controls(
     model: Measurable, seed: int, p: Certify, report: Callable[[str], None] = print
 ) -> list[ControlResult]:
-    """Every negative control at the gates, each in a worker process."""
+    """Every negative control at the gates, in worker processes."""
     jobs = [
         Job(name, gates.evaluate_control, (name, make, seed, p))
         for name, make in gates.negative_controls(model, p).items()

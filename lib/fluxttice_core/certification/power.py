@@ -45,12 +45,9 @@ BINOMIAL = {  # gate → its number of draws, and what a miss is
 
 
 def simulated_marginal(count: int, frequency: float, k: int, seed: int) -> Marginal:
-    """Argmax counts of `k` latents of a saturated decoder with a defect.
-
-    Its first `count` operations have `frequency` times a uniform probability, before all are made
-    to sum to 1.
-    """
-    p = np.full(M, 1.0)
+    """Counts of `k` latents; the first `count` operations have `frequency` times the probability
+    of the others."""
+    p = np.ones(M)
     p[:count] = frequency
     rng = np.random.default_rng(generator(seed, "power", count, frequency).initial_seed())
     counts = rng.multinomial(k // GROUPS, p / p.sum(), size=GROUPS)
@@ -102,8 +99,7 @@ def false_refusals(power: pd.DataFrame) -> str:
 
 
 def minimum_detectable_defects(power: pd.DataFrame, p: Certify) -> pd.DataFrame:
-    """For each gate, the smallest defect of each kind that it does not pass in 95 % of
-    certificates."""
+    """The smallest defects that each gate does not pass in 95 % of certificates."""
     found = power[power.not_passed >= CONFIDENCE].groupby(["gate", "defect"], sort=False)
     least, finds = found.operations.min().reset_index(), {}
     for gate in GATES:

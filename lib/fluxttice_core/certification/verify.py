@@ -1,8 +1,6 @@
 """Verification: signature, hashes, schema, then every gate measured twice from the weights.
 
-With the certificate's own seed every figure must be the certified one, so nobody lied. With fresh
-draws no gate may FAIL, so nothing was fitted to the seed. Each file is read once, and those bytes
-are verified, measured and returned.
+Each file is read once, and those bytes are verified, measured and returned.
 """
 
 import os
@@ -24,7 +22,6 @@ from . import signing
 from .certificate import CERTIFICATE, SCHEMA, Certificate, measure_gates, profile, subject
 
 FILES = (WEIGHTS, MANIFEST, CERTIFICATE, signing.PUBLIC_KEY, signing.SIGNATURE)
-COLUMNS = ["gate", "vae", "bound", "value", "low", "high", "verdict"]
 
 
 class Verified(NamedTuple):
@@ -48,16 +45,14 @@ def verify(
     quick: bool = False,
     report: Callable[[str], None] = print,
 ) -> Verified:
-    """Verify the certified checkpoint in the folder `path`.
+    """Verify the certified checkpoint in the folder `path`; `quick` measures nothing.
 
-    Measured again with the certificate's seed, a figure must equal the certified one in the same
-    environment; elsewhere it must be in the certified interval, with the same verdict. With fresh
-    draws, a gate that FAILs refuses the checkpoint.
+    With the certificate's seed, a figure must equal the certified one in the same environment;
+    elsewhere it must be in the certified interval, with the same verdict. So nobody lied. With
+    fresh draws no gate may FAIL. So nothing was fitted to the seed.
 
     Args:
-        path: the folder; its name does not matter.
         trusted: fingerprint of the one key whose signature counts.
-        quick: measure nothing.
         report: called with a line at each step.
 
     Raises:
@@ -75,8 +70,10 @@ def verify(
         report(f"schema:    {SCHEMA}, consistent, issued {found.created_utc}, bounds: {named}")
     except InputError as error:
         raise InputError(f"{path} is refused: {error}") from None
-    rows, says = pd.DataFrame(row.model_dump() for row in found.gates)[COLUMNS], found.verdict
-    problems = [] if says == "PASS" else [f"the certificate is genuine and says {says}"]
+    rows = pd.DataFrame(row.model_dump(exclude={"n", "method"}) for row in found.gates)
+    problems = []
+    if found.verdict != "PASS":
+        problems.append(f"the certificate is genuine and says {found.verdict}")
     if not quick:
         rows = _measured(loaded, found, rows, report)
         about = rows.gate + " of VAE-" + rows.vae
@@ -89,7 +86,7 @@ def verify(
 def _measured(
     loaded: Checkpoint, found: Certificate, rows: pd.DataFrame, report: Callable[[str], None]
 ) -> pd.DataFrame:
-    """`rows` with the columns of both measurements."""
+    """`rows` with the columns of both measurements (see `Verified`)."""
     same, seed = files.environment() == found.environment, secrets.randbits(48)
     k, bounds = found.params["k"], dict(zip(rows.gate, rows.bound, strict=True))
     report(f"measuring with seed {found.seed}, {'the same' if same else 'another'} environment")
@@ -160,8 +157,8 @@ Numbers = tuple[float | None, float | None, float | None]
 def compare_values(old: Numbers, new: Numbers, same: bool) -> str:
     """How a number agrees with its repetition; each is (value, low, high).
 
-    "equal"; on a machine that is not the `same` also "in interval", or "near" for a number without
-    an interval; otherwise "DIFFERS". Another machine sums float32 products in another order, so a
+    "equal"; in another environment than the `same` also "in interval", or "near" for a number
+    without one; otherwise "DIFFERS". Another machine sums float32 products in another order, so a
     figure whose interval is a point may move by a millionth, and a number without an interval by a
     hundredth (of itself, or of 1 if it is less).
     """

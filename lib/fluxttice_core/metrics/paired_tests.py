@@ -14,8 +14,8 @@ ALPHA, POWER = 1 - CONFIDENCE, 0.8
 class Paired(NamedTuple):
     """One metric of one VAE in both networks.
 
-    p: two-sided p-value of no difference, None where nothing is drawn. noise, df: standard error
-    and degrees of freedom of a t-test. pairs, discordant: of McNemar's test, else 0.
+    p: two-sided, None where nothing is drawn. noise, df: standard error and degrees of freedom of a
+    t-test. pairs, discordant: of McNemar's test, else 0.
     """
 
     vae: str
