@@ -153,12 +153,3 @@ def test_a_notebook_asks_says_what_would_refute_it_requires_and_ends_with_its_li
     assert "would refute" in first and "notebook.require(" in code(name)
     assert not [n for n in ast.walk(ast.parse(code(name))) if isinstance(n, ast.Assert)]
     assert re.match(r"## (Limits|What a PASS guarantees, and what it does not)\n", last)
-
-
-def test_a_certificate_is_issued_only_after_everything_has_held():
-    """Nothing may exist signed that the notebook then rejects: no `require` after `issue`, and
-    the verdict, the controls and the four refusals are required before it."""
-    before, after = code("3_certify").split("certificate.issue(")
-    assert "notebook.require(" not in after
-    for condition in ("not passed", "reason in answers[attack]", 'stated.verdict == "PASS"'):
-        assert f"notebook.require({condition}," in before
