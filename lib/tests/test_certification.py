@@ -175,13 +175,9 @@ def test_only_a_pass_of_these_weights_is_certified(world, tmp_path):
         assert "only a checkpoint whose own verdict is PASS" in said
 
 
-def test_a_verdict_that_contradicts_its_numbers_can_be_neither_made_nor_read(world):
-    first, control = world.rows[0], world.controls[0]
-    passed = control.model_copy(update={"verdict": "PASS", "gates": world.rows[:1]})
-    with pytest.raises(ValidationError, match="its numbers say FAIL"):
-        result(first, value=0.5, low=0.5, high=0.5)
-    with pytest.raises(ValidationError, match="contradicts its gates"):
-        ControlResult(control="x", k=1, verdict="PASS", gates=control.gates)
+def test_a_verdict_that_contradicts_its_gates_can_be_neither_made_nor_read(world):
+    """Of single gates and controls, `test_gates` shows it."""
+    passed = world.controls[0].model_copy(update={"verdict": "PASS", "gates": world.rows[:1]})
     built = certificate.build_certificate(world.loaded, world.p, world.rows, [passed])
     assert built.verdict == "ABSTAIN"  # because a control passes
     with pytest.raises(ValidationError, match="says PASS, but its gates say ABSTAIN"):
@@ -452,11 +448,6 @@ def test_the_standard_tool_accepts_and_refuses_the_same_folders(world, signed):
 # --- Trust ---
 
 
-def test_the_key_in_the_folder_is_not_trusted_for_being_there(world, refused):
-    said = refused("verify", str(world.folder), "--quick").err
-    assert f"but {signing.FINGERPRINT} is trusted" in said and "--public-key" in said
-
-
 def test_no_certificate_an_unsigned_one_and_another_name(world, signed):
     assert "lacks 'certificate.json', but a folder that is certified" in sentence(
         world.check, world.saved
@@ -475,7 +466,10 @@ def test_a_path_that_is_no_folder_or_no_key_is_named(world, path, refused):
         refused("verify", *words, "--quick")
 
 
-def test_a_private_key_given_as_the_public_one_is_told(world, refused):
+def test_another_key_and_a_private_one_given_as_public_are_told(world, refused):
+    """The key in the folder is not trusted for being there."""
+    said = refused("verify", str(world.folder), "--quick").err
+    assert f"but {signing.FINGERPRINT} is trusted" in said and "--public-key" in said
     said = refused("verify", str(world.folder), "--quick", "--public-key", str(world.key)).err
     assert "is a private key: give the public one" in said
 
@@ -507,14 +501,11 @@ def block(words, **environment):
     )
 
 
-def test_the_lines_that_flip_a_bit_are_refused_for_it(tmp_path):
+def test_the_standard_tool_takes_the_shipped_folder_and_a_flipped_bit_is_refused(tmp_path):
+    assert block("model_signing verify").returncode == 0
     done = block("cp -r", TMPDIR=tmp_path)
     assert done.returncode == 1
     assert "model.safetensors is not the file that was signed" in done.stderr
-
-
-def test_the_standard_tool_takes_the_shipped_folder():
-    assert block("model_signing verify").returncode == 0
 
 
 def test_the_key_that_openssl_makes_signs_and_its_public_half_is_the_one_to_trust(tmp_path):

@@ -194,11 +194,6 @@ def test_one_training_operation_that_is_lost_fails(strict):
     assert [row.gate for row in found.gates] == ["min_exact_match"] and found.verdict == "FAIL"
 
 
-def test_the_seed_of_a_certificate_follows_from_the_weights():
-    one, other = (gates.seed_of(files.sha256(data)) for data in (b"a", b"b"))
-    assert one != other and gates.seed_of(files.sha256(b"a")) == one < 2**63
-
-
 # --- Written by hand ---
 
 
