@@ -126,7 +126,7 @@ def test_its_counts_are_those_of_the_benchmarks_trial(engine, mode):
     found = engine(last, held=data["vaes"]["A"], settings=settings)
     for (drawn, count, lit), model in zip(found, (SHIPPED.model, UNTRAINED), strict=True):
         rng = generator(SEEDS["seed"], "coverage", "A", 1)
-        expected = distinct(model.decoder("A"), explore.NS[:2], DECODING_MODES, rng)[mode, n]
+        expected = distinct(model.decoder("A"), explore.DRAWS[:2], DECODING_MODES, rng)[mode, n]
         assert drawn == n and count == lit and abs(count - expected) <= 3
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import files
 from ..checkpoints.folder import Checkpoint
 from ..metrics import coverage
+from ..metrics.measurement import DRAWS
 from ..model.network import D, DecoderA, DecoderB, Encoder, Network, Residual, linears
 from ..model.operations import all_operations, names
 from ..model.streams import generator
@@ -24,21 +25,14 @@ from .plots import active_latents
 
 TEMPLATE = Path(__file__).parent / "template" / "explore"
 RANGE = 3.0  # of a slider, in standard deviations of the prior; wider where a code lies outside
-NS = (10_000, 50_000, 195_000)  # numbers of draws, as in 2_benchmark
 TRIALS = 5  # of 2_benchmark, which has at least five
 
 
 def write(loaded: Checkpoint, path: Path, *, seed: int, untrained_seed: int) -> Path:
     """Write the page of a checkpoint, under 1 MB; the same bytes for the same arguments.
 
-    Args:
-        loaded: the checkpoint.
-        path: the file to write.
-        seed, untrained_seed: parameters of 2_benchmark. The page draws that notebook's trials,
-            through the checkpoint's decoder and through that notebook's untrained decoder.
-
-    Raises:
-        TypeError: the network has a layer that the page cannot run.
+    `seed` and `untrained_seed` are parameters of 2_benchmark: the page draws that notebook's
+    trials, through the checkpoint's decoder and through that notebook's untrained decoder.
     """
     files.write_bytes(path, page(loaded, seed, untrained_seed).encode())
     return path
@@ -53,19 +47,16 @@ def page(loaded: Checkpoint, seed: int, untrained_seed: int) -> str:
         f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
     vaes = {vae: _vae(loaded.model, vae, seed, untrained_seed) for vae in loaded.model.vaes}
-    data = {"vaes": vaes, "names": names(), "ns": NS, "chunk": coverage.CHUNK}
+    data = {"vaes": vaes, "names": names(), "ns": DRAWS, "chunk": coverage.CHUNK}
+    recipe = loaded.section("config").get("recipe", "not recorded")
+    origin = f"fluxttice checkpoint, recipe {recipe}"
+    if loaded.section("imported"):
+        origin = f"v5.x checkpoint, layout {loaded.model.layout}"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(template).render(
-        loaded=loaded, data=data, origin=_origin(loaded), untrained_seed=untrained_seed,
-        trials=TRIALS, latents=D, policy=policy, style=style, engine=engine, script=script,
+        loaded=loaded, data=data, origin=origin, untrained_seed=untrained_seed, trials=TRIALS,
+        latents=D, policy=policy, style=style, engine=engine, script=script,
     )  # fmt: skip
-
-
-def _origin(loaded: Checkpoint) -> str:
-    """The footer's words for where a checkpoint comes from."""
-    if loaded.section("imported"):
-        return f"v5.x checkpoint, layout {loaded.model.layout}"
-    return f"fluxttice checkpoint, recipe {loaded.section('config').get('recipe', 'not recorded')}"
 
 
 def _hash(text: str) -> str:
@@ -96,13 +87,10 @@ def _seed(rng: torch.Generator) -> int:
 
 
 def layers(module: nn.Module) -> list[dict[str, Any]]:
-    """The layers of a module in their order, as the page's script runs them.
+    """The layers of a module in their order, as the page's script runs them; TypeError of another.
 
     Of an encoder, the layers of the posterior mean. `values` is base64 of little-endian float32:
     a linear layer's weights (inputs, outputs) and biases, or a LayerNorm's weights and biases.
-
-    Raises:
-        TypeError: a layer of another kind.
     """
     relu = {"kind": "relu"}
     match module:

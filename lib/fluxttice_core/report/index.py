@@ -1,5 +1,6 @@
 """reports/index.html: one row for each run, from its verdict.json and its *.params.yaml alone."""
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +23,8 @@ def write() -> None:
     """Write the page, newest run first."""
     runs = sorted({place.parent for place in path().parent.glob("*/*/*.params.yaml")}, reverse=True)
     page = Template(TEMPLATE.read_text("utf-8"), autoescape=True).render(rows=map(row, runs))
-    try:
+    with contextlib.suppress(OSError):  # no reason to fail a run
         files.write_bytes(path(), page.encode())
-    except OSError as error:  # no reason to fail a run
-        print(f"{files.display_path(path())} cannot be written ({error.strerror}).")
 
 
 def row(run: Path) -> dict[str, Any]:

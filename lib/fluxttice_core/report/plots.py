@@ -14,7 +14,7 @@ from ..benchmark import UNTRAINED
 from ..metrics.controls import CONTROLS
 from ..metrics.coverage import ceiling
 from ..metrics.latent_space import ACTIVE
-from ..metrics.measurement import DRAWS, MODEL
+from ..metrics.measurement import MODEL
 from ..model.network import Network
 from ..model.operations import M, T, all_operations
 
@@ -25,7 +25,7 @@ STYLE = Path(__file__).parent / "template" / "plots.mplstyle"
 
 
 def save(figure: Figure, path: Path) -> Image:
-    """Write the figure as a PNG file into the run folder, and return it for the page."""
+    """Write the figure as a PNG file, and return it for the page."""
     figure.savefig(path, metadata={"Software": None})
     return Image(filename=path)
 
@@ -60,68 +60,50 @@ def training(rows: list[dict]) -> Figure:
     return figure
 
 
-def headline(rows: pd.DataFrame) -> Figure:
-    """Left: operations that N draws do not reach. Right: distance of the argmax entropy to its
-    limit. `rows`: `benchmark.Document.frame`."""
-    figure, [[curve, bars]] = _axes(2, 4.4)
-    _coverage_curve(curve, rows)
-    _entropy_bars(bars, rows)
-    return figure
-
-
 def _series(rows: pd.DataFrame, network: str, vae: str, stem: str) -> pd.Series:
     """The values of the metrics `stem`_NUMBER of one VAE, by that number in ascending order."""
     found = rows[(rows.network == network) & (rows.vae == vae)]
     at = found.metric.str.extract(rf"^{stem}_([\d.]+)$")[0].astype(float)
-    first = found.assign(at=at).dropna(subset="at").drop_duplicates("at")
-    return first.set_index("at").value.sort_index()
+    return found.assign(at=at).dropna(subset="at").set_index("at").value.sort_index()
 
 
-def _coverage_curve(axes: Axes, rows: pd.DataFrame) -> None:
-    """Operations not reached, on a log scale: near the ceiling a share reached shows nothing."""
+def headline(rows: pd.DataFrame) -> Figure:
+    """Left: operations that N draws do not reach. Right: distance of the argmax entropy to its
+    limit. Both on a log scale: near the limit a share shows nothing.
+
+    `rows`: `benchmark.Document.frame`.
+    """
+    figure, [[curve, bars]] = _axes(2, 4.4)
     vaes = sorted({*rows[rows.network == MODEL].vae})
-    last = vaes[-1]
-    n = _series(rows, MODEL, last, "categorical_distinct").index
-    axes.plot(n, 1 - ceiling(n) / M, "k:", lw=2.5, label="ceiling (uniform generator)", zorder=3)
     lines = [(MODEL, vae, "argmax", COLOUR[vae], "-", f"VAE-{vae}, argmax") for vae in vaes]
     lines += [
-        (UNTRAINED, last, mode, GREY, style, f"untrained {last}, {mode}")
+        (UNTRAINED, vaes[-1], mode, GREY, style, f"untrained {vaes[-1]}, {mode}")
         for mode, style in (("argmax", "-"), ("categorical", "--"))
     ]
     for network, vae, mode, colour, style, label in lines:
         y = 1 - _series(rows, network, vae, f"{mode}_distinct") / M
-        axes.plot(y.index, y, color=colour, ls=style, label=label)
-    linear = rows[rows.network == "random linear"]
-    for i, at in enumerate(DRAWS):
-        share = linear[linear.metric == f"argmax_coverage_{at}"].value * float(ceiling(at)) / M
-        label = "random linear maps, argmax" if i == 0 else None
-        axes.scatter([at] * len(share), 1 - share, s=14, color=GREY, label=label)
-    axes.set(
+        curve.plot(y.index, y, color=colour, ls=style, label=label)
+    curve.plot(y.index, 1 - ceiling(y.index) / M, "k:", lw=2.5, label="ceiling (uniform generator)")
+    curve.set(
         xscale="log", xlim=(1e3, 1e6), xlabel="N, latents drawn from the prior",
         yscale="log", ylim=(0.5 / M, 1.5), title="Operations not reached, share of 19,683",
     )  # fmt: skip
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
+    curve.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
 
-
-def _entropy_bars(axes: Axes, rows: pd.DataFrame) -> None:
-    """The distance to the limit on a log scale: near the limit a share shows nothing."""
     found = rows[(rows.metric == "argmax_entropy") & rows.network.isin([MODEL, *CONTROLS])]
     best = found.groupby(["vae", "network"], sort=False).value.max()
-    labels, colours = [], []
-    for vae, network in best.index:
-        labels.append(f"VAE-{vae}" if network == MODEL else f"{network} {vae}")
-        colours.append(COLOUR[vae] if network == MODEL else GREY)
     missing = (1 - best).clip(lower=1e-7)
-    axes.barh(labels, missing, color=colours)
-    for place, value in enumerate(missing):
-        text = f"{value:.2%}" if value > 1e-3 else f"{value:.4%}"
-        axes.text(value * 1.15, place, text, va="center", fontsize=8)
-    axes.invert_yaxis()
-    axes.set(
+    names = [f"VAE-{vae}" if name == MODEL else f"{name} {vae}" for vae, name in best.index]
+    colours = [COLOUR[vae] if name == MODEL else GREY for vae, name in best.index]
+    shown = bars.barh(names, missing, color=colours)
+    bars.bar_label(shown, [f"{x:.2g}" for x in missing], padding=3, fontsize=8)
+    bars.invert_yaxis()
+    bars.set(
         xscale="log", xlim=(1e-5, 6), xlabel="missing share of 9·ln 3 (less is better)",
         title="Argmax entropy: distance to the limit (best seed)",
     )  # fmt: skip
-    axes.grid(axis="y", visible=False)
+    bars.grid(axis="y", visible=False)
+    return figure
 
 
 def reconstruction(rows: pd.DataFrame) -> Figure:
@@ -163,20 +145,9 @@ def recipes(evidence: pd.DataFrame) -> Figure:
     return figure
 
 
-def learning_curve(curve: pd.DataFrame) -> Figure:
-    """Exact match on test operations against the number of operations trained on."""
-    figure, [[axes]] = _axes(1)
-    for vae, rows in curve.groupby("vae"):
-        _line(axes, vae, rows.operations, rows.trained)
-    axes.plot(rows.operations, rows.decode_logits, color=GREY, marker="o", label="linear probe")
-    axes.set(xscale="log", xlabel="operations trained on", ylabel="exact match on test")
-    axes.legend()
-    return figure
-
-
 def active_latents(model: Network, vae: str) -> list[int]:
-    """Latents whose posterior mean varies, ordered by the trit that each varies with
-    most; [0] if none does."""
+    """Latents whose posterior mean varies, ordered by the trit that each varies with most; [0] if
+    none does."""
     mu, ops = model.encode(all_operations(), vae), all_operations().float()
     spread = (mu - mu.mean(0)).T @ (ops - ops.mean(0))  # (D, T)
     active = [j for j in range(mu.shape[1]) if float(mu[:, j].var()) > ACTIVE] or [0]
@@ -184,8 +155,7 @@ def active_latents(model: Network, vae: str) -> list[int]:
 
 
 def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
-    """The table 0 … 0, with one active latent at a time moved by ∓`step`: a column a latent.
-    Where a latent owns a trit, one entry changes."""
+    """The table 0 … 0, with one active latent at a time moved by ∓`step`: a column a latent."""
     active = active_latents(model, vae)
     start = model.encode([[0] * T], vae)
     figure, grid = _axes(len(active), rows=3, width=0.95 + 0.6 / len(active))
@@ -200,8 +170,6 @@ def traversal(model: Network, vae: str, step: float = 1.5) -> Figure:
             if column == 0:
                 axes.set_ylabel(f"{move:+.1f}" if move else "0")
         grid[0, column].set_title(f"latent {j}", fontsize=8)
-    figure.suptitle(
-        f"VAE-{vae}: one latent moved, the truth table it decodes to (blue −1, grey 0, red +1)",
-        fontsize=9,
-    )
+    title = f"VAE-{vae}: one latent moved, the truth table it decodes to (blue −1, grey 0, red +1)"
+    figure.suptitle(title, fontsize=9)
     return figure

@@ -8,20 +8,17 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
-from torch import Tensor
 
-from ..benchmark import ORACLE, PROBE, UNTRAINED, Benchmark
+from ..benchmark import NETWORKS, Benchmark
 from ..metrics.controls import CONTROLS
-from ..metrics.gates import ControlResult, GateResult, metric_of
+from ..metrics.gates import ControlResult, GateResult
 from ..metrics.marginal import LIMIT_NATS, MIN_LATENTS
-from ..metrics.measurement import METRICS, MODEL, QUESTIONS, compare, control_ranges
+from ..metrics.measurement import METRICS, MODEL, QUESTIONS, Metric, compare, control_ranges
 from ..metrics.results import EXHAUSTIVE
-from ..model.network import VAES
 
 if TYPE_CHECKING:  # what signs is an extra of its own
     from ..certification.certificate import Certificate
 
-GREY = "color: #767676; background-color: #f4f4f4"
 VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
 ABSTAIN = "color: #b26a00; font-weight: bold"
 COLUMNS = {  # of the comparison, and the controls that each shows together
@@ -29,6 +26,7 @@ COLUMNS = {  # of the comparison, and the controls that each shows together
     "random linear maps": ["random linear"],
     "ignoring z": ["collapsed", "uniform"],
 }
+OTHERS = [name for name in NETWORKS if name not in CONTROLS]  # of one seed each
 HEADLINE_METRICS = (
     "argmax_entropy", "argmax_coverage_50000", "exact_match_sampled", "rate", "elbo",
 )  # fmt: skip
@@ -42,21 +40,19 @@ DECISIVE = (
 
 
 def draws(p: Benchmark) -> str:
-    """The caption of every table of a benchmark: the draws it is of."""
+    """The caption of a table of exact figures: the draws that they are of."""
     return f"Draws: {p.k:,} latents by seed {p.seed}; controls: {MIN_LATENTS:,} latents."
 
 
 def result(rows: pd.DataFrame) -> Markdown:
     """The benchmark's result in a sentence."""
     beats = compare(rows).beats_controls.unstack("vae").all(axis=1)
-    missed = [name for name in DECISIVE if not beats[name]]
-    verdict = (
-        f"**This checkpoint beats every control on all {len(DECISIVE)} decisive metrics**"
-        if not missed
-        else f"**{len(missed)} of {len(DECISIVE)} decisive metrics do not beat every control** "
-        f"({', '.join(METRICS[name].title for name in missed)})"
-    )
-    return Markdown(f"{verdict}, and on {beats.sum()} of all {len(beats)} metrics, for every VAE.")
+    missed = ", ".join(METRICS[name].title for name in DECISIVE if not beats[name])
+    verdict = f"beats every control on all {len(DECISIVE)} decisive metrics"
+    if missed:
+        verdict = f"does not beat every control on all decisive metrics ({missed})"
+    count = f"and on {beats.sum()} of all {len(beats)} metrics"
+    return Markdown(f"**This checkpoint {verdict}**, {count}, for every VAE.")
 
 
 def summary(rows: pd.DataFrame, caption: str) -> Styler:
@@ -64,65 +60,45 @@ def summary(rows: pd.DataFrame, caption: str) -> Styler:
     model, ranges = rows[rows.network == MODEL], control_ranges(rows)
     lines = []
     for name in HEADLINE_METRICS:
-        about, mine = METRICS[name], model[model.metric == name]
-        line = {"metric": about.title} | _by_vae(mine, about.unit)
+        unit = METRICS[name].unit
         if name == "rate":
-            least = _by_vae(model[model.metric == "least_rate"], "nats").values()
+            least = _by_vae(model[model.metric == "least_rate"], unit).values()
             other = f"least with one latent per entry: {' / '.join(least)}"
         elif name == "elbo":
-            other = f"ignoring the latent: {format_value(-LIMIT_NATS, 'nats')}"
+            other = f"ignoring the latent: {format_value(-LIMIT_NATS, unit)}"
         else:
             most = ranges.loc[name]["high"][list(CONTROLS)].max().max()
-            other = f"best control: up to {format_value(most, about.unit)}"
+            other = f"best control: up to {format_value(most, unit)}"
+        line = {"metric": METRICS[name].title} | _by_vae(model[model.metric == name], unit)
         lines.append(line | {"to compare with": other})
-    return plain_table(lines, caption, model.vae)
+    return plain_table(lines, caption)
 
 
 def comparison(rows: pd.DataFrame, caption: str) -> HTML:
     """Every metric beside the controls, the linear probe and the oracle, grouped by question. The
     metrics that beat every control come first; those that a control reaches are folded."""
-    compared, ranges = compare(rows), control_ranges(rows)
-    others = rows[rows.vae == "A"].drop_duplicates(["network", "metric"])
-    others = others.pivot(index="metric", columns="network", values="value")
-    lines = []
-    for name, both in compared.groupby(level="metric", sort=False):
+    question = {name: group for group, names in QUESTIONS.items() for name in names}
+    ranges, lines = control_ranges(rows), []
+    others = rows[(rows.vae == "A") & rows.network.isin(OTHERS)]
+    others = others.set_index(["metric", "network"]).value
+    for name, found in compare(rows).groupby(level="metric", sort=False):
         about = METRICS[str(name)]
-        question = next(q for q, group in QUESTIONS.items() if name in group)
-        line: dict[str, Any] = {"": question, "metric": about.title}
-        line |= _by_vae(both.reset_index(), about.unit)
+        line: dict[str, Any] = {"": question[str(name)], "metric": about.title}
+        line |= _by_vae(found.reset_index(), about.unit)
         for title, kinds in COLUMNS.items():
             ends = ranges.loc[name].reindex(columns=kinds, level="network")
-            line[title] = format_interval(
-                ends["low"].min().min(), ends["high"].max().max(), about.unit
-            )
-        for network in (PROBE, ORACLE):
-            line[network] = format_value(others.at[name, network], about.unit)
-        lines.append(line | {"beats": both.beats_controls.all()})
-    frame = pd.DataFrame(lines)
-    tables = []
+            low, high = ends["low"].min().min(), ends["high"].max().max()
+            line[title] = format_interval(low, high, about.unit)
+        for network in OTHERS:
+            line[network] = format_value(others[name, network], about.unit)
+        lines.append(line | {"beats": found.beats_controls.all()})
+    frame, tables = pd.DataFrame(lines), []
     for beats in (True, False):
         part = frame[frame.beats == beats].drop(columns="beats")
         part[""] = part[""].where(~part[""].duplicated(), "")
-        tables.append(plain_table(part, caption, rows[rows.network == MODEL].vae).to_html())
+        tables.append(plain_table(part, caption).to_html())
     folded = f"{(~frame.beats).sum()} metrics that are not informative: a control reaches them"
     return HTML(f"{tables[0]}<details><summary>{folded}</summary>{tables[1]}</details>")
-
-
-def why_not_categorical(rows: pd.DataFrame) -> str:
-    """Why sampling categorically is no evidence of learning, in this checkpoint's numbers."""
-    vae, n = rows[rows.network == MODEL].vae.max(), 195_000
-    found = rows[rows.vae == vae].drop_duplicates(["network", "metric"])
-    share = found.set_index(["network", "metric"]).value.map(format_value)
-    text = [
-        share[network, f"sampled_{mode}_coverage_{n}"]
-        for mode in ("categorical", "argmax")
-        for network in (UNTRAINED, MODEL)
-    ]
-    return (
-        f"Sampling categorically is no evidence of learning: at N = {n:,} an untrained VAE-{vae} "
-        f"reaches {text[0]} of the ceiling that way and this checkpoint {text[1]}; by argmax it is "
-        f"{text[2]} against {text[3]}."
-    )
 
 
 def paired(rows: pd.DataFrame) -> pd.DataFrame:
@@ -146,124 +122,89 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
 
 def coverage(rows: pd.DataFrame, caption: str) -> Styler:
     """Sampled coverage, as a share of the ceiling, of the model and of one untrained network."""
-    found = rows[rows.network.isin([MODEL, UNTRAINED])]
-    parts = found.metric.str.extract(r"^sampled_(?P<decoding>\w+)_coverage_(?P<n>\d+)$")
-    found = found.assign(decoding=parts.decoding, n=parts.n.astype(float)).dropna(subset="decoding")
-    lines: dict[tuple, dict[str, str]] = {}
-    for row in found.itertuples():
-        key = {"network": row.network, "VAE": row.vae, "decoding": row.decoding}
-        line = lines.setdefault(tuple(key.values()), key)
-        line[f"N = {row.n:,.0f}"] = format_measured(row)
-    return plain_table(lines.values(), caption, found[found.network == MODEL].vae)
+    parts = rows.metric.str.extract(r"^sampled_(\w+)_coverage_(\d+)$").dropna()
+    found = rows.loc[parts.index, ["network", "vae"]].assign(decoding=parts[0])
+    found["n"] = [f"N = {int(n):,}" for n in parts[1]]
+    found["shown"] = [format_measured(row) for row in rows.loc[parts.index].itertuples()]
+    index = ["network", "vae", "decoding"]
+    table = found.pivot(index=index, columns="n", values="shown").reset_index()
+    return plain_table(table[[*index, *found.n.unique()]], caption)
 
 
 def subgroups(rows: pd.DataFrame, caption: str) -> Styler:
     """Exact match on groups of operations outside the training split."""
-    model = rows[(rows.network == MODEL) & rows.metric.str.startswith("exact_match_on_")]
-    lines = [
-        {
-            "exact match on": name.removeprefix("exact_match_on_"),
-            "operations": f"{found.n.iloc[0]:,}",
-            **_by_vae(found),
-        }
-        for name, found in model.groupby("metric", sort=False)
-    ]
-    return plain_table(lines, caption, model.vae)
+    lines, stem = [], "exact_match_on_"
+    model = rows[(rows.network == MODEL) & rows.metric.str.startswith(stem)]
+    for name, found in model.groupby("metric", sort=False):
+        line = {"exact match on": str(name).removeprefix(stem), "operations": f"{found.n.max():,}"}
+        lines.append(line | _by_vae(found))
+    return plain_table(lines, caption)
 
 
-# --- Training, gates, and the rest ----------------------------------------------------------------
+# --- Training and gates ---------------------------------------------------------------------------
 
 
 def epochs(rows: list[dict], every: int) -> Styler:
     """The validation metrics of every so many epochs, of the selected one and of the last."""
-    shown = [key for key in rows[0] if key not in ("epoch", "score", "selected", "lr")]
-    shares = ("val_exact", "coverage", "argmax_entropy")
-    return plain_table(
-        {
-            "epoch": row["epoch"],
-            "score": f"{row['score']:.4f}",
-            **{
-                key.replace("_", " "): format_value(
-                    row[key], "share" if key.startswith(shares) else "number"
-                )
-                for key in shown
-            },
-            "selected": "selected" if row["selected"] else "",
-        }
-        for row in rows
-        if row["epoch"] % every == 0 or row["selected"] or row is rows[-1]
-    )
+    hidden, shares = ("epoch", "score", "selected", "lr"), ("val_exact", "coverage", "argmax")
+    lines = []
+    for row in rows:
+        if row["epoch"] % every == 0 or row["selected"] or row is rows[-1]:
+            line = {"epoch": row["epoch"], "score": f"{row['score']:.4f}"}
+            for key in (key for key in row if key not in hidden):
+                unit = "share" if key.startswith(shares) else "number"
+                line[key.replace("_", " ")] = format_value(row[key], unit)
+            lines.append(line | {"selected": "selected" if row["selected"] else ""})
+    return plain_table(lines)
 
 
 def gates(results: list[GateResult], caption: str = "") -> Styler:
     """A line a gate: bound, value, interval, verdict."""
     lines = []
     for one in results:
-        about = METRICS[metric_of(one.gate)]
-        sign = "≤" if one.gate.startswith("max_") else "≥"
-        exact = one.method.startswith(EXHAUSTIVE)
-        lines.append(
-            {
-                "gate": about.title,
-                "VAE": one.vae,
-                "bound": f"{sign} {format_value(one.bound, about.unit)}",
-                "value": format_value(one.value, about.unit),
-                "95 % interval": "exact"
-                if exact
-                else format_interval(one.low, one.high, about.unit),
-                "verdict": one.verdict,
-            }
-        )
-    return _coloured(plain_table(lines, caption, [one.vae for one in results]))
+        about, bound = _gate(one)
+        interval = format_interval(one.low, one.high, about.unit)
+        line = {"gate": about.title, "VAE": one.vae, "bound": bound}
+        line["value"] = format_value(one.value, about.unit)
+        line["95 % interval"] = "exact" if one.method.startswith(EXHAUSTIVE) else interval
+        lines.append(line | {"verdict": one.verdict})
+    return _coloured(plain_table(lines, caption))
 
 
 def control_results(results: list[ControlResult], caption: str = "") -> Styler:
     """A line a negative control: its verdict, and the gate that fails it."""
     lines = []
     for one in results:
-        failed = [METRICS[metric_of(g.gate)].title for g in one.gates if g.verdict == "FAIL"]
+        failed = [_gate(row)[0].title for row in one.gates if row.verdict == "FAIL"]
         line = {"control": one.control, "latents": f"{one.k:,}", "verdict": one.verdict}
         lines.append(line | {"fails at": ", ".join(failed)})
     return _coloured(plain_table(lines, caption))
 
 
-def distributions(p: Tensor, table: list[int]) -> Styler:
-    """One operation's nine distributions, p (T, C): the probability of each output by input."""
-    frame = pd.DataFrame(p.tolist(), columns=["−1", "0", "+1"])
-    frame.insert(0, "inputs (a, b)", [f"({t // 3 - 1}, {t % 3 - 1})" for t in range(len(table))])
-    frame.insert(1, "output", table)
-    return plain_table(frame).format(precision=4)
-
-
-def shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """`frame` with its `columns` as percentages and underscores as spaces."""
-    shown = frame.assign(**{column: frame[column].map(format_value) for column in columns})
-    return shown.rename(columns=lambda name: name.replace("_", " "))
+def _gate(row: GateResult) -> tuple[Metric, str]:
+    """The metric that a gate bounds, and the bound."""
+    about = METRICS[row.gate.partition("_")[2]]
+    sign = "≤" if row.gate.startswith("max_") else "≥"
+    return about, f"{sign} {format_value(row.bound, about.unit)}"
 
 
 def verdict_sentence(found: "Certificate") -> str:
     """The verdict in a sentence: how many gates pass, and each gate that does not."""
-    passed = [row for row in found.gates if row.verdict == "PASS"]
+    unmet = []
+    for row in found.gates:
+        about, bound = _gate(row)
+        why = ", its interval holds the bound" if row.verdict == "ABSTAIN" else ""
+        value = format_value(row.value, about.unit)
+        if row.verdict != "PASS":
+            unmet.append(f"{about.title} of VAE-{row.vae} is {value}, the bound is {bound}{why}")
     vaes = " and ".join(f"VAE-{vae}" for vae in dict.fromkeys(row.vae for row in found.gates))
+    total = len(found.gates)
     if found.verdict == "PASS":
-        return f"PASS ({found.profile}): all {len(passed)} gates for {vaes}."
-    words = [f"{len(passed)} of {len(found.gates)} gates pass for {vaes}."]
-    unmet = [_unmet(row) for row in found.gates if row.verdict != "PASS"]
-    if unmet:
-        words.append(f"Not met: {'; '.join(unmet)}.")
+        return f"PASS ({found.profile}): all {total} gates for {vaes}."
+    words = f"{found.verdict} ({found.profile}): {total - len(unmet)} of {total} gates pass"
+    words += f" for {vaes}." + (f" Not met: {'; '.join(unmet)}." if unmet else "")
     escaped = [one.control for one in found.controls if one.verdict != "FAIL"]
-    if escaped:
-        words.append(f"Negative controls that do not fail: {', '.join(escaped)}.")
-    return f"{found.verdict} ({found.profile}): {' '.join(words)}"
-
-
-def _unmet(row: GateResult) -> str:
-    """One gate that does not pass, and the distance from its bound."""
-    about = METRICS[metric_of(row.gate)]
-    sign = "≤" if row.gate.startswith("max_") else "≥"
-    value, bound = (format_value(x, about.unit) for x in (row.value, row.bound))
-    why = ", its interval holds the bound" if row.verdict == "ABSTAIN" else ""
-    return f"{about.title} of VAE-{row.vae} is {value}, the bound is {sign} {bound}{why}"
+    return words + (f" Controls that do not fail: {', '.join(escaped)}." if escaped else "")
 
 
 def verdict(found: "Certificate") -> Markdown:
@@ -271,12 +212,10 @@ def verdict(found: "Certificate") -> Markdown:
     text = f"**{verdict_sentence(found)}**"
     if found.verdict != "PASS":
         text += (
-            "\n\n- If this is a v5.5 checkpoint, certify it by its own bounds: "
-            "`make report CHECKPOINT=… CERTIFY=params/certify_v5_5.yaml`.\n"
-            "- 2_benchmark shows every metric beside the controls, so it says how far the "
-            "checkpoint is from untrained networks.\n"
-            "- A gate that ABSTAINs is near its bound: a larger `k` narrows the intervals of "
-            "entropy, coverage and frequencies."
+            "\n\n- A v5.5 checkpoint has bounds of its own: `make report CHECKPOINT=… "
+            "CERTIFY=params/certify_v5_5.yaml`.\n"
+            "- 2_benchmark shows how far the checkpoint is from untrained networks.\n"
+            "- A gate that ABSTAINs is near its bound; a larger `k` narrows its interval."
         )
     return Markdown(text)
 
@@ -341,22 +280,13 @@ def format_measured(row: Any, unit: str = "share") -> str:
 
 
 def _by_vae(rows: pd.DataFrame, unit: str = "share") -> dict[str, str]:
-    """A column a VAE."""
     return {f"VAE-{row.vae}": format_measured(row, unit) for row in rows.itertuples()}
 
 
-def missing_decoder_note(vaes: Iterable[str]) -> str:
-    """Said instead of VAE-B's numbers, in a layout that has none."""
-    return "" if "B" in {*vaes} else "VAE-B: encoder B has no decoder in this layout."
-
-
-def plain_table(
-    rows: pd.DataFrame | Iterable[dict], caption: str = "", vaes: Iterable[str] = VAES
-) -> Styler:
-    """Rows as a table, aligned to the left; `vaes`: those that it has numbers of."""
+def plain_table(rows: pd.DataFrame | Iterable[dict], caption: str = "") -> Styler:
+    """Rows as a table, aligned to the left."""
     styled = pd.DataFrame(rows).style.hide(axis="index").set_properties(**{"text-align": "left"})
-    text = " ".join(part for part in (caption, missing_decoder_note(vaes)) if part)
-    return styled.set_caption(text) if text else styled
+    return styled.set_caption(caption) if caption else styled
 
 
 def _coloured(table: Styler) -> Styler:
