@@ -22,7 +22,7 @@ endif
 # Where Python is told to keep no bytecode, every process compiles torch anew: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help report test lint lab lock FORCE
+.PHONY: help report test lint lab lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -82,3 +82,5 @@ lock: .venv/ready  ## pin all dependencies in requirements.lock
 		$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock -e . && \
 	$(BIN)/python -c "import fluxttice_core.report.evidence" && echo "$$made_for" > $@ || \
 	fail "Set-up failed: the next make starts it afresh"
+
+FORCE:

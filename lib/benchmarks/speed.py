@@ -13,11 +13,10 @@ from collections.abc import Callable
 
 import torch
 
-from fluxttice_core import files, parallel, params
+from fluxttice_core import benchmark, files, parallel, params
 from fluxttice_core.checkpoints import folder as checkpoints
-from fluxttice_core.metrics import measurement
 from fluxttice_core.metrics.coverage import distinct
-from fluxttice_core.model.network import HOW, VAES, Network, prior
+from fluxttice_core.model.network import DECODING_MODES, VAES, Network, prior
 from fluxttice_core.model.streams import generator
 from fluxttice_core.training import axis_aligned, loop, selection
 
@@ -46,14 +45,14 @@ def multiply_adds_per_s() -> float:
 
 
 @torch.no_grad()
-def row_by_row(model: Network, vae: str, how: str, rng: torch.Generator) -> int:
+def row_by_row(model: Network, vae: str, mode: str, rng: torch.Generator) -> int:
     """Distinct operations the original's way: batches of 1,000, a Python set of tuples."""
     seen = set()
     for _ in range(N // 1_000):
         logits = model.decoder(vae)(prior(1_000, rng))
-        if how == "argmax":
+        if mode == "argmax":
             rows = logits.argmax(-1)
-        elif how == "categorical":  # its `sample` takes no generator: torch's global stream
+        elif mode == "categorical":  # its `sample` takes no generator: torch's global stream
             rows = torch.distributions.Categorical(logits=logits).sample()
         else:
             rows = (logits.softmax(-1) @ torch.tensor([-1.0, 0.0, 1.0])).round()
@@ -66,8 +65,10 @@ def bench_coverage(model: Network) -> None:
     ratios, ours = [], []
     for repeat in range(REPEATS):
         rng = generator(repeat, "bench")
-        slow = sum(wall_s(row_by_row, model, vae, how, rng) for vae in VAES for how in HOW)
-        ours.append(sum(wall_s(distinct, model.decoder(vae), [N], HOW, rng) for vae in VAES))
+        pairs = [(vae, mode) for vae in VAES for mode in DECODING_MODES]
+        slow = sum(wall_s(row_by_row, model, *pair, rng) for pair in pairs)
+        decoders = [model.decoder(vae) for vae in VAES]
+        ours.append(sum(wall_s(distinct, one, [N], DECODING_MODES, rng) for one in decoders))
         ratios.append(slow / ours[-1])
     floor = N * sum(DECODER.values()) / multiply_adds_per_s()
     print(f"sampled coverage at N = {N:,}, A and B: row by row / ours {spread(ratios)}")
@@ -76,16 +77,16 @@ def bench_coverage(model: Network) -> None:
 
 
 def bench_measurement(model: Network) -> None:
-    """The full measurement of both VAEs, quiet and beside a process that spins on one core."""
-    blank = {"run_dir": "", "checkpoint": ""}
-    read = params.read_yaml(files.root() / "params/benchmark.yaml")
-    p = params.check(measurement.Benchmark, {**blank, **read}, "params/benchmark.yaml")
-    measurement.measure(model, p, lambda _: None)  # the workers start, and import
-    quiet = wall_s(measurement.measure, model, p, lambda _: None)
+    """A benchmark's file of both VAEs, quiet and beside a process that spins on one core."""
+    values = params.read_yaml(files.root() / "params/benchmark.yaml")
+    p = params.check(benchmark.Benchmark, {"run_dir": "", "checkpoint": "", **values}, "benchmark")
+    arguments = model, {}, p, lambda _: None
+    benchmark.store_controls(p)  # only what is not stored; the workers start, and import
+    quiet = wall_s(benchmark.run, *arguments)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        beside = wall_s(measurement.measure, model, p, lambda _: None)
+        beside = wall_s(benchmark.run, *arguments)
         busy.kill()
-    print(f"full measurement of A and B, K = {p.k:,}: {quiet:.1f} s  (must 8)")
+    print(f"full measurement of A and B, K = {p.k:,}: {quiet:.1f} s  (must 9)")
     print(f"  beside another busy process: {beside:.1f} s, {beside / quiet:.2f} times  (must 3)")
 
 

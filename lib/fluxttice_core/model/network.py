@@ -40,7 +40,7 @@ Decode = Callable[[Tensor], Tensor]  # latents (B, D) → logits (B, T, C)
 def layers(widths: tuple[int, ...], normed: bool) -> list[nn.Module]:
     """Linear and activation from each width to the next: ReLU, or LayerNorm and SiLU if `normed`.
 
-    A normed block ends in a place that dropout holds in training, so that names come out the same.
+    A normed block ends in the place of dropout, so that its tensors have the names of the file.
     """
     made: list[nn.Module] = []
     for wide, narrow in pairwise(widths):
@@ -111,8 +111,8 @@ class StateNet(nn.Module):
 class Network(nn.Module):
     """Encoders and decoders by name: all that measuring asks of a model.
 
-    `vaes` have both an encoder and a decoder; of `encoders`, one may lack a decoder. Encoders and
-    decoder A may be `normed` (see `layers`).
+    `vaes` have an encoder and a decoder; one of `encoders` may lack a decoder. Encoders and decoder
+    A may be `normed` (see `layers`).
     """
 
     encoders: tuple[str, ...] = VAES
@@ -162,18 +162,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def encode(self, ops: object, vae: str) -> Tensor:
-        """Posterior means of `ops`, by one VAE alone (its own encoder, no cross-injection).
-
-        Args:
-            ops: (n, T), values in {-1, 0, 1}; a tensor, an array or nested lists.
-            vae: "A" or "B".
-
-        Returns:
-            (n, D) float32.
-
-        Raises:
-            InputError: wrong shape, another value, or an unknown VAE.
-        """
+        """Posterior means (n, D) of `ops` (n, T), by one VAE alone, without cross-injection."""
         with torch.autocast(self.device.type, enabled=False):
             return self.encoder(vae)(check_operations(ops).to(self.device)).mu
 
@@ -181,10 +170,8 @@ class Network(nn.Module):
     def decode(
         self, z: object, vae: str, mode: str = "argmax", rng: torch.Generator | None = None
     ) -> Tensor:
-        """Operations (n, T), int64 in {-1, 0, 1}, from latents `z` (n, D), finite.
-
-        `mode` is one of DECODING_MODES (see `decode_logits`); "categorical" needs `rng`.
-        """
+        """Operations (n, T), int64 in {-1, 0, 1}, from latents `z` (n, D), finite, by
+        `decode_logits`."""
         latents = rows(z, "z", D).to(self.device, torch.float32)
         if not latents.isfinite().all():
             raise InputError("z holds a value that is not finite: a latent is a real vector.")

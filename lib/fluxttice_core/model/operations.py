@@ -42,9 +42,8 @@ def rows(values: object, name: str, width: int) -> Tensor:
         raise InputError(
             f"{name} must be an array of numbers of shape (n, {width}), with rows of equal length."
         ) from None
-    unusual = tensor.is_complex() or tensor.is_quantized or tensor.is_meta or tensor.is_nested
-    masked = isinstance(values, np.ma.MaskedArray)  # what is masked would count
-    if unusual or masked or tensor.layout != torch.strided:
+    masked = isinstance(values, np.ma.MaskedArray)  # masked values would count
+    if tensor.is_complex() or tensor.layout != torch.strided or masked:
         raise InputError(f"{name} must hold real numbers, as a dense array without a mask.")
     if tensor.shape == (width,):
         raise InputError(
@@ -59,7 +58,7 @@ def rows(values: object, name: str, width: int) -> Tensor:
 def check_operations(ops: object) -> Tensor:
     """`ops` as a float32 tensor (n, T), or an InputError that says what is wrong with it."""
     tensor = rows(ops, "ops", T)
-    values = tensor.double()  # which holds what an unsigned or small type would wrap
+    values = tensor.double()  # an unsigned type would compare -1 with its largest value
     if not ((values == -1) | (values == 0) | (values == 1)).all():
         raise InputError("ops holds a value outside {-1, 0, 1}: a truth table has no others.")
     return tensor.float()
@@ -74,10 +73,9 @@ class Split(NamedTuple):
 
 
 def split(seed: int = 42) -> Split:
-    """The 80/10/10 split (15,746 / 1,968 / 1,969) that `torch.utils.data.random_split` makes.
+    """The 80/10/10 split that `torch.utils.data.random_split` makes.
 
-    It has its own seed, apart from the training seed, so that another training run leaves the
-    test operations untouched.
+    Its seed is not the training seed, so that another training leaves the test operations unseen.
     """
     order = torch.randperm(M, generator=torch.Generator().manual_seed(seed))
     return Split(*order.split(list(SPLIT_SIZES.values())))
