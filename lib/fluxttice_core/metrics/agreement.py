@@ -2,8 +2,7 @@
 
 The other metrics are taken in float32 and in large batches. A matrix product adds in another order
 for one, two or three rows than for many, so a network can be built that is right where it is
-measured and wrong where one row is decoded (or in float64). Trained networks differ in about one
-row in a million.
+measured and wrong elsewhere. Trained networks differ in about one row in a million.
 """
 
 import copy

@@ -1,7 +1,4 @@
-"""Gates: the bounds that a checkpoint must meet, and the verdict where an interval straddles one.
-
-A gate is a field of `Certify`: `min_x` or `max_x` bounds the metric x of `measurement.METRICS`.
-"""
+"""Gates: bounds that a checkpoint must meet. `min_x` or `max_x` bounds the metric x of METRICS."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -53,11 +50,7 @@ def metric_of(gate: str) -> str:
 
 
 class GateResult(Record):
-    """A measured number against its bound; `gate` is the parameter that holds the bound.
-
-    Raises:
-        ValidationError: a verdict that the numbers contradict.
-    """
+    """A measured number against its bound; a verdict that contradicts the numbers is refused."""
 
     gate: str
     vae: str
@@ -98,8 +91,8 @@ def bounds_of(p: Certify) -> dict[str, float]:
 
 
 def evaluate_gates(e: Evaluation, bounds: dict[str, float]) -> Iterator[GateResult]:
-    """One VAE at the gates of `bounds`, in their order. Each is measured when it is asked for, so
-    a caller that stops at a FAIL pays for no more."""
+    """One VAE at the gates of `bounds`, each measured when it is asked for, so a caller that stops
+    at a FAIL pays for no more."""
     for gate, bound in bounds.items():
         found = METRICS[metric_of(gate)].compute(e)
         verdict = verdict_of(found.low, found.high, bound, gate)
@@ -145,8 +138,7 @@ def overall_verdict(
 
 
 def negative_controls(model: Measurable, p: Certify) -> dict[str, Callable[[], Measurable]]:
-    """Networks that deserve no certificate, by name: untrained ones, ones whose generator and
-    encoder disagree, and copies of `model` that are wrong in one respect."""
+    """Networks that deserve no certificate, by name; some are `model`, but wrong in one respect."""
     seed = p.untrained_seed
     return {
         **{name: partial(control.make, seed) for name, control in CONTROLS.items()},

@@ -1,4 +1,4 @@
-"""Reconstruction: which operations are reconstructed exactly, each VAE alone (no cross-injection).
+"""Reconstruction: which operations are reconstructed exactly, each VAE alone.
 
 Shape letters: M operations, D latent, T trits, R draws.
 """

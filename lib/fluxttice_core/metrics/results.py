@@ -26,10 +26,10 @@ class Record(BaseModel):
 class Measured(Record):
     """A number and its 95 % interval.
 
-    value: None where the metric is undefined (a constant code has no direction), else finite.
+    value: None where the metric is undefined.
     low, high: the interval. Both equal `value` where nothing was drawn; both are None where the
         value is None, or where no interval is known.
-    n: number of draws or cases behind the value.
+    n: number of draws or cases.
     method: how the interval was made, or EXHAUSTIVE.
     """
 
