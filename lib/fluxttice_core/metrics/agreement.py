@@ -2,13 +2,11 @@
 
 The other metrics are taken in float32 and in large batches. A matrix product adds in another order
 for one, two or three rows than for many, so a network can be built that is right where it is
-measured and wrong where one row is decoded (or in float64). Trained networks differ in about one
-row in a million.
+measured and wrong elsewhere. Trained networks differ in about one row in a million.
 """
 
 import copy
 from collections.abc import Callable, Iterable
-from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +32,14 @@ def agreement_float64(model: Measurable, vae: str, rng: torch.Generator) -> Meas
     """
     encoder, decoder = model.encoder(vae), model.decoder(vae)
     if not (isinstance(encoder, nn.Module) and isinstance(decoder, nn.Module)):
-        return exact_value(
-            1.0, LATENTS, "plain functions have no float64 copy: counted as agreeing"
-        )
+        method = "plain functions have no float64 copy: counted as agreeing"
+        return exact_value(1.0, LATENTS, method)
     in_float32 = _paths(encoder, decoder)
-    in_float64 = _paths(*(copy.deepcopy(part).double() for part in (encoder, decoder)))
+    in_float64 = _paths(copy.deepcopy(encoder).double(), copy.deepcopy(decoder).double())
     inputs = prior(LATENTS, rng), all_operations().float().to(model.device)
     return _smallest(
-        _classes(path32, rows, SLICE) == _classes(path64, rows.double(), SLICE)
-        for path32, path64, rows in zip(in_float32, in_float64, inputs, strict=True)
+        _classes(single, rows, SLICE) == _classes(double, rows.double(), SLICE)
+        for single, double, rows in zip(in_float32, in_float64, inputs, strict=True)
     )
 
 
@@ -56,16 +53,17 @@ def agreement_small_batches(model: Measurable, vae: str, rng: torch.Generator) -
     """
     picked = torch.randperm(M, generator=rng, device=rng.device)[:ROWS].cpu()
     inputs = prior(ROWS, rng), all_operations()[picked].float().to(model.device)
-    paths = _paths(model.encoder(vae), model.decoder(vae))
-    together = [_classes(path, rows, SLICE) for path, rows in zip(paths, inputs, strict=True)]
+    pairs = [*zip(_paths(model.encoder(vae), model.decoder(vae)), inputs, strict=True)]
+    large = [_classes(path, rows, SLICE) for path, rows in pairs]
     return _smallest(
-        _classes(paths[i], inputs[i], size) == together[i]
-        for size, i in product(SMALL_BATCHES, range(2))
+        _classes(path, rows, size) == expected
+        for (path, rows), expected in zip(pairs, large, strict=True)
+        for size in SMALL_BATCHES
     )
 
 
 def _paths(encoder: Encode, decoder: Decode) -> tuple[Path, Path]:
-    """What is asked to agree: decoding, and the round trip."""
+    """Decoding, and the round trip."""
     return decoder, lambda ops: decoder(encoder(ops).mu)
 
 

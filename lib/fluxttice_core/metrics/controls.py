@@ -1,10 +1,8 @@
 """Controls: the networks that a number is compared with.
 
 CONTROLS are untrained, so a number that one of them reaches says nothing about learning. The linear
-probe shows how little knowledge exact match takes. The last four must be refused a certificate:
-each is wrong in a way that one gate is for (`gates.negative_controls` lists all).
-
-Each is a network like any other: `encoder(vae)` gives posteriors, `decoder(vae)` gives logits.
+probe shows how little knowledge exact match takes. A certificate must be refused to all of these,
+and to the last four, each of which is wrong in a way that one gate is for.
 """
 
 from collections.abc import Callable
@@ -37,9 +35,9 @@ CONFIDENT = 200.0  # logit of the class that a table gives; the others have 0
 def random_linear(seed: int) -> DualVAE:
     """Random linear maps: the untrained network that is hardest to beat.
 
-    The decoders are the default recipe's before its first step, with the logits scaled as that
-    recipe scales them in the end: scale alone turns even cells of any kind into information. The
-    encoders project the table at random onto codes of unit variance, so all 16 units are active.
+    The decoders are the default recipe's before its first step, with the logits scaled as at its
+    end, since scale alone turns even cells into information. The encoders project the table onto
+    codes of unit variance, so all 16 units are active.
     """
     model, rng = DualVAE.fresh(seed), generator(seed, "random linear")
     looks_linear(model, seed)
@@ -63,8 +61,8 @@ def collapsed(seed: int) -> DualVAE:
 
 
 def uniform(seed: int) -> DualVAE:
-    """Fresh weights whose decoders give every class of every trit probability 1/3. Sampled
-    categorically it is the perfect uniform generator, which encodes nothing."""
+    """Fresh weights whose decoders give every class probability 1/3: sampled categorically, the
+    perfect uniform generator."""
     model = DualVAE.fresh(seed)
     for vae in model.vaes:
         model.scale_logits(vae, 0.0)
@@ -72,7 +70,7 @@ def uniform(seed: int) -> DualVAE:
 
 
 class Control(NamedTuple):
-    """A kind of network: how to make one from a seed, and from how many seeds it is made."""
+    """How to make a network from a seed, and from how many seeds it is made."""
 
     make: Callable[[int], Measurable]
     seeds: int
@@ -90,8 +88,8 @@ def linear_probe(seed: int, n_train: int = 10) -> Functions:
     """A random linear encoder, and a least-squares linear probe fitted on `n_train` operations.
 
     Nine tables that span the space fix the probe for all M, since a code composes trits; ten random
-    ones nearly always do. Its logits -½(v - c)² decide for the nearest of c = -1, 0, 1 to the
-    predicted value v, with a large slope. Codes have unit variance, posteriors a small fixed one.
+    ones nearly always do. It decides for the nearest of -1, 0, 1 to the predicted value. Codes have
+    unit variance, posteriors a small fixed one.
     """
     rng = generator(seed, "linear read-out")  # the old name, because a stream's name is its seed
     encoder = torch.randn(T, D, generator=rng) / (T * 2 / 3) ** 0.5  # a trit has variance 2/3
@@ -114,13 +112,11 @@ def linear_probe(seed: int, n_train: int = 10) -> Functions:
 
 
 def memoriser(seed: int, parts: Split) -> Functions:
-    """A network that has memorised the training operations and knows no other.
+    """A network that has memorised the training operations: exact match is 1 on train, else 0.
 
-    The oracle's cells hold the operations in random order, so neighbours in latent space share
-    nothing: all of M is generated evenly at the least rate. The encoder is a look-up table, as if
-    fitted on `parts.train`: a training operation has its own cell's posterior, an unseen one that
-    of the nearest training operation (Hamming distance, the first of equals). Exact match is
-    perfect on train and 0 on val and test.
+    The oracle's cells hold the operations in random order, so all of M is generated evenly at the
+    least rate. A training operation has its own cell's posterior, an unseen one that of the nearest
+    training operation (Hamming distance, the first of equals).
     """
     order = torch.randperm(M, generator=generator(seed, "memoriser"))  # cell → operation
     best, table = oracle(), _table(order)
@@ -141,10 +137,9 @@ def memoriser(seed: int, parts: Split) -> Functions:
 def permuted(model: Measurable, seed: int) -> Functions:
     """`model`, but with its operations permuted where the prior has 99.9 % of its mass.
 
-    A latent of norm below RADIUS decodes to the image, under one random bijection of all M, of the
-    operation that `model` decodes it to; beyond that, as `model`. Codes beyond RADIUS are still
-    reconstructed, and the generator is as even as before, yet generator and encoder have nothing to
-    do with each other. So the rate and path consistency must find it.
+    Below the norm RADIUS a random bijection of all M is applied to what `model` decodes. Codes
+    beyond RADIUS are still reconstructed and the generator is as even as before, yet the two have
+    nothing to do with each other. So the rate and path consistency must find it.
     """
     table = _table(torch.randperm(M, generator=generator(seed, "permuted"))).to(model.device)
 
@@ -168,10 +163,9 @@ def scaled_logits(model: Measurable, factor: float) -> Functions:
 def uneven(model: Measurable, times: float) -> Functions:
     """`model`, but the operation that is 0 everywhere is generated `times` as often by argmax.
 
-    Its region is stretched (or shrunk) about its code z₀, so no line from inside it to z₀ leaves
-    it: a latent z in it, or in what it becomes, decodes as z₀ + (z - z₀)/s does. `times`, above 0
-    and below 3⁹, is exact for `oracle`, where s turns the middle third of each of nine latents into
-    times^(1/9)/3.
+    Its region is stretched (or shrunk) by s about its code z₀: a latent z in the old or the new
+    region decodes as z₀ + (z - z₀)/s does. `times`, above 0 and below 3⁹, is exact for `oracle`,
+    where s turns the middle third of each of nine latents into times^(1/9)/3.
     """
     stretch = float(ndtri((1 + times ** (1 / T) / C) / 2)) / TERCILE
     zero = torch.zeros(1, T, device=model.device)

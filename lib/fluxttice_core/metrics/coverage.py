@@ -16,7 +16,7 @@ from ..model.network import DECODING_MODES, Decode, decode_logits, prior
 from ..model.operations import C, M, T
 from ..model.streams import generator
 from .marginal import Marginal, jackknife, logits_of
-from .results import Measured, Record, mean_of_trials, without_interval
+from .results import Measured, Record, mean_of_trials
 
 CHUNK = 16_384  # latents at a time: what bounds the memory, whatever N is
 
@@ -173,4 +173,5 @@ def curve(m: Marginal) -> dict[str, Measured]:
         if n <= m.k:
             found[f"argmax_distinct_{n}"] = rarefied(m.counts, n)
         found[f"categorical_distinct_{n}"] = expected_distinct(m.P, n)
-    return {name: without_interval(value, m.k, "plug-in") for name, value in found.items()}
+    about = {"low": None, "high": None, "n": m.k, "method": "plug-in"}
+    return {name: Measured(value=value, **about) for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""The evaluation of a VAE: every part of it that metrics need, each computed once, when needed."""
+"""The evaluation of a VAE: the parts of it that several metrics need, each computed once."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,10 +33,9 @@ class Measurement(Params):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One VAE, evaluated lazily: each part is computed when a metric first needs it, and once.
+    """One VAE, evaluated with `k` prior latents; a part is computed when it is first needed.
 
-    k latents of N(0, I) are streamed through the decoder. `stream` is part of every random stream's
-    name, so another `stream` gives other draws.
+    `stream` is part of every random stream's name, so another `stream` gives other draws.
     """
 
     network: Measurable
@@ -51,7 +50,6 @@ class Evaluation:
         return self.network.decoder(self.vae)
 
     def rng(self, name: str) -> torch.Generator:
-        """A random stream of this evaluation."""
         return generator(self.seed, name, self.stream, device=self.network.device)
 
     @cached_property
@@ -60,7 +58,6 @@ class Evaluation:
 
     @cached_property
     def q(self) -> Posterior:
-        """The posterior of all operations: mu and logvar, (M, D) each."""
         return reconstruction.posterior(self.network, self.vae)
 
     @cached_property
@@ -70,12 +67,10 @@ class Evaluation:
 
     @cached_property
     def samples(self) -> reconstruction.Samples:
-        """Posterior samples of all operations, decoded."""
         return reconstruction.samples(self.network, self.vae, self.q, self.rng(SAMPLE))
 
     @cached_property
     def information(self) -> Tensor:
-        """I(z_j; trit k), nats, (D, T)."""
         return mutual_information_matrix(self.q)
 
     @cached_property

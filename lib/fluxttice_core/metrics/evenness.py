@@ -17,8 +17,7 @@ def least_frequency(m: Marginal) -> Measured:
     """min_x P(x)·M of the argmax marginal: 0 … 1, and 1 for a perfect generator.
 
     The value is that of the counts, which is low by chance: the rarest of M noisy counts of a
-    perfect generator, at 10⁶ latents, is about half of the mean. The interval holds the truth all
-    the same (see `_extreme`).
+    perfect generator, at 10⁶ latents, is about half of the mean. The interval holds the truth.
     """
     return _extreme(int(m.counts.min()), m.k)
 
@@ -26,8 +25,7 @@ def least_frequency(m: Marginal) -> Measured:
 def largest_frequency(m: Marginal) -> Measured:
     """max_x P(x)·M of the argmax marginal: 1 … M, and 1 for a perfect generator.
 
-    The value is that of the counts, which is high by chance. The interval holds the truth all the
-    same (see `_extreme`).
+    The value is that of the counts, which is high by chance; the interval holds the truth.
     """
     return _extreme(int(m.counts.max()), m.k)
 

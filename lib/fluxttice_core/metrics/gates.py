@@ -1,10 +1,8 @@
-"""Gates: the bounds that a checkpoint must meet, and the verdict where an interval straddles one.
-
-A gate is a field of `Certify`: `min_x` or `max_x` bounds the metric x of `measurement.METRICS`.
-"""
+"""Gates: bounds that a checkpoint must meet. `min_x` or `max_x` bounds the metric x of METRICS."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Literal, Self
 
 from pydantic import model_validator
@@ -16,7 +14,7 @@ from .controls import CONTROLS, linear_probe, memoriser, permuted, scaled_logits
 from .evaluation import Evaluation, Measurement
 from .marginal import MIN_LATENTS
 from .measurement import METRICS
-from .results import Measured, Record
+from .results import Record
 
 Verdict = Literal["PASS", "FAIL", "ABSTAIN"]
 
@@ -42,8 +40,7 @@ GATES = tuple(name for name in Certify.model_fields if name.startswith(("min_", 
 
 
 def seed_of(weights_sha256: str) -> int:
-    """The seed of a certificate's draws. It follows from the weights, so nobody knows it while
-    making them, and nobody chooses it."""
+    """The seed of a certificate's draws: nobody knows it while making the weights."""
     return int(weights_sha256[:12], 16)
 
 
@@ -53,11 +50,7 @@ def metric_of(gate: str) -> str:
 
 
 class GateResult(Record):
-    """A measured number against its bound; `gate` is the parameter that holds the bound.
-
-    Raises:
-        ValidationError: a verdict that the numbers contradict.
-    """
+    """A measured number against its bound; a verdict that contradicts the numbers is refused."""
 
     gate: str
     vae: str
@@ -98,16 +91,16 @@ def bounds_of(p: Certify) -> dict[str, float]:
 
 
 def evaluate_gates(e: Evaluation, bounds: dict[str, float]) -> Iterator[GateResult]:
-    """One VAE at the gates of `bounds`, in their order. Each is measured when it is asked for, so
-    a caller that stops at a FAIL pays for no more."""
+    """One VAE at the gates of `bounds`, each measured when it is asked for, so a caller that stops
+    at a FAIL pays for no more."""
     for gate, bound in bounds.items():
-        found: Measured = METRICS[metric_of(gate)].compute(e)
+        found = METRICS[metric_of(gate)].compute(e)
         verdict = verdict_of(found.low, found.high, bound, gate)
         yield GateResult(gate=gate, vae=e.vae, bound=bound, verdict=verdict, **found.model_dump())
 
 
-def evaluation(network: Measurable, vae: str, k: int, seed: int) -> Evaluation:
-    """An evaluation for the gates: its draws are a certificate's own. No gate reads the split."""
+def _evaluation(network: Measurable, vae: str, k: int, seed: int) -> Evaluation:
+    """By the draws of a certificate. No gate reads the split."""
     return Evaluation(network, vae, k, seed, f"gates {vae}", 0)
 
 
@@ -115,7 +108,7 @@ def vae_gates(
     network: Measurable, vae: str, k: int, seed: int, bounds: dict[str, float]
 ) -> list[GateResult]:
     """One VAE at every gate of `bounds`, with `k` latents."""
-    return list(evaluate_gates(evaluation(network, vae, k, seed), bounds))
+    return list(evaluate_gates(_evaluation(network, vae, k, seed), bounds))
 
 
 class ControlResult(Record):
@@ -136,8 +129,7 @@ class ControlResult(Record):
 def overall_verdict(
     results: Iterable[GateResult], controls: Iterable[ControlResult] = ()
 ) -> Verdict:
-    """PASS only if every gate passes and every one of the `controls` fails; FAIL if any gate
-    fails; otherwise ABSTAIN."""
+    """FAIL if any gate fails; PASS if every gate passes and every one of the `controls` fails."""
     found = {result.verdict for result in results}
     if "FAIL" in found:
         return "FAIL"
@@ -146,11 +138,7 @@ def overall_verdict(
 
 
 def negative_controls(model: Measurable, p: Certify) -> dict[str, Callable[[], Measurable]]:
-    """Networks that deserve no certificate, by name: untrained ones, ones whose generator and
-    encoder disagree, and copies of `model` that are wrong in one respect.
-
-    uniform likelihood and huge logits decode as `model` does, but their p(x|z) is useless.
-    """
+    """Networks that deserve no certificate, by name; some are `model`, but wrong in one respect."""
     seed = p.untrained_seed
     return {
         **{name: partial(control.make, seed) for name, control in CONTROLS.items()},
@@ -168,10 +156,10 @@ def evaluate_control(
 ) -> ControlResult:
     """A negative control at the gates, with MIN_LATENTS latents, up to its first FAIL."""
     network, results = make(), []
-    for vae in network.vaes:
-        for result in evaluate_gates(evaluation(network, vae, MIN_LATENTS, seed), bounds_of(p)):
-            results.append(result)
-            if result.verdict == "FAIL":
-                return ControlResult(control=name, k=MIN_LATENTS, verdict="FAIL", gates=results)
+    vaes = (_evaluation(network, vae, MIN_LATENTS, seed) for vae in network.vaes)
+    for result in chain.from_iterable(evaluate_gates(e, bounds_of(p)) for e in vaes):
+        results.append(result)
+        if result.verdict == "FAIL":
+            break
     verdict = overall_verdict(results)
     return ControlResult(control=name, k=MIN_LATENTS, verdict=verdict, gates=results)

@@ -1,7 +1,7 @@
 """The latent space: which latents are used, what each says of each trit, and what a code costs.
 
-Read from the posteriors of all M operations, never from fresh noise. The operations are there once
-each, so the nine trits are exactly independent and uniform, and nothing is drawn.
+Computed from the posteriors of all M operations. Each operation counts once, so the nine trits are
+exactly independent and uniform, and nothing is drawn.
 """
 
 import math
@@ -41,15 +41,15 @@ def kl_nats(mu: Tensor, logvar: Tensor) -> Tensor:
 def entropy_nats(codes: Tensor) -> float:
     """The original system's latent entropy: mean over dimensions of a histogram's entropy.
 
-    50 equal bins on [-3, 3]; 0 … ln 50 = 3.912 nats. Codes outside are dropped silently, as by the
-    original's histogram. `codes`: (n, D), finite.
+    50 equal bins on [-3, 3]; 0 … ln 50 = 3.912 nats. Codes (n, D) outside are not counted, as in
+    the original.
     """
     d = codes.shape[1]
     bins = ((codes + RANGE) * (BINS / (2 * RANGE))).floor().long()
-    inside = codes.abs() <= RANGE
     # The last bin is closed, as in torch.histc.
-    flat = (bins.clamp(0, BINS - 1) + BINS * torch.arange(d, device=codes.device))[inside]
-    counts = torch.bincount(flat, minlength=d * BINS).view(d, BINS).double()
+    flat = bins.clamp(0, BINS - 1) + BINS * torch.arange(d, device=codes.device)
+    inside = flat[codes.abs() <= RANGE]
+    counts = torch.bincount(inside, minlength=d * BINS).view(d, BINS).double()
     p = counts / counts.sum(1, keepdim=True).clamp(min=1)
     return float(torch.special.entr(p).sum(1).mean())
 
@@ -69,7 +69,7 @@ def mutual_information_matrix(q: Posterior) -> Tensor:
 
 
 def _trit_information(mu: Tensor, sigma: Tensor, trits: Tensor) -> Tensor:
-    """I(z; trit k), nats, (T,), of one latent: `mu`, `sigma` (M,), `trits` (M, T·C) one-hot."""
+    """One row of the matrix, (T,): `mu`, `sigma` (M,) of the latent, `trits` (M, T·C) one-hot."""
     total = torch.zeros(T, dtype=mu.dtype, device=mu.device)
     width = float((mu + REACH * sigma).max() - (mu - REACH * sigma).min())
     if width == 0:  # one point for every operation
@@ -77,8 +77,7 @@ def _trit_information(mu: Tensor, sigma: Tensor, trits: Tensor) -> Tensor:
     sigma = sigma.clamp(min=2 * width / NODES)
     low, high = float((mu - REACH * sigma).min()), float((mu + REACH * sigma).max())
     step = float(sigma.min()) / 2
-    nodes = torch.arange(low, high + step, step, dtype=mu.dtype, device=mu.device)
-    for part in nodes.split(PART):
+    for part in torch.arange(low, high + step, step, dtype=mu.dtype, device=mu.device).split(PART):
         near = (mu + REACH * sigma > part[0]) & (mu - REACH * sigma < part[-1])
         m, s = mu[near], sigma[near]
         heights = (-0.5 * ((part[:, None] - m) / s).square()).exp_() / s  # (nodes, near)
@@ -91,9 +90,9 @@ def _trit_information(mu: Tensor, sigma: Tensor, trits: Tensor) -> Tensor:
 def mig(information: Tensor) -> Measured:
     """Mutual information gap: mean over trits of (I₁ - I₂) / ln 3, 0 … 1.
 
-    I₁ and I₂ are a trit's two largest entries of `mutual_information_matrix` (D, T); ln 3 is its
-    entropy (Chen et al. 2018, Isolating sources of disentanglement, sec. 4.1). 1: each trit has a
-    latent that decides it and no other latent knows of it, though one latent may decide several.
+    I₁ and I₂ are a trit's two largest entries of `mutual_information_matrix` (D, T) (Chen et al.
+    2018, Isolating sources of disentanglement, sec. 4.1). 1: each trit has a latent that decides it
+    and no other latent knows of it, though one latent may decide several.
     """
     first, second = information.topk(2, dim=0).values  # (T,) each
     return exact_value(float((first - second).mean() / math.log(C)), M)
@@ -102,10 +101,9 @@ def mig(information: Tensor) -> Measured:
 def mi_disentanglement(information: Tensor) -> Measured:
     """Disentanglement by the rows of `mutual_information_matrix` (D, T): Σ_j w_j·(1 - H₉(row j)).
 
-    H₉ is the entropy to base 9 of a row made to sum to 1, w_j the row's share of the whole matrix.
-    0 … 1: 1 if no latent knows of two trits, though two latents may know of one; 0 if every latent
-    knows as much of each trit, or of none. The form is DCI's (Eastwood & Williams 2018, sec. 2),
-    but mutual information stands where DCI has the importances of a fitted predictor.
+    H₉ is the entropy to base 9 of a row made to sum to 1, w_j the row's share of the matrix. 0 … 1:
+    1 if no latent knows of two trits, though two latents may know of one. DCI's disentanglement has
+    this form (Eastwood & Williams 2018, sec. 2), with a fitted predictor's importances as matrix.
     """
     weight = information.sum(1)  # (D,)
     rows = information / weight.clamp(min=NEGLIGIBLE)[:, None]

@@ -1,4 +1,4 @@
-"""Reconstruction: which operations are reconstructed exactly, each VAE alone (no cross-injection).
+"""Reconstruction: which operations are reconstructed exactly, each VAE alone.
 
 Shape letters: M operations, D latent, T trits, R draws.
 """
@@ -15,7 +15,7 @@ from ..model.streams import generator
 from .marginal import logits_of
 from .results import Measured, exact_value, proportion
 
-SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
+SCALES = [step / 4 for step in range(13)]  # of the posterior's sigma
 DRAWS = 20
 EVERY = slice(None)
 
@@ -47,14 +47,10 @@ def sample_posterior(q: Posterior, scale: float, rng: torch.Generator) -> Tensor
 
 
 class Samples(NamedTuple):
-    """R posterior samples of n operations, decoded.
+    """R posterior samples of n operations, decoded."""
 
-    exact_matches: (R, n) bool, which operations are reconstructed exactly.
-    nats: (R,) float64, mean of -ln p(x|z).
-    """
-
-    exact_matches: Tensor
-    nats: Tensor
+    exact_matches: Tensor  # (R, n) bool: which operations are reconstructed exactly
+    nats: Tensor  # (R,) float64: mean of -ln p(x|z)
 
 
 @torch.no_grad()
@@ -87,9 +83,8 @@ def subgroups(exact_matches: Tensor, split: Split) -> dict[str, Measured]:
     """Exact match on groups of operations outside the training split, from `exact_matches` (M,).
 
     unseen: validation and test; test: test alone; sparse: unseen, at most 3 entries that are not
-    0; dense: unseen, no entry that is 0. Each is exhaustive, 0 … 1. The groups overlap, so they are
-    no independent evidence. They show no more than that a code composes trits: a linear probe
-    with 10 examples has them all (`controls.linear_probe`).
+    0; dense: unseen, no entry that is 0. The groups overlap, and a linear probe with 10 examples
+    has them all, because a code composes trits.
     """
     ops, unseen = all_operations(), torch.cat([split.val, split.test])
     groups = {

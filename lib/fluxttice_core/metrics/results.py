@@ -1,7 +1,4 @@
-"""Measured numbers: a value with its interval, and the flat row that files, tables and gates read.
-
-The JSON schemas come from these classes (`model_json_schema`), so a file holds nothing else.
-"""
+"""Measured numbers: a value with its interval, and the flat row that files and tables read."""
 
 from collections.abc import Callable
 from typing import Self
@@ -15,7 +12,7 @@ EXHAUSTIVE = "exact (all operations evaluated)"
 
 
 class Record(BaseModel):
-    """A frozen row: unknown names and numbers that are not finite are refused."""
+    """A frozen row that refuses unknown names and numbers that are not finite."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True
@@ -29,10 +26,10 @@ class Record(BaseModel):
 class Measured(Record):
     """A number and its 95 % interval.
 
-    value: None where the metric is undefined (a constant code has no direction), else finite.
+    value: None where the metric is undefined.
     low, high: the interval. Both equal `value` where nothing was drawn; both are None where the
         value is None, or where no interval is known.
-    n: number of draws or cases behind the value.
+    n: number of draws or cases.
     method: how the interval was made, or EXHAUSTIVE.
     """
 
@@ -73,13 +70,8 @@ class Row(Record):
 
 
 def exact_value(value: float, n: int, method: str = EXHAUSTIVE) -> Measured:
-    """A number that was counted or computed over all cases: its interval is a point."""
+    """A number over all cases, so its interval is a point."""
     return Measured(value=value, low=value, high=value, n=n, method=method)
-
-
-def without_interval(value: float, n: int, method: str) -> Measured:
-    """A point estimate whose error is not stated."""
-    return Measured(value=value, low=None, high=None, n=n, method=method)
 
 
 def mean_of_trials(values: object, low: float = -np.inf, high: float = np.inf) -> Measured:
