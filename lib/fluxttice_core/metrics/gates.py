@@ -14,6 +14,7 @@ from .controls import CONTROLS, linear_probe, memoriser, permuted, scaled_logits
 from .evaluation import Evaluation, Measurement
 from .marginal import MIN_LATENTS
 from .measurement import METRICS
+from .oracles import oracle
 from .results import Record
 
 Verdict = Literal["PASS", "FAIL", "ABSTAIN"]
@@ -140,6 +141,8 @@ def overall_verdict(
 def negative_controls(model: Measurable, p: Certify) -> dict[str, Callable[[], Measurable]]:
     """Networks that deserve no certificate, by name; some are `model`, but wrong in one respect."""
     seed = p.untrained_seed
+    # So frequent that the whole interval misses the bound, with MIN_LATENTS latents too.
+    times = max(8.0, 2.3 * p.max_largest_frequency)
     return {
         **{name: partial(control.make, seed) for name, control in CONTROLS.items()},
         "linear probe": partial(linear_probe, seed),
@@ -147,7 +150,7 @@ def negative_controls(model: Measurable, p: Certify) -> dict[str, Callable[[], M
         "permuted generator": partial(permuted, model, seed),
         "uniform likelihood": partial(scaled_logits, model, 1e-6),
         "huge logits": partial(scaled_logits, model, 1e25),
-        "one operation 8 times too frequent": partial(uneven, model, 8.0),
+        f"one operation {times:.0f} times too frequent": partial(uneven, oracle(), times),
     }
 
 
