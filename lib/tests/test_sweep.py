@@ -73,7 +73,7 @@ def test_a_failed_point_is_told_at_the_end_and_the_others_are_stored():
         return tenths(point) if point["n"] != 1 else 1 / 0
 
     sweep("tenths", tenths, [{"n": 9}], Here())
-    with pytest.raises(InputError, match=r"^1 of 3 points failed.*: Zero.* at {'n': 1}"):
+    with pytest.raises(InputError, match=r"^1 of 3 points failed.*: ZeroDivisionError.*'n': 1}"):
         sweep("tenths", failing, POINTS, Here())
     assert {*read("tenths").n} == {9, 3, 2}  # nothing is removed before all points are done
     sweep("tenths", tenths, POINTS, here := Here())
@@ -119,11 +119,9 @@ def cluster(tmp_path):
 
 def test_a_cluster_trains_the_same_bytes_as_this_machine(cluster):
     """Two trainings, by a worker that has two threads; then the scheduler is lost."""
-    small = {"epochs": 1, "batch_size": 4_000, "coverage_n": 500, "finetune_steps": 10}
-    wanted = [point for point in evidence.plan() if point["recipe"] in ("default", "v5.5")][::5]
+    wanted = [point for point in evidence.plan() if point["recipe"] == "v5.5"][:2]
     for point in wanted:
-        known = point["parameters"]
-        known |= {name: value for name, value in small.items() if name in known}
+        point["parameters"] |= {"epochs": 1, "batch_size": 4_000, "coverage_n": 500}
         point["k"] = 400_000
     tables = []
     for scheduler in ("", cluster[0]):

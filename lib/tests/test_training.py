@@ -23,7 +23,7 @@ from fluxttice_core.model.initialisation import looks_linear
 from fluxttice_core.model.network import VAES, D, DualVAE, Posterior, linears, prior
 from fluxttice_core.model.operations import C, T, all_operations, split, split_record
 from fluxttice_core.model.streams import generator
-from fluxttice_core.training import axis_aligned, loop, selection, v5_5
+from fluxttice_core.training import axis_aligned, loop, selection, terms, v5_5
 from fluxttice_core.training.loop import Epoch
 from fluxttice_core.training.selection import RULE, SELECTION_METRICS, TrainingError, score
 
@@ -220,7 +220,7 @@ def test_the_uniformity_loss_is_the_chi_square_of_one_and_two_trits_by_brute_for
         table = p[:, t] if s == t else torch.einsum("kc,kd->kcd", p[:, t], p[:, s]).flatten(1)
         square = sum(float(table[k] @ table[m]) for k, m in pairs) / len(pairs)
         total += -7 * (3 * square - 1) if s == t else 9 * square - 1
-    assert float(axis_aligned.uniformity_loss(logits)) == pytest.approx(total)
+    assert float(terms.uniformity_loss(logits)) == pytest.approx(total)
 
 
 def test_the_nonlinearity_loss_is_zero_for_affine_logits_and_two_less_root_two_for_squares():
@@ -229,15 +229,15 @@ def test_the_nonlinearity_loss_is_zero_for_affine_logits_and_two_less_root_two_f
     middle = (z[:20_000] + z[:20_000].roll(1, 0)) / math.sqrt(2)
     slopes = torch.randn(D, T * C, generator=generator(3, "slopes"))
     affine = ((x @ slopes + 1).view(-1, T, C) for x in (z, middle))
-    assert axis_aligned.nonlinearity_loss(*affine) < 1e-10
-    found = axis_aligned.nonlinearity_loss(z.square()[..., None], middle.square()[..., None])
+    assert terms.nonlinearity_loss(*affine) < 1e-10
+    found = terms.nonlinearity_loss(z.square()[..., None], middle.square()[..., None])
     assert float(found) == pytest.approx(2 - math.sqrt(2), rel=0.03)
 
 
 @pytest.mark.parametrize("n", [32, 1_536])
 def test_whitened_latents_have_the_priors_moments_and_are_a_linear_map_of_what_was_drawn(n):
     z = 3 * prior(n, generator(n, "test")) + 1
-    w = axis_aligned.whitened(z)
+    w = terms.whitened(z)
     assert torch.allclose(w.mean(0), torch.zeros(D), atol=1e-5)
     assert torch.allclose(w.T @ w / n, torch.eye(D), atol=1e-4)
     ones = torch.cat([z, torch.ones(n, 1)], 1)
@@ -289,7 +289,7 @@ def test_the_normalised_margins_are_those_of_sampling():
     w, c = torch.randn(T * C, D, generator=rng), torch.randn(T * C, generator=rng)
     x = all_operations()[torch.randint(3**T, (2,), generator=rng)]
     q = Posterior(torch.randn(2, D, generator=rng), torch.randn(2, D, generator=rng))
-    closed = torch.special.ndtr(axis_aligned.normalised_margins(q, w, c, x))
+    closed = torch.special.ndtr(terms.normalised_margins(q, w, c, x))
     for mu, logvar, right, found in zip(*q, x + 1, closed, strict=True):
         z = mu + (logvar / 2).exp() * torch.randn(200_000, D, generator=rng)
         lead = (z @ w.T + c).view(-1, T, C)
