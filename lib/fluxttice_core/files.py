@@ -236,7 +236,7 @@ def git_commit() -> dict[str, Any]:
     try:
         said = subprocess.run(["git", *where, *asked], cwd=root(), env=env, capture_output=True)
         lines = said.stdout.decode().splitlines()
-    except FileNotFoundError:
+    except OSError:  # no git
         lines = []
     if not lines:
         return {"commit": None, "clean": None}

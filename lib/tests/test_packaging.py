@@ -25,7 +25,7 @@ found = [name for name in {OPTIONAL} if importlib.util.find_spec(name)]
 assert not found, f"the core brings {{found}}"
 """
 EXTRAS = {
-    "verify checkpoints/certified": ("cryptography", "sign"), "report": ("papermill", "report"),
+    "verify checkpoints/certified": ("cryptography", "sign"), "report": ("IPython", "report"),
 }  # fmt: skip
 REFUSED = f"""
 import contextlib, sys

@@ -125,7 +125,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for (recipe, vae), group in frame.groupby(["recipe", "vae"], sort=False):
         line = {"recipe": recipe, "VAE": vae, "seeds": f"{len(group)}"}
-        line["selected epoch"] = ", ".join(map(str, sorted(set(group.epoch))))
+        line["selected epoch"] = ", ".join(f"{epoch:.0f}" for epoch in sorted(set(group.epoch)))
         for name in SUMMARY:
             about, found = METRICS[name], group[name]
             worst = found.max() if name in ("rate", "active_units") else found.min()
