@@ -33,7 +33,7 @@ CLAIM_DEFINITIONS = {  # layout, claim → the metrics it may mean, the likelies
 
 
 def valuation() -> Tensor:
-    """v (M,), 0 … 9: how often 3 divides the index (0: 9), which is the number of leading -1."""
+    """v (M,), 0 … 9: how often 3 divides an operation's index, the number of its leading -1."""
     return (all_operations() == -1).cumprod(1).sum(1)
 
 
@@ -44,7 +44,7 @@ def correlations(method: str, **columns: Tensor) -> dict[str, Any]:
 
 
 def structure_metrics(y: Tensor, c: float | None, rng: torch.Generator) -> dict[str, float]:
-    """Every metric of points y (M, d), P(z) or z without a projection, with norms r, by name.
+    """Every metric of points y (M, d) with norms r, by name.
 
     - hierarchy: Spearman(v, r); -1 with one radius a level, never below -0.83205 without ties.
     - D1 (v5.11): Pearson(Poincaré distance, 3·exp(-v(|i-j|)/3)), 2,000 random pairs.
@@ -54,12 +54,14 @@ def structure_metrics(y: Tensor, c: float | None, rng: torch.Generator) -> dict[
     - richness: mean over the levels of v of the population variance of r.
     - radii: of all operations, and the means of the levels 0 and 9.
 
-    Richness and radii are also given of the hyperbolic radius 2/√c·artanh(√c·r), with the curvature
-    `c` of the ball (None without one). It and D1 exist only if all points lie in the ball. A point
-    that is not finite raises InputError.
+    Richness and radii are also given of the hyperbolic radius 2/√c·artanh(√c·r), if the ball has a
+    curvature `c`. It and D1 exist only if all points lie in the ball.
+
+    Raises:
+        InputError: a point is not finite.
     """
     if not y.isfinite().all():
-        raise InputError("a code is projected to a point that is not finite: it has no metrics.")
+        raise InputError("a code is projected to a point that is not finite.")
     v, y = valuation(), y.double().cpu()
     r = y.norm(dim=1)
     # D1 needs 2,000 of these pairs. Drawing fewer would change every figure that follows.
@@ -87,11 +89,10 @@ def structure_metrics(y: Tensor, c: float | None, rng: torch.Generator) -> dict[
 @torch.no_grad()
 def measure(model: Network, vae: str, ball: Projection | None, n: int, seed: int) -> pd.DataFrame:
     """value, low and high by metric: exact match from each decoder input, hierarchy of mu, and
-    structure metrics of posterior samples of all operations.
+    structure metrics of n ≥ 2 posterior samples of all operations.
 
-    The tangent path is mu, projected and taken back by the ball's logarithm. low and high are the
-    99.9 % interval of one sample more than the n (2 or more), because a file stores figures of
-    one; they equal the value if nothing is drawn.
+    low and high are the 99.9 % interval of one sample more, because a file stores figures of one;
+    they equal the value if nothing is drawn.
     """
 
     def exact_match(name: str, z: Tensor) -> dict[str, float]:
@@ -121,10 +122,9 @@ def measure(model: Network, vae: str, ball: Projection | None, n: int, seed: int
 def compare(claims: dict[str, Any], measured: pd.DataFrame, layout: str) -> pd.DataFrame:
     """Each number that a file stores about itself, beside ours under that name's own definition.
 
-    Of a list the last number counts, and the part "metrics" counts like the rest. `measured` has
-    `measure` of both encoders, by encoder and metric; `layout` may also be "epsilon-coupled".
-    A claim agrees if an interval holds it, give or take 1e-6. If that interval is wider than the
-    value itself (than 0.5, of a share, correlation or Q), it would hold almost any: "not told".
+    Of a list the last number counts. `measured` has `measure` of both encoders, by encoder and
+    metric. A claim agrees if an interval holds it, give or take 1e-6. If that interval is wider
+    than the value itself (than 0.5, of a share, correlation or Q), almost any claim would agree.
     """
     rows, inner = [], claims.get("metrics")
     for claim, stored in [*claims.items(), *(inner.items() if isinstance(inner, dict) else ())]:

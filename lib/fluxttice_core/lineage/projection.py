@@ -12,10 +12,9 @@ class Projection(nn.Module):
     """y = max_radius · sigmoid(R(z)) · (z + D(z)) / ‖z + D(z)‖; z and y (B, 16).
 
     D: Linear, LayerNorm, SiLU, …, Linear → (B, 16). R: Linear, SiLU, …, Linear → (B, 1).
-    `tensors` are its own, by name; loading the checkpoint has checked their names and shapes.
-    `config` is the file's, because max_radius is in no tensor.
+    Loading the checkpoint has checked the names and shapes of its `tensors`.
     `hyperparameters`: max_radius, and the curvature c > 0 of the ball, whose radius is 1/√c; each
-    with its source: the config, a tensor (c = ln(1 + e^isp_c)), or an assumption.
+    with its source: the file's config, a tensor (c = ln(1 + e^isp_c)), or an assumption.
     """
 
     def __init__(self, tensors: dict[str, Tensor], config: Any) -> None:
@@ -38,15 +37,14 @@ class Projection(nn.Module):
         return direction * self.hyperparameters["max_radius"][0] * self.radius_net(z).sigmoid()
 
     def tangent(self, y: Tensor) -> Tensor:
-        """log₀(y) = artanh(√c·‖y‖) / (√c·‖y‖) · y, the decoder's input from V5.12.1 on; not finite
-        where ‖y‖ ≥ 1/√c, which a max_radius above 1/√c allows."""
+        """log₀(y) = artanh(√c·‖y‖) / (√c·‖y‖) · y; not finite where ‖y‖ ≥ 1/√c."""
         c, _ = self.hyperparameters["curvature"]
         scaled = (c**0.5 * y.norm(dim=-1, keepdim=True)).clamp(min=1e-15)
         return scaled.atanh() / scaled * y
 
 
 def _network(tensors: dict[str, Tensor], start: str) -> nn.Sequential:
-    """Layers in the order of their numbers, which dropout shifts, though it has no tensors."""
+    """Layers in the order of their numbers, because dropout shifts these and has no tensors."""
     own = {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
     made: list[nn.Module] = []
     for number in sorted({int(name.split(".")[0]) for name in own}):
@@ -60,7 +58,7 @@ def _network(tensors: dict[str, Tensor], start: str) -> nn.Sequential:
 
 
 def projections(model: Network, config: Any) -> dict[str, Projection]:
-    """Each encoder's projection by its name, from `extra_tensors`; in v5.11 both may share one."""
+    """Each encoder's projection by its name; in v5.11 both may share one."""
     made = {}
     for vae in model.encoders:
         start = rf"projection\.(proj_{vae}\.)?"
