@@ -42,7 +42,7 @@ def test_every_make_target_has_help_and_a_place_on_a_page():
     targets = set(first(r"^\.PHONY: (.*) FORCE$", "Makefile").split())
     made = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
     assert set(re.findall(r"^make ([a-z]+) +\S", made.stdout, re.MULTILINE)) == targets
-    assert named(r"\bmake ([a-z]+)\b") == targets
+    assert named(r"\bmake ([a-z]+)\b") | {"help"} == targets  # `make` alone is help
 
 
 def test_every_command_and_option_has_help_and_a_place_on_a_page():
