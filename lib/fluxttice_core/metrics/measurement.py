@@ -112,7 +112,7 @@ RECONSTRUCTS = {
 CODES = {
     "rate": Metric("rate: KL(q(z|x) ‖ prior), nats", lambda e: e.rate, "nats", 0, POSITIVE),
     "least_rate": Metric(
-        "least rate, one latent per entry, at that sampled exact match, nats",
+        "least rate with one latent per entry (from exact match 0.896 on), nats",
         lambda e: rate.least_rate_of(proportion(e.samples.exact_matches)), "nats", 0, POSITIVE,
     ),
     "encoder_information": Metric(
