@@ -68,7 +68,7 @@ def summary(rows: pd.DataFrame, caption: str) -> Styler:
         line = {"metric": about.title} | _by_vae(mine, about.unit)
         if name == "rate":
             least = _by_vae(model[model.metric == "least_rate"], "nats").values()
-            other = f"least with one latent per entry (from exact match 0.896 on): {' / '.join(least)}"
+            other = f"least with one latent per entry (exact match ≥ 0.896): {' / '.join(least)}"
         elif name == "elbo":
             other = f"ignoring the latent: {format_value(-LIMIT_NATS, 'nats')}"
         else:
