@@ -13,8 +13,9 @@ from scipy import stats
 
 from fluxttice_core.metrics import likelihood
 from fluxttice_core.metrics.coverage import CHUNK, ceiling, coverage, distinct, expected, rarefied
-from fluxttice_core.metrics.intervals import clopper_pearson
+from fluxttice_core.metrics.intervals import clopper_pearson, prediction_interval
 from fluxttice_core.metrics.marginal import GROUPS, Marginal, marginal, trit_distributions
+from fluxttice_core.metrics.measurement import Metric
 from fluxttice_core.metrics.results import (
     EXHAUSTIVE,
     Measured,
@@ -35,6 +36,25 @@ def test_clopper_pearson_leaves_two_and_a_half_percent_in_each_tail(k, n):
     low, high = clopper_pearson(k, n)
     assert stats.binom.sf(k - 1, n, low) == pytest.approx(0.025) if k else low == 0
     assert stats.binom.cdf(k, n, high) == pytest.approx(0.025) if k < n else high == 1
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_a_sixth_seed_lies_inside_as_often_as_is_said(confidence):
+    """The range of five, on the contrary, holds it in two cases of three."""
+    values = np.random.default_rng(1).normal(3, 2, size=(20_000, 6))
+    ends = np.array([prediction_interval(x[:5], confidence) for x in values])
+    inside = ((ends[:, 0] <= values[:, 5]) & (values[:, 5] <= ends[:, 1])).mean()
+    deviation = (confidence * (1 - confidence) / len(values)) ** 0.5
+    assert abs(inside - confidence) < 4 * deviation
+
+
+def test_a_prediction_is_cut_where_the_truth_lies():
+    x = [0.9, 0.95, 1.0, 0.99, 0.97]
+    low, high = prediction_interval(x)
+    half = stats.t.ppf(0.995, 4) * np.std(x, ddof=1) * np.sqrt(1.2)
+    assert (low, high) == pytest.approx((np.mean(x) - half, np.mean(x) + half))
+    assert prediction_interval(x, high=1.0) == (low, 1.0)
+    assert prediction_interval([0.5, 0.5], low=0.0, high=1.0) == (0.5, 0.5)
 
 
 def test_rows_by_hand():
@@ -59,6 +79,15 @@ def test_a_row_never_changes_and_holds_numbers_alone_under_their_own_names():
             Measured(**row.model_dump() | change)
     with pytest.raises(ValidationError, match="frozen"):
         row.value = 1.0
+
+
+def test_a_metric_is_cut_where_its_truth_lies():
+    about = {"n": 5, "method": "m"}
+    found = Measured(value=1.001, low=0.9, high=1.1, **about)
+    assert ends(Metric("share", lambda _e: found).compute(None)) == [1, 0.9, 1]
+    assert Metric("least", lambda _e: found, limits=(1, 2)).compute(None).low == 1
+    unknown = Measured(value=None, low=None, high=None, **about)
+    assert Metric("share", lambda _e: unknown).compute(None) == unknown
 
 
 # --- The marginal ---

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..model.network import Decode, Measurable, Posterior
+from ..model.network import Measurable, Posterior
 from ..model.operations import Split, split
 from ..model.streams import generator
 from ..params import Digest, Params, Seed, Text, Whole
@@ -45,10 +45,6 @@ class Evaluation:
     stream: str
     split_seed: int
 
-    @property
-    def decoder(self) -> Decode:
-        return self.network.decoder(self.vae)
-
     def rng(self, name: str) -> torch.Generator:
         return generator(self.seed, name, self.stream, device=self.network.device)
 
@@ -76,7 +72,8 @@ class Evaluation:
     @cached_property
     def marginal(self) -> Marginal:
         device = self.network.device
-        return marginal.marginal(self.decoder, self.k, self.seed, self.stream, device)
+        decoder = self.network.decoder(self.vae)
+        return marginal.marginal(decoder, self.k, self.seed, self.stream, device)
 
     @cached_property
     def aggregate_kl(self) -> Measured:

@@ -62,8 +62,8 @@ def summary(rows: pd.DataFrame, caption: str) -> Styler:
     for name in HEADLINE_METRICS:
         unit = METRICS[name].unit
         if name == "rate":
-            least = _by_vae(model[model.metric == "least_rate"], unit).values()
-            other = f"least with one latent per entry: {' / '.join(least)}"
+            least = _by_vae(model[model.metric == "least_rate"], "nats").values()
+            other = f"least with one latent per entry (exact match ≥ 0.896): {' / '.join(least)}"
         elif name == "elbo":
             other = f"ignoring the latent: {format_value(-LIMIT_NATS, unit)}"
         else:
