@@ -13,6 +13,8 @@ import pytest
 from fluxttice_core import cli, files, params
 from fluxttice_core.benchmark import DOCUMENT, Document
 from fluxttice_core.checkpoints import folder as checkpoints
+from fluxttice_core.metrics.gates import GATES
+from fluxttice_core.metrics.measurement import METRICS, QUESTIONS
 from fluxttice_core.report import notebook, tables
 from fluxttice_core.report.run import NOTEBOOKS
 
@@ -68,6 +70,19 @@ def test_every_file_that_a_page_names_is_there(page):
 
 def test_a_tired_newcomer_reads_the_readme_to_its_end():
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 1_000
+
+
+def test_the_reference_has_every_metric_and_gate():
+    better, lines = {1: "larger", -1: "smaller", 0: "neither"}, []
+    for question, group in QUESTIONS.items():
+        for name, about in group.items():
+            low, high = (f"{x:,.5g}".replace("inf", "∞").replace("-", "−") for x in about.limits)
+            cells = f"`{name}`", about.title, question, about.unit, f"{low} … {high}"
+            lines.append([*cells, better[about.better]])
+    lines += [[f"`{gate}`", METRICS[gate[4:]].title] for gate in GATES]
+    text = (ROOT / "docs/numbers.md").read_text("utf-8")
+    rows = [" | ".join(cell.replace("|", r"\|") for cell in cells) for cells in lines]
+    assert [row for row in rows if f"\n| {row} |\n" not in text] == []
 
 
 def test_one_version_everywhere():
