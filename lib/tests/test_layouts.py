@@ -221,7 +221,7 @@ def without(state, part):
 
 
 DUAL, GEOOPT = BARE["v5.11 dual"], BARE["v5.11.11 and later"]
-PLAIN, SINGLE = BARE["v5.12 to v5.12.4 plain"], BARE["v5.11 single projection"]
+PLAIN = BARE["v5.12 to v5.12.4 plain"]
 NO_NETWORK = {
     r"no network in it, only radii for the one in b\?\.pt":
         {"soft_proj_state_dict": {"radius_net.0.weight": OPS}, "base_checkpoint": "b\n.pt"},
@@ -231,14 +231,11 @@ NO_NETWORK = {
         {"model": DUAL | {"module.encoder_A.fc_mu.bias": torch.ones(16)}},
     "come to more than the file holds":
         {"model": DUAL | dict.fromkeys(("controller.1", "controller.2"), torch.ones(10**6))},
-    "controller.net.0.bias is not one dense tensor":
-        {"model": DUAL | {"controller.net.0.bias": None}},
-    "encoder_A.fc_mu.bias is not one den.e tensor":
-        {"model": DUAL | {"encoder_A.fc_mu.bias": torch.ones(16).to_sparse()}},
+    "encoder_A.fc_mu.weight is not one dense tensor":
+        {"model": DUAL | {"encoder_A.fc_mu.weight": torch.ones(16, 64).to_sparse()}},
     "projection.proj_B.manifold.isp_c is missing": {"model": without(GEOOPT, "B.manifold")},
     "projection.proj_B.direction_net.0.weight is missing": {"model": without(DUAL, "proj_B")},
     "projection.proj_A.radius_net.0.weight is missing": {"model": without(DUAL, "A.radius_net")},
-    "projection.radius_net.2.bias is missing": {"model": without(SINGLE, "radius_net.2.bias")},
     "proj_A.direction_net.4.weight is torch.float32": {"model": without(PLAIN, "net.8.")},
     "proj_A.radius_net.3.weight is missing": {"model": without(PLAIN, "radius_net.3.")},
     "proj_A.direction_net.5.weight is missing": {"model": without(PLAIN, "A.direction_net.5.")},

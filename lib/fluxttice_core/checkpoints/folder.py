@@ -67,8 +67,7 @@ def load(path: str | Path, expected_sha256: str = "") -> Checkpoint:
         folder = place if place.is_dir() else place.parent
         for file in (WEIGHTS, MANIFEST):
             if not os.path.lexists(folder / file):
-                needed = f"a checkpoint is a folder with {WEIGHTS} and {MANIFEST}"
-                raise InputError(f"{folder} has no {file}: {needed}.")
+                raise InputError(f"{folder} has no {file}, so it is no checkpoint's folder.")
         contents = {file: files.read_file(folder / file) for file in (WEIGHTS, MANIFEST)}
         check_sha256(files.sha256(contents[WEIGHTS]), expected_sha256, name)
     return from_bytes(contents[WEIGHTS], contents[MANIFEST], name, files.display_path(place))
@@ -129,15 +128,11 @@ def _converted(data: bytes, name: str) -> dict[str, bytes]:
     facts, weights = convert(data, name)
     model = network_of(_tensors(weights, name), name)
     epoch = facts["claims"].get("epoch")
+    ignored = {part: reason(part) for part in facts["parts"]} | model.ignored_tensors
     imported = {
-        "file": Path(name).name,
-        "sha256": files.sha256(data),
-        "bytes": len(data),
-        "state": facts["state"],
-        "layout": model.layout,
-        "ignored": {part: reason(part) for part in facts["parts"]} | model.ignored_tensors,
-        "cut": facts["cut"],
-    }
+        "file": Path(name).name, "sha256": files.sha256(data), "bytes": len(data),
+        "state": facts["state"], "layout": model.layout, "ignored": ignored, "cut": facts["cut"],
+    }  # fmt: skip
     epoch = epoch if type(epoch) is int else None
     return _packed(weights, epoch, {"imported": imported, "claims": facts["claims"]})
 

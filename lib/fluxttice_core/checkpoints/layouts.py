@@ -1,7 +1,6 @@
 """Which network a file's tensors are: the layouts of v5.5 to v5.12.4.
 
-The layout is read from tensor names and shapes, never from the file's own config. Its row only
-names it: encoders, decoders, norms and activations follow from the tensors themselves.
+Names and shapes of the tensors decide, never the file's own config. LAYOUTS only names the result.
 """
 
 import re
@@ -39,7 +38,7 @@ IGNORED = {  # why no measurement needs a tensor or a part of a file, and how it
     "a running number of training":
         r"(grad_norm|r)_[AB]_ema$|loss_|mean_radius_|prior_sigma$|curvature$|appetite_",
     "state of an optimiser": r"(model_)?optim",
-    "radii by the true valuation, given, not learnt: the network is measured without": r"snap",
+    "radii by the true valuation, given, not learnt": r"snap",
 }  # fmt: skip
 
 
