@@ -18,7 +18,7 @@ from ..errors import InputError
 
 SIGNATURE, PUBLIC_KEY = "certificate.sig", "signing_key.pub"
 FOLDER = "certified"  # the name that the signed statement has for the folder
-FINGERPRINT = "ca4055791751324263fb1ff7ca580fd8aabb7ca6a9227c9aba3d9ef8029cd837"
+FINGERPRINT = "93cee5a59aa6c8d7e9c83f6c9f15f2298817073064099683dafcdb45a76b3e8b"
 KEY_VARIABLE = "FLUXTTICE_SIGNING_KEY"
 
 
