@@ -316,6 +316,13 @@ def test_a_folder_of_release_0_2_0_is_refused_by_the_name_of_its_schema(refused)
     assert "has the schema 'fluxttice/certificate/3', and this release reads" in said
 
 
+def test_a_folder_of_this_release_is_read_for_ever(capsys):
+    kept = ROOT / "lib/tests/data/certified-0.3.0"
+    words = "verify", str(kept), "--quick", "--public-key", str(kept / signing.PUBLIC_KEY)
+    assert cli.main([*words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("PASS (certify)")
+
+
 # --- Attacks on a signed folder ---
 
 

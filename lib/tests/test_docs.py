@@ -23,7 +23,7 @@ NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/README.md")
 PAGES = [*(ROOT / name for name in NAMES), *sorted(ROOT.glob("docs/*.md"))]
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 PUBLISHED = (
-    r"README\.md|(controls|evidence|power)\.csv|[\d-]+/[\w-]+/([1-3]_\w+\.html|explore\.(html|png)|\w+\.params\.yaml"
+    r"README\.md|(controls|evidence|power)\.csv|[\d-]+/[\w-]+/([1-4]_\w+\.html|explore\.(html|png)|\w+\.params\.yaml"
     r"|coverage_vs_entropy\.json|verdict\.json)"
 )
 
@@ -41,7 +41,7 @@ def first(pattern: str, name: str) -> str:
 
 
 def test_every_make_target_has_help_and_a_place_on_a_page():
-    targets = set(first(r"^\.PHONY: (.*) FORCE$", "Makefile").split())
+    targets = set(first(r"^\.PHONY: (.*)$", "Makefile").split())
     made = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
     assert set(re.findall(r"^make ([a-z]+) +\S", made.stdout, re.MULTILINE)) == targets
     assert named(r"\bmake ([a-z]+)\b") | {"help"} == targets  # `make` alone is help
@@ -69,7 +69,8 @@ def test_every_file_that_a_page_names_is_there(page):
 
 
 def test_a_tired_newcomer_reads_the_readme_to_its_end():
-    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 1_000
+    words = (ROOT / "README.md").read_text("utf-8").split()
+    assert len([word for word in words if re.search(r"\w", word)]) <= 800
 
 
 def test_the_reference_has_every_metric_and_gate():
@@ -85,6 +86,24 @@ def test_the_reference_has_every_metric_and_gate():
     assert [row for row in rows if f"\n| {row} |\n" not in text] == []
 
 
+PRIVATE = (
+    r"crookedness|unevenness|thrifty|\bhulls?\b|\bbeside_|\btold_|nothing learnt|learnt nothing"
+    r"|comes? back|(?<!set )by hand\b|file of (?:ours|the original)|what has learnt|\bwhoever\b"
+)
+
+
+def test_no_page_and_no_code_speaks_a_private_language():
+    """The log of what was tried has the words of its time; a random stream's name is its seed."""
+    kept = {"log.md", "CHANGELOG.md"}
+    places = [*PAGES, *ROOT.glob("lib/fluxttice_core/**/*.py"), *ROOT.glob("params/*")]
+    found = []
+    for path in [*places, *ROOT.glob("notebooks/*.ipynb")]:
+        text = path.read_text("utf-8").replace('ORACLE: "by hand"', "")
+        hits = re.findall(PRIVATE, text) if path.name not in kept else []
+        found += [(path.name, hit) for hit in hits]
+    assert not found
+
+
 def test_one_version_everywhere():
     version = first(r'^version = "(.+)"$', "pyproject.toml")
     assert version == first(r"^version: (\S+)$", "CITATION.cff")
@@ -97,18 +116,17 @@ def test_git_keeps_of_reports_what_their_page_says():
     listed = subprocess.check_output(["git", "-C", ROOT, "ls-files", "reports"], text=True)
     names = [name.removeprefix("reports/") for name in listed.split()]
     assert [name for name in names if not re.fullmatch(PUBLISHED, name)] == []
-    assert len({name.rpartition("/")[0] for name in names} - {""}) == 1, "one run is published"
+    assert len({name.rpartition("/")[0] for name in names} - {""}) == 2, "two runs are published"
     size = sum((ROOT / "reports" / name).stat().st_size for name in names)
-    assert size < 4_000_000, f"published reports are {size:,} bytes"
+    assert size < 7_000_000, f"published reports are {size:,} bytes"
 
 
-@pytest.mark.xfail(reason="the committed run is made anew with coverage_vs_entropy/5", strict=True)
 def test_the_readme_shows_the_published_run_and_its_numbers(published):
     shown = Document.model_validate_json((published / DOCUMENT).read_bytes())
     shipped = checkpoints.load(ROOT / "checkpoints/certified")
     assert shown.checkpoint["sha256"] == shipped.sha256
     readme = (ROOT / "README.md").read_text("utf-8")
-    table = tables.summary(shown.frame, "").data.astype(str)
+    table = tables.summary(shown.frame, "").data.drop(columns="metric").astype(str)
     assert all(cell in readme for cell in table.to_numpy().flatten())
 
 
@@ -166,9 +184,3 @@ def test_a_notebook_asks_says_what_would_refute_it_and_ends_with_its_limits(name
     assert "would refute" in first
     assert not [n for n in ast.walk(ast.parse(code(name))) if isinstance(n, ast.Assert)]
     assert re.match(r"## (Limits|What a PASS guarantees, and what it does not)\n", last)
-
-
-def test_a_certificate_is_written_only_for_a_pass_and_the_verdict_is_required_last():
-    before, after = code("3_certify").split("certificate.write_certificate(")
-    assert before.rstrip().endswith('if found.verdict == "PASS":\n    found =')
-    assert 'notebook.require(found.verdict == "PASS",' in after

@@ -1,4 +1,4 @@
-"""The oracle: weights set by hand, in this very architecture. It has learnt nothing and passes all
+"""The oracle: weights set by hand, in this very architecture. It was never trained and passes all
 gates, because a certificate is about what a network does.
 """
 
