@@ -107,5 +107,5 @@ def test_it_depends_if_each_is_better_in_something():
     rows["p"] = [0.0, None, 0.0]
     said = comparison._answer(rows, "A", ("x", "y"))
     assert said.startswith(
-        "VAE-A: it depends. x is better in NLL, nats (least: ln M = 9.8875). y is better in dist"
+        "VAE-A: it depends. x is better in NLL, nats (least: ln M = 9.888). y is better in dist"
     )

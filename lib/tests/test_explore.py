@@ -133,7 +133,7 @@ def test_its_counts_are_those_of_the_benchmarks_trial(engine, mode):
 def test_the_page_is_small_and_the_same_for_the_same_checkpoint():
     page = explore.page(SHIPPED, **SEEDS)
     assert page == explore.page(SHIPPED, **SEEDS) and len(page.encode()) < 1_000_000
-    assert "recipe turned" in page and "unsafe" not in page
+    assert "recipe axis_aligned" in page and "unsafe" not in page
     assert SHIPPED.sha256 in page and "http://" not in page and "https://" not in page
     assert [len(vae["active"]) for vae in read(page)["vaes"].values()] == [9, 9]
 

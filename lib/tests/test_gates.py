@@ -38,7 +38,6 @@ from fluxttice_core.metrics.gates import (
     bounds_of,
     evaluate_control,
     evaluate_gates,
-    evaluation,
     metric_of,
     negative_controls,
     overall_verdict,
@@ -175,7 +174,7 @@ def test_one_vae_that_lacks_something_fails_alone(monkeypatch, strict):
 def test_an_operation_that_is_too_rare_makes_a_gate_abstain_and_never_fail(strict):
     """Even one that is never drawn may have a frequency of 0.27 / M."""
     bounds = {"min_least_frequency": strict.min_least_frequency}
-    network = evaluation(uneven(oracle(), 0.2), "A", strict.k, 1)
+    network = Evaluation(uneven(oracle(), 0.2), "A", strict.k, 1, "gates A", 0)
     never = SimpleNamespace(vae="A", marginal=simulated_marginal(1, 0.0, strict.k, 1))
     for e in (network, never):
         [found] = evaluate_gates(e, bounds)

@@ -34,7 +34,7 @@ def run(reports):
     gates = [gate("max_rate", "A", 16.5), gate("min_argmax_entropy", "B", 0.9994, 0.0001)]
     checkpoint = {"file": "checkpoint", "layout": "fluxttice"}
     document = {"verdict": "PASS", "checkpoint": checkpoint, "gates": gates}
-    files.write_json(folder / "verdict.json", document)
+    files.write_bytes(folder / "verdict.json", files.json_bytes(document))
     return folder
 
 

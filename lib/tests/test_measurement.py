@@ -28,7 +28,7 @@ from fluxttice_core.model.operations import M, T
 
 P = Benchmark(
     seed=5, run_dir="", checkpoint="x", expected_sha256="", split_seed=42, k=MIN_LATENTS,
-    untrained_seed=1_000, trials=5,
+    untrained_seed=1_000, trials=5, against="",
 )  # fmt: skip
 RECORD = {"path": "x", "epoch": 1, "sha256": "0"}
 

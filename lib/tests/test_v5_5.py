@@ -21,7 +21,7 @@ def test_two_epochs_go_through_all_three_notebooks_and_are_judged_by_their_profi
         words += [f"--{step}", str(place)]
     out, said = refused(*words)
     [run] = reports.glob("*/*-v5_5")
-    assert "3_certify missed a bound: FAIL (certify_v5_5)" in said
+    assert "3_certify missed a bound: the verdict is FAIL (certify_v5_5): " in said
     assert all((run / f"{NOTEBOOKS[step]}.html").is_file() for step in ("train", "certify"))
     assert "argmax coverage, worse VAE: best at epoch" in out
     epochs = json.loads((run / "epochs.json").read_bytes())

@@ -9,8 +9,11 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 # ipykernel would wait half a minute for the workers and their server, which ignore SIGTERM. They
-# end with the kernel.
-END_AT_ONCE = "get_ipython().observe(lambda _: __import__('os')._exit(0), 'exit_now')"
+# end with the kernel, which ends after its cell: an interrupted training still writes its epoch.
+END_AT_ONCE = (
+    "get_ipython().observe(lambda _: get_ipython().kernel.io_loop.add_callback("
+    "__import__('os')._exit, 0), 'exit_now')"
+)
 
 
 class Manager(AsyncKernelManager):
