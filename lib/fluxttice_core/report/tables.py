@@ -19,8 +19,11 @@ from ..metrics.results import EXHAUSTIVE
 if TYPE_CHECKING:  # what signs is an extra of its own
     from ..certification.certificate import Certificate
 
-VERDICT = {"PASS": "color: #1a7f37; font-weight: bold", "FAIL": "color: #c1121f; font-weight: bold"}
-ABSTAIN = "color: #b26a00; font-weight: bold"
+VERDICT = {
+    "PASS": "color: light-dark(#1a7f37, #5fd38d); font-weight: bold",
+    "FAIL": "color: light-dark(#c1121f, #ff8a8a); font-weight: bold",
+}
+ABSTAIN = "color: light-dark(#946000, #ffc46b); font-weight: bold"
 COLUMNS = {  # of the comparison, and the controls that each shows together
     "untrained": ["untrained"],
     "random linear maps": ["random linear"],
@@ -231,7 +234,9 @@ def guarantees(found: "Certificate") -> Markdown:
 
 def label(found: "Certificate") -> HTML:
     """One line: the verdict and the signature; red if there is none."""
-    signed = '<b style="color: #c1121f">unsigned: anyone can have written this</b>'
+    signed = (
+        '<b style="color: light-dark(#c1121f, #ff8a8a)">unsigned: anyone can have written this</b>'
+    )
     if found.signing_key:
         signed = f"signed by the key {found.signing_key}"
     return HTML(f"<p>Verdict: <b>{found.verdict}</b>, {signed}.</p>")
