@@ -26,7 +26,7 @@ def test_a_fail_is_a_finished_page_without_a_certificate(saved, tmp_path, monkey
     bounds = params.read_yaml(files.root() / "params/certify.yaml") | {"k": MIN_LATENTS}
     (folder := tmp_path / "run").mkdir()
     params.record(folder, "certify", bounds)
-    with pytest.raises(ThresholdMissed, match=r"the verdict is FAIL: \d+ of 24 gates are not met"):
+    with pytest.raises(ThresholdMissed, match=r"is FAIL \(certify\): \d+ of 24 gates are not met"):
         run.execute("certify", {**bounds, "checkpoint": str(saved)}, folder)
     assert not (folder / signing.FOLDER).exists()
     data = (folder / "verdict.json").read_bytes()
