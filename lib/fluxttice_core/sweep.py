@@ -87,7 +87,8 @@ def sweep(
             f"{len(failed)} of {len(wanted)} points failed, and the others are stored: "
             f"{'; '.join(failed)}."
         )
-    found = stored_rows(name, wanted.values(), packages)
+    # A column that only removed rows had goes with them.
+    found = stored_rows(name, wanted.values(), packages).dropna(axis="columns", how="all")
     _write(name, found)
     return found
 
