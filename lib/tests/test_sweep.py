@@ -68,6 +68,12 @@ def test_what_is_stored_is_not_computed_again_but_after_a_change_of_code(monkeyp
     assert here.done == [4, 3, 1, 2] and {*read("tenths").key} == {key(p) for p in POINTS}
 
 
+def test_a_column_of_removed_rows_alone_is_removed_with_them():
+    sweep("tenths", lambda point: [{**point, "old": 1}], [{"n": 9}], Here())
+    sweep("tenths", tenths, POINTS, Here())
+    assert {*read("tenths")} == {"n", "tenths", "vae", "key"}
+
+
 def test_a_failed_point_is_told_at_the_end_and_the_others_are_stored():
     def failing(point):
         return tenths(point) if point["n"] != 1 else 1 / 0
