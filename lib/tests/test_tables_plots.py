@@ -221,6 +221,13 @@ def test_figures_show_the_model_beside_every_control(tmp_path):
     assert b"Software" not in shown, "the release of Matplotlib would change the file"
 
 
+def test_no_title_is_cut(tmp_path):
+    figure = plots.headline(ROWS)
+    figure.axes[1].set_title("long " * 50)
+    width = int.from_bytes(plots.save(figure, tmp_path / "one.png").data[16:20])
+    assert width >= figure.get_tightbbox().width * figure.dpi
+
+
 def test_training_follows_the_epochs_as_distances_and_marks_the_selected_one():
     measures = [f"{key}_{vae}" for key in ("val_exact_sampled", "coverage", "rate") for vae in "AB"]
     rows = [{"epoch": i, "selected": i == 2} | dict.fromkeys(measures, i / 4) for i in range(5)]

@@ -26,7 +26,8 @@ STYLE = Path(__file__).parent / "template" / "plots.mplstyle"
 
 def save(figure: Figure, path: Path) -> Image:
     """Write the figure as a PNG file, and return it for the page."""
-    figure.savefig(path, metadata={"Software": None})
+    # "tight" makes room for a title that is wider than its axes.
+    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight")
     return Image(filename=path)
 
 
