@@ -38,8 +38,8 @@ def run(folder: str, quick: bool = False) -> Path:
     if not recorded:
         raise InputError(f"{folder} records no run: it has no {' or '.join(DOCUMENTS.values())}.")
     new, tables, problems = files.run_folder("", "reproduce"), [], []
-    same, trained = _same_environment(recorded.values()), old / "train.params.yaml"
     documents = recorded.values()
+    same, trained = _same_environment(documents), old / "train.params.yaml"
     sha256 = next(d.get("weights_sha256") or d["checkpoint"]["sha256"] for d in documents)
     if same and trained.is_file():
         _execute("train", params.read_yaml(trained), new)

@@ -234,9 +234,7 @@ def guarantees(found: "Certificate") -> Markdown:
 
 def label(found: "Certificate") -> HTML:
     """One line: the verdict and the signature; red if there is none."""
-    signed = (
-        '<b style="color: light-dark(#c1121f, #ff8a8a)">unsigned: anyone can have written this</b>'
-    )
+    signed = f'<span style="{VERDICT["FAIL"]}">unsigned: anyone can have written this</span>'
     if found.signing_key:
         signed = f"signed by the key {found.signing_key}"
     return HTML(f"<p>Verdict: <b>{found.verdict}</b>, {signed}.</p>")
